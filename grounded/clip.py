@@ -1,0 +1,223 @@
+"""CLIP embeddings of phrases and of crops through `open_clip`.
+
+Phrases are embedded through templates whose embeddings are averaged, as for the zero-shot classifiers of the CLIP paper
+(Radford et al., 2021, section 3.1.4).
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from grounded.config import ClipConfig, bundled_folder
+from grounded.images import ImageLike, open_image
+from segany import CheckpointError
+
+_CONFIG_FILE = "open_clip_config.json"
+_WANTED = f"{_CONFIG_FILE} and open_clip_model.safetensors"
+# Texts and crops in one forward: enough to keep a GPU busy, little memory on a CPU.
+_BATCH = 64
+
+
+class EmbeddingCache:
+    """A bounded mapping from phrases to embeddings that forgets what was not asked for longest. Safe with threads."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self._entries: OrderedDict[str, Float[Tensor, "c"]] = OrderedDict()
+        self._lock = Lock()
+
+    def find(self, phrases: Sequence[str]) -> dict[str, Float[Tensor, "c"]]:
+        """Return those of `phrases` that are known."""
+        with self._lock:
+            found = {phrase: self._entries[phrase] for phrase in phrases if phrase in self._entries}
+            for phrase in found:
+                self._entries.move_to_end(phrase)
+        return found
+
+    def store(self, embeddings: Mapping[str, Float[Tensor, "c"]]) -> None:
+        """Add `embeddings`, then forget the oldest entries beyond the capacity."""
+        with self._lock:
+            self._entries.update(embeddings)
+            while len(self._entries) > self.capacity:
+                self._entries.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class ClipTextEncoder:
+    """A `TextEncoder`, which embeds crops into the same space as well.
+
+    Args:
+        model: an `open_clip` model in eval mode, on its device.
+        tokenizer: its tokenizer; a phrase beyond its context length is cut there, as `open_clip` does.
+        preprocess: its own transform from a PIL image to (3, h, w).
+        templates: texts with one "{}" for the phrase.
+        cache_size: phrases whose embeddings are kept.
+        name: what results state as their CLIP model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Callable[[list[str]], Tensor],
+        preprocess: Callable[[Any], Tensor],
+        templates: Sequence[str] = ClipConfig.templates,
+        cache_size: int = 4096,
+        name: str = "clip",
+    ):
+        # The configuration knows what templates must look like.
+        self.templates = ClipConfig(templates=tuple(templates)).templates
+        self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
+        self.name = name
+        self._cache = EmbeddingCache(cache_size)
+        # Asked of the model, because not every tower of open_clip states its width.
+        self._dim = self._embed(["a"]).shape[1]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        templates: Sequence[str] = ClipConfig.templates,
+        device: str | torch.device = "cpu",
+    ) -> "ClipTextEncoder":
+        """Load a model in float32, whatever its file stores.
+
+        Args:
+            source: "bundled:NAME", "local-dir:FOLDER" or a folder (with open_clip_config.json and weights),
+                "MODEL/TAG" of `open_clip` such as "ViT-B-32/laion2b_s34b_b79k", or a hub id.
+            templates: as in the constructor.
+            device: where the model runs.
+
+        Raises:
+            CheckpointError: nothing of that name, files missing, damaged or unreachable, or weights that do not fill
+                the model: it is never returned with random weights.
+            ConfigError: no bundled weights of that name, or a wrong template.
+        """
+        model_name, tag = _resolve(source)
+        try:
+            with _quiet():
+                model, preprocess = open_clip.create_model_from_pretrained(
+                    model_name, tag, device=device, force_quick_gelu=_needs_quick_gelu(model_name, tag)
+                )
+                tokenizer = open_clip.get_tokenizer(model_name)
+        except Exception as error:  # damaged files and the hub's troubles come as errors of many libraries
+            raise CheckpointError(_explain(source, model_name, error)) from error
+        return cls(model.eval(), tokenizer, preprocess, templates, name=str(source))
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self._dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs, and where embeddings are returned."""
+        return next(self.model.parameters()).device
+
+    def encode(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
+        """Return one float32 embedding of unit length per phrase: the mean over the templates, rescaled."""
+        if not phrases:
+            return torch.zeros(0, self.dim, device=self.device)
+        known = self._cache.find(phrases)
+        missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
+        if missing:
+            fresh = dict(zip(missing, self._embed(missing).unbind(), strict=True))
+            self._cache.store(fresh)
+            known |= fresh
+        return torch.stack([known[phrase] for phrase in phrases])
+
+    # Not inference mode: training uses these embeddings inside a graph, which inference tensors refuse.
+    @torch.no_grad()
+    def encode_images(self, crops: Sequence[ImageLike]) -> Float[Tensor, "n c"]:
+        """Return one float32 embedding of unit length per crop, each through the model's own preprocessing.
+
+        Args:
+            crops: paths, PIL images or uint8 RGB arrays (h, w, 3) of any sizes.
+
+        Raises:
+            ImageError: a crop is not an image.
+        """
+        parts = [torch.zeros(0, self.dim, device=self.device)]
+        for start in range(0, len(crops), _BATCH):
+            pictures = [open_image(crop).pixels for crop in crops[start : start + _BATCH]]
+            pixels = torch.stack([self.preprocess(picture) for picture in pictures])  # (b, 3, h, w)
+            parts.append(self.model.encode_image(pixels.to(self.device), normalize=True))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _embed(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
+        texts = [template.replace("{}", phrase) for phrase in phrases for template in self.templates]
+        parts = [
+            self.model.encode_text(self.tokenizer(texts[start : start + _BATCH]).to(self.device), normalize=True)
+            for start in range(0, len(texts), _BATCH)
+        ]
+        embeddings = torch.cat(parts).unflatten(0, (len(phrases), len(self.templates)))  # (p, templates, c)
+        return normalize(embeddings.mean(dim=1), dim=-1)
+
+
+def _resolve(source: str | PathLike[str]) -> tuple[str, str | None]:
+    """The name under which `open_clip` knows a source, and the tag of its weights unless the name implies them."""
+    name = str(source)
+    if name.startswith("hf-hub:"):
+        return name, None
+    folder = bundled_folder(name) or Path(name.removeprefix("local-dir:")).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return f"local-dir:{folder}", None
+    model, slash, tag = name.partition("/")
+    if not isinstance(source, PathLike) and not name.startswith("local-dir:") and model and slash and tag:
+        if model in open_clip.list_models():
+            return model, tag
+        if "/" not in tag and not name.startswith((".", "~")):
+            return f"hf-hub:{name}", None
+    raise CheckpointError(
+        f"no CLIP model at {name!r}; expected a folder with {_WANTED}, MODEL/TAG of open_clip, or a hub id"
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / _CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder} has no {_CONFIG_FILE}; a CLIP folder holds {_WANTED}")
+    if not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
+        raise CheckpointError(f"{folder} has no open_clip_model.safetensors; a CLIP folder holds {_WANTED}")
+
+
+def _needs_quick_gelu(model_name: str, tag: str | None) -> bool:
+    """Whether weights were trained with the approximate GELU of the original CLIP; `open_clip` only warns about it."""
+    config = open_clip.get_pretrained_cfg(model_name, tag) if tag else {}
+    return bool(config.get("quick_gelu", False))
+
+
+def _explain(source: str | PathLike[str], model_name: str, error: Exception) -> str:
+    # PyTorch lists every missing key on lines of their own.
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if model_name.startswith("local-dir:"):
+        return f"cannot read the CLIP model in {model_name.removeprefix('local-dir:')}: {reason}"
+    return (
+        f"cannot get the CLIP model {source} ({reason}); without a connection, "
+        f"pass the path of a folder with {_WANTED} as the checkpoint"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """`open_clip` logs to the root logger what it then raises as well."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,27 @@
+"""Open-vocabulary detectors. Each file wraps one family and is imported only when it is asked for."""
+
+from typing import TYPE_CHECKING
+
+from grounded.config import DetectorConfig
+from grounded.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from grounded.types import Detector
+
+KINDS = ("grounding-dino",)
+
+
+def build(config: DetectorConfig, device: "str | torch.device" = "cpu") -> "Detector":
+    """Load the detector that `config` describes onto `device`.
+
+    Raises:
+        ConfigError: `config.kind` is unknown, or there are no such bundled weights.
+        CheckpointError: the checkpoint cannot be read completely.
+    """
+    if config.kind == "grounding-dino":
+        from grounded.detectors.grounding_dino import GroundingDino
+
+        return GroundingDino.from_pretrained(config.checkpoint, config, device)
+    raise ConfigError(f"detector kind must be one of {', '.join(KINDS)}, got {config.kind!r}")

@@ -1,0 +1,45 @@
+"""Configuration -> models on a device. Libraries that a mode does not use are not imported."""
+
+import torch
+
+import segany
+from grounded.config import PipelineConfig, bundled_name
+from grounded.errors import ConfigError
+from grounded.types import Detector, Segmenter, TextEncoder
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ConfigError: PyTorch knows no such device, or has none here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def load_detector(config: PipelineConfig, device: torch.device) -> Detector:
+    """Load the detector of `config.detector`."""
+    from grounded import detectors
+
+    return detectors.build(config.detector, device)
+
+
+def load_text_encoder(config: PipelineConfig, device: torch.device) -> TextEncoder:
+    """Load the text encoder of `config.clip`."""
+    from grounded.clip import ClipTextEncoder
+
+    return ClipTextEncoder.from_pretrained(config.clip.checkpoint, templates=config.clip.templates, device=device)
+
+
+def load_segmenter(config: PipelineConfig, device: torch.device) -> Segmenter:
+    """Load the segmenter of `config.segmenter`."""
+    source = bundled_name(config.segmenter.checkpoint) or config.segmenter.checkpoint
+    model = segany.load(source, device=device, dtype=getattr(torch, config.segmenter.dtype))
+    return segany.Predictor(model)

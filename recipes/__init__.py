@@ -1,0 +1,1 @@
+"""Recipes that make the bundled weights. Nothing in `segany` or `grounded` imports them."""

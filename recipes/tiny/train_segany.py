@@ -1,0 +1,207 @@
+"""Train the bundled segany `tiny`: points, boxes, masks and the text prompt, with corrective clicks.
+
+`python -m recipes.tiny.train_segany --pool runs/pool --clip runs/clip --out runs/segany`, then the same with `--export` writes
+segany/weights/tiny.safetensors. The text prompt is taught with CLIP image embeddings of mask crops (Segment Anything, section 7.5);
+from `--text-from` on, text embeddings of the phrase take their place half of the time.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recipes.tiny import train_clip
+from recipes.tiny.crops import grey_background, square_crop
+from recipes.tiny.pool import SIDE, PoolObject, PoolScene, open_pool
+from recipes.tiny.training import Settings, train
+from recipes.tiny.vocabulary import noun_phrase
+from segany import PRESETS, Prompts, SegAny
+from segany.checkpoint import save
+from segany.points import random_point
+from segany.training import interactive_rounds
+
+WEIGHTS = Path(__file__).parents[2] / "segany/weights/tiny.safetensors"
+CONFIG = PRESETS["tiny"]
+LOW = CONFIG.low_res_size
+BATCH = 6
+# How many prompts of each kind a step trains, spread over the batch's pictures.
+KINDS = {"point": 12, "box": 7, "text": 4, "text + point": 4, "text + box": 3}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One training prompt: which picture of the batch, the truth in the frame, and the object's crop and phrase."""
+
+    picture: int
+    truth: np.ndarray  # (SIDE, SIDE) bool
+    crop: np.ndarray  # (64, 64, 3) uint8
+    phrase: str
+
+
+def _is_alone(scene: PoolScene, thing: PoolObject) -> bool:
+    """Whether the object's name, with its colour, names nothing else in the picture."""
+    return sum(o.noun == thing.noun and o.color == thing.color for o in scene.objects) == 1
+
+
+def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.random.Generator) -> Drawn | None:
+    things = [o for o in scene.objects if "text" not in kind or _is_alone(scene, o)]
+    if not things:
+        return None
+    thing = things[rng.integers(len(things))]
+    # A phrase and a box mean the object; a bare click may mean its badge, or it together with what carries it.
+    levels = list(thing.masks) if kind == "point" else ["object"]
+    level = levels[rng.integers(len(levels))] if rng.random() < 0.6 else "object"
+    truth = scene.mask(thing, level)
+    x0, y0, x1, y1 = (v * e for v, e in zip(thing.box, scene.framed_size[::-1] * 2, strict=True))
+    image = scene.framed
+    if rng.random() < 0.5:
+        image = grey_background(image, scene.mask(thing))
+    crop = square_crop(image, (x0, y0, x1, y1), rng.uniform(0, 0.2), train_clip.SIDE) if "text" in kind else np.zeros((1, 1, 3), np.uint8)
+    twins = [o for o in scene.objects if o.noun == thing.noun]
+    color = thing.color if len(twins) > 1 or rng.random() < 0.5 else None
+    return Drawn(picture, _flipped(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
+
+
+def _flipped(array: np.ndarray, scene: PoolScene) -> np.ndarray:
+    """Mirrored inside the picture's own part of the frame."""
+    width = scene.framed_size[1]
+    mirrored = array.copy()
+    mirrored[:, :width] = array[:, :width][:, ::-1]
+    return mirrored
+
+
+def make_batch(pool: list[PoolScene], step: int) -> dict:
+    """Framed pictures and, per kind of prompt, their truths, picture numbers, crops and phrases."""
+    rng = np.random.default_rng([31, step])
+    scenes: list[PoolScene] = []
+    while len(scenes) < BATCH:
+        scene = pool[rng.integers(len(pool))]
+        if scene.objects:
+            scenes.append(scene)
+    flips = [bool(rng.random() < 0.5) for _ in scenes]
+    pictures = []
+    for scene, flip in zip(scenes, flips, strict=True):
+        curve = (np.arange(256) - 128) * rng.uniform(0.75, 1.15) + 128 + rng.uniform(-15, 15)
+        pixels = curve.clip(0, 255).round().astype(np.uint8)[scene.framed]
+        pictures.append(_flipped(pixels, scene) if flip else pixels)
+    groups = {}
+    for kind, count in KINDS.items():
+        drawn: list[Drawn] = []
+        for attempt in range(4 * count):
+            picture = (step + attempt) % BATCH
+            prompt = _draw_prompt(scenes[picture], picture, kind, flips[picture], rng)
+            if prompt is not None and len(drawn) < count:
+                drawn.append(prompt)
+        groups[kind] = {
+            "truth": torch.from_numpy(np.stack([d.truth for d in drawn])),
+            "picture": torch.tensor([d.picture for d in drawn]),
+            "crop": torch.from_numpy(np.stack([d.crop for d in drawn])),
+            "phrase": [d.phrase for d in drawn],
+        }
+    return {
+        "pixels": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
+        "sizes": [scene.framed_size for scene in scenes],
+        "groups": groups,
+        "rounds": int(rng.choice([1, 2, 3, 5], p=[0.2, 0.4, 0.3, 0.1])),
+    }
+
+
+def normalised(pixels: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """uint8 (b, 3, SIDE, SIDE) -> float with zeros beyond each picture, as the predictor pads."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CONFIG.pixel_mean, CONFIG.pixel_std))
+    result = (pixels.float() - mean) / std
+    for row, (height, width) in enumerate(sizes):
+        result[row, :, height:] = 0
+        result[row, :, :, width:] = 0
+    return result
+
+
+def jittered_boxes(truths: Tensor) -> Tensor:
+    """Boxes of (n, h, w) bool masks, each side off by a tenth of the box's size at most (appendix A of the paper; at most 10 pixels)."""
+    columns, rows = truths.any(1).float(), truths.any(2).float()
+    corners = torch.stack(
+        [columns.argmax(1), rows.argmax(1), SIDE - columns.flip(1).argmax(1), SIDE - rows.flip(1).argmax(1)], 1
+    ).float()
+    size = (corners[:, 2:] - corners[:, :2]).repeat(1, 2)
+    noise = (torch.randn_like(corners) * 0.05 * size).clamp(-10, 10) * (torch.rand(len(corners), 1) < 0.8)
+    return (corners + noise).clamp(0, SIDE)
+
+
+def embed_phrases(clip: nn.Module, group: dict, text_share: float) -> Tensor:
+    """CLIP embeddings (n, 1, c): of the crops, or of the phrases with the given probability."""
+    with torch.no_grad():
+        images = clip.encode_image(train_clip.normalised(group["crop"]), normalize=True)
+        if text_share == 0:
+            return images[:, None]
+        tokens = open_clip.tokenize(group["phrase"], train_clip.MODEL["text_cfg"]["context_length"])
+        texts = clip.encode_text(tokens, normalize=True)
+        return torch.where(torch.rand(len(images), 1) < text_share, texts, images)[:, None]
+
+
+def make_prompts(kind: str, group: dict, clip: nn.Module, text_share: float) -> Prompts:
+    """The first prompt of a kind, in pixels of the frame."""
+    fields: dict[str, Tensor] = {}
+    if "point" in kind:
+        points, labels = random_point(group["truth"])
+        fields |= {"points": points[:, None], "point_labels": labels[:, None]}
+    if "box" in kind:
+        fields["boxes"] = jittered_boxes(group["truth"])
+    if "text" in kind:
+        fields["text"] = embed_phrases(clip, group, text_share)
+    return Prompts(**fields)
+
+
+def compute_loss(model: SegAny, clip: nn.Module, batch: dict, text_share: float) -> dict[str, Tensor]:
+    """The interactive losses of every kind of prompt on one encoding of the pictures."""
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.encode_image(normalised(batch["pixels"], batch["sizes"]))
+    features = features.float()
+    total = sum(KINDS.values())
+    parts: dict[str, Tensor] = {}
+    for kind, group in batch["groups"].items():
+        share = len(group["phrase"]) / total
+        truths = F.avg_pool2d(group["truth"].float()[:, None], SIDE // LOW)[:, 0]
+        prompts = make_prompts(kind, group, clip, text_share)
+        # Later rounds are the same task whatever came first, so only clicks and boxes play them out.
+        rounds = batch["rounds"] if kind in ("point", "box") else min(batch["rounds"], 2)
+        for index, answer in enumerate(interactive_rounds(model, features[group["picture"]], prompts, truths, rounds)):
+            weight = share if index == 0 else share / (rounds - 1)
+            parts[f"{kind}{'' if index == 0 else ' ' + str(index)}"] = weight * answer.total
+    return parts
+
+
+@click.command()
+@click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
+@click.option("--clip", "clip_run", type=click.Path(path_type=Path), default=Path("runs/clip"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
+@click.option("--steps", default=3000, show_default=True)
+@click.option("--text-from", default=1500, show_default=True, help="The step from which text embeddings are mixed in.")
+@click.option("--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors.")
+def main(pool: Path, clip_run: Path, out: Path, steps: int, text_from: int, to_export: bool) -> None:
+    """Train the tiny segany."""
+    torch.manual_seed(0)
+    model = SegAny(CONFIG)
+    if to_export:
+        model.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
+        save(model, WEIGHTS)
+        return
+    clip = train_clip.build()
+    clip.load_state_dict(torch.load(clip_run / "state.pt", weights_only=True)["model"])
+    clip.eval()
+    scenes = open_pool(pool)
+    settings = Settings(out, steps, learning_rate=8e-4, muon_rate=1.5e-3, decay_share=0.4)
+    train(
+        model,
+        lambda step: make_batch(scenes, step),
+        lambda m, b, step: compute_loss(m, clip, b, 0.5 if step >= text_from else 0.0),
+        settings,
+    )
+
+
+if __name__ == "__main__":
+    main()

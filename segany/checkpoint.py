@@ -1,0 +1,192 @@
+"""Weights from files, folders, the Hugging Face hub and this package, and weights to files.
+
+Files are read with safetensors or `torch.load(weights_only=True)`: loading a checkpoint never runs code from it.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from segany.config import PRESETS, SegAnyConfig
+from segany.files import PathLike, read_safetensors, write_safetensors
+from segany.model import SegAny
+from segany.prompt_encoder import PromptEncoder
+from segany.state_dict import POSITION_CODE, TEXT_PREFIX, config_from_shapes, from_hugging_face, is_hugging_face
+
+BUNDLED = {"tiny": Path(__file__).parent / "weights" / "tiny.safetensors"}
+_CONFIG_FILE = "config.json"
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be found, cannot be read, or does not fit the model."""
+
+
+def load(
+    source: PathLike = "tiny",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    text_dim: int | None = None,
+) -> SegAny:
+    """A model with its weights, in evaluation mode.
+
+    Args:
+        source: one of
+            "tiny", the weights that come with this package, which know drawn scenes only;
+            a `.pth` file as Meta published them;
+            a `.safetensors` file, from `save` or with Meta's or Hugging Face's tensor names;
+            a folder in the layout of `facebook/sam-vit-base` (config.json beside the weights);
+            the hub id of such a folder, taken from the local cache or downloaded.
+        device: where to put the model; the CPU by default.
+        dtype: of the image encoder. Prompts and masks are always computed in float32.
+        text_dim: give a checkpoint without text prompt an untrained one of this width, to be trained.
+
+    Raises CheckpointError, with the names of files or of the first missing and unexpected tensors.
+    """
+    path = _find(source)
+    state, config = _read_folder(path) if path.is_dir() else _read_file(path)
+    if text_dim is not None and config.text_dim != text_dim:
+        if config.text_dim is not None:
+            raise CheckpointError(f"{path}: has a text prompt of width {config.text_dim}, asked for {text_dim}")
+        config = replace(config, text_dim=text_dim)
+        fresh = PromptEncoder(config).state_dict(prefix="prompt_encoder.")
+        state |= {key: value for key, value in fresh.items() if key.startswith(TEXT_PREFIX)}
+    model = _build(config, state, path).eval()
+    model.image_encoder.to(dtype=dtype)
+    return model.to(device=device)
+
+
+def save(model: SegAny, path: PathLike, dtype: torch.dtype = torch.float16) -> None:
+    """Write weights and configuration as one safetensors file, whole or not at all.
+
+    Weights are stored as `dtype`, except for the position code, which keeps float32.
+    Raises CheckpointError that names a tensor which `dtype` cannot hold.
+    """
+    state = {key: value if key == POSITION_CODE else value.to(dtype) for key, value in model.state_dict().items()}
+    for key, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{key} is not finite as {dtype}")
+    write_safetensors(path, state, {"config": json.dumps(model.config.to_dict())})
+
+
+def _find(source: PathLike) -> Path:
+    """The file or folder that `source` names. A folder may have to be downloaded first."""
+    name = os.fspath(source)
+    if name in BUNDLED:
+        if not BUNDLED[name].is_file():
+            raise CheckpointError(f"the bundled weights {name!r} are not installed: {BUNDLED[name]} does not exist")
+        return BUNDLED[name]
+    path = Path(source)
+    if path.exists():
+        return path
+    if name in PRESETS:
+        raise CheckpointError(f"{name!r} names a preset without weights: give a checkpoint file, a folder or a hub id")
+    if isinstance(source, str) and _HUB_ID.fullmatch(name) and not name.endswith(_FILE_SUFFIXES):
+        return _find_on_hub(name)
+    raise CheckpointError(f"{name}: no such checkpoint file or folder, and not a hub id such as facebook/sam-vit-base")
+
+
+def _find_on_hub(repo_id: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(f"{repo_id}: a hub id needs the package huggingface_hub ({error})") from error
+
+    try:
+        folder = Path(hf_hub_download(repo_id, _CONFIG_FILE)).parent
+        for name in _WEIGHT_FILES:
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(repo_id, name)
+                return folder
+        reason = "no such weights there"
+    except LocalEntryNotFoundError:
+        reason = "not in the local cache, and the hub is out of reach"
+    except (OSError, ValueError) as error:
+        reason = _first_line(error)
+    raise CheckpointError(
+        f"{repo_id}: cannot get {_CONFIG_FILE} and {' or '.join(_WEIGHT_FILES)} ({reason}); "
+        "give the path of a local folder that holds these files"
+    )
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Tensor], SegAnyConfig]:
+    weights = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    absent = [] if (folder / _CONFIG_FILE).is_file() else [_CONFIG_FILE]
+    absent += [] if weights else [" or ".join(_WEIGHT_FILES)]
+    if weights is None or absent:
+        raise CheckpointError(f"{folder}: no {' and no '.join(absent)}")
+    try:
+        settings = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder / _CONFIG_FILE}: not valid JSON: {error}") from error
+    model_type = settings.get("model_type", "sam")
+    if model_type != "sam":
+        raise CheckpointError(f"{folder}: holds a model of type {model_type!r}, expected 'sam'")
+    # Settings equal to Hugging Face's defaults may be left out of the file.
+    decoder_heads = (settings.get("mask_decoder_config") or {}).get("num_attention_heads", 8)
+    return _read_file(weights, decoder_heads)
+
+
+def _read_file(path: Path, decoder_heads: int = 8) -> tuple[dict[str, Tensor], SegAnyConfig]:
+    """State dict with Meta's names in float32, and the configuration: the stored one, or what the shapes tell."""
+    state, metadata = _read_tensors(path)
+    if is_hugging_face(state):
+        state = from_hugging_face(state)
+    state = {key: value.float() for key, value in state.items()}
+    try:
+        if "config" in metadata:
+            return state, SegAnyConfig.from_dict(json.loads(metadata["config"]))
+        return state, config_from_shapes(state, decoder_heads)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: not a Segment Anything checkpoint, it has no tensor {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: must hold a dict of tensors, got {type(content).__name__} of other things")
+    return content, {}
+
+
+def _build(config: SegAnyConfig, state: dict[str, Tensor], path: Path) -> SegAny:
+    # Without memory of its own the model takes the loaded tensors as they are, and no time goes into random weights.
+    with torch.device("meta"):
+        model = SegAny(config)
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    if missing or unexpected:
+        raise CheckpointError(f"{path}: {_describe('missing', missing)}, {_describe('unexpected', unexpected)} tensors")
+    for key, value in expected.items():
+        if state[key].shape != value.shape:
+            raise CheckpointError(f"{path}: {key} must be {tuple(value.shape)}, got {tuple(state[key].shape)}")
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _describe(kind: str, keys: list[str], shown: int = 3) -> str:
+    names = f" ({', '.join(keys[:shown])}{', ...' if len(keys) > shown else ''})" if keys else ""
+    return f"{len(keys)} {kind}{names}"

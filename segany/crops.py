@@ -1,0 +1,67 @@
+"""Overlapping crops of an image in layers, and masks cut off by the edge of a crop."""
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image."""
+
+    box: tuple[int, int, int, int]  # xyxy pixels, the second corner exclusive
+    layer: int  # 0 is the whole image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        x0, y0, x1, y1 = self.box
+        return y1 - y0, x1 - x0
+
+
+def layered_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float) -> list[Crop]:
+    """The whole image, then for each layer i = 1..layers a grid of 2**i by 2**i crops, column by column.
+
+    Follows segment-anything's `generate_crop_boxes`.
+
+    Args:
+        image_size: (height, width) in pixels.
+        layers: how many layers of crops beside the whole image.
+        overlap_ratio: overlap of neighbouring crops in layer 1, as a part of the image's short side; it halves
+            with every further layer.
+    """
+    height, width = image_size
+    crops = [Crop((0, 0, width, height), layer=0)]
+    for layer in range(1, layers + 1):
+        per_side = 2**layer
+        overlap = int(overlap_ratio * min(height, width) * (2 / per_side))
+        columns = _spans(width, per_side, overlap)
+        rows = _spans(height, per_side, overlap)
+        crops += [Crop((x0, y0, x1, y1), layer) for (x0, x1), (y0, y1) in product(columns, rows)]
+    return crops
+
+
+def _spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
+    """Start and end of `count` equal spans that cover `length` and overlap by `overlap`; the last ones may be cut."""
+    span = math.ceil((overlap * (count - 1) + length) / count)
+    starts = [(span - overlap) * index for index in range(count)]
+    return [(start, min(start + span, length)) for start in starts]
+
+
+def near_crop_edge(
+    boxes: Float[Tensor, "n 4"], crop: Crop, image_size: tuple[int, int], tolerance: float = 20.0
+) -> Bool[Tensor, "n"]:
+    """Which xyxy boxes, in pixels of the whole image, have a side within `tolerance` of a side of the crop.
+
+    Such a mask probably goes on outside the crop. A side that is also within `tolerance` of the same side of the
+    image does not count: there the object itself ends.
+    """
+    height, width = image_size
+    crop_sides = boxes.new_tensor(crop.box)
+    image_sides = boxes.new_tensor([0, 0, width, height])
+    at_crop = (boxes - crop_sides).abs() <= tolerance
+    at_image = (boxes - image_sides).abs() <= tolerance
+    return (at_crop & ~at_image).any(dim=-1)

@@ -1,0 +1,154 @@
+"""Boolean masks: COCO run-length encoding, areas, boxes, IoU, stability, small regions.
+
+A mask is (height, width) bool; functions take any number of leading axes unless their signature says otherwise.
+"""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+from torch import Tensor
+
+# Intersections are counted as float32 products, in blocks of pixels: sums below 2**24 are exact, memory stays small.
+_PIXEL_BLOCK = 1 << 20
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+
+
+class RLE(TypedDict):
+    """COCO run-length encoding of one mask, fit for JSON."""
+
+    size: list[int]  # [height, width]
+    counts: str  # compressed run lengths, column by column
+
+
+def encode_rle(masks: Bool[Tensor | np.ndarray, "n h w"]) -> list[RLE]:
+    """Masks to COCO's compressed run-length encoding."""
+    # Runs go down the columns. (n, w, h) in row-major order is what pycocotools calls (h, w, n) in Fortran order.
+    columns = torch.as_tensor(masks).cpu().transpose(1, 2).contiguous().numpy().view(np.uint8)
+    return [
+        RLE(size=[int(side) for side in encoded["size"]], counts=encoded["counts"].decode("ascii"))
+        for encoded in coco_mask.encode(columns.transpose(2, 1, 0))
+    ]
+
+
+def decode_rle(rles: Sequence[RLE], image_size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
+    """Masks from run-length encodings.
+
+    Args:
+        rles: encodings of one size.
+        image_size: expected (height, width) in pixels; needed only where `rles` may be empty.
+
+    Raises:
+        ValueError: the encodings differ in size from one another or from `image_size`, or there are none and no size.
+    """
+    if image_size is None:
+        if not rles:
+            raise ValueError("decode_rle needs image_size when there are no encodings")
+        image_size = (int(rles[0]["size"][0]), int(rles[0]["size"][1]))
+    for index, rle in enumerate(rles):
+        if tuple(rle["size"]) != tuple(image_size):
+            raise ValueError(f"encoding {index} must be of size {list(image_size)}, got {list(rle['size'])}")
+    if not rles:
+        return torch.zeros((0, *image_size), dtype=torch.bool)
+    columns = coco_mask.decode(list(rles)).transpose(2, 1, 0).view(bool)  # (n, w, h)
+    return torch.from_numpy(columns).transpose(1, 2).contiguous()
+
+
+def rle_area(rles: Sequence[RLE]) -> Int[Tensor, "n"]:
+    """Pixels in each encoded mask, without decoding it."""
+    return torch.tensor([int(coco_mask.area(rle)) for rle in rles], dtype=torch.int64)
+
+
+def mask_area(masks: Bool[Tensor, "*n h w"]) -> Int[Tensor, "*n"]:
+    """Pixels in each mask."""
+    return masks.sum(dim=(-2, -1))
+
+
+def masks_to_boxes(masks: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n 4"]:
+    """Tight xyxy boxes in Segment Anything's convention (its `batched_mask_to_box`).
+
+    The corners are the indices of the first and the last pixel, so a single pixel has a box of no area.
+    An empty mask gives [0, 0, 0, 0].
+    """
+    if masks.numel() == 0:
+        return torch.zeros((*masks.shape[:-2], 4), device=masks.device)
+    x0, x1 = _first_and_last(masks.any(dim=-2))
+    y0, y1 = _first_and_last(masks.any(dim=-1))
+    boxes = torch.stack([x0, y0, x1, y1], dim=-1)
+    return (boxes * masks.any(dim=-1).any(dim=-1, keepdim=True)).float()
+
+
+def _first_and_last(occupied: Bool[Tensor, "*n side"]) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"]]:
+    """Indices of the first and the last True of each row; meaningless for a row with none."""
+    first = occupied.byte().argmax(dim=-1)
+    last = occupied.shape[-1] - 1 - occupied.flip(-1).byte().argmax(dim=-1)
+    return first, last
+
+
+def mask_iou(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"]) -> Float[Tensor, "n m"]:
+    """Intersection over union of every mask of `a` with every one of `b`; 0 where both are empty."""
+    pixels_a, pixels_b = a.flatten(1), b.flatten(1)
+    intersection = torch.zeros((len(a), len(b)), dtype=torch.int64, device=a.device)
+    for start in range(0, pixels_a.shape[1], _PIXEL_BLOCK):
+        block = slice(start, start + _PIXEL_BLOCK)
+        intersection += (pixels_a[:, block].float() @ pixels_b[:, block].float().T).long()
+    union = mask_area(a)[:, None] + mask_area(b)[None, :] - intersection
+    return intersection / union.clamp(min=1)
+
+
+def stability_score(
+    logits: Float[Tensor, "*n h w"], threshold: float = 0.0, offset: float = 1.0
+) -> Float[Tensor, "*n"]:
+    """IoU of the masks cut `offset` above and `offset` below `threshold`: near 1 when the cut hardly matters.
+
+    The first mask lies inside the second, so the IoU is a ratio of areas. 0 where both are empty
+    (segment-anything's `calculate_stability_score` gives nan there, which its filter drops alike).
+    """
+    inner = mask_area(logits > threshold + offset)
+    outer = mask_area(logits > threshold - offset)
+    return inner / outer.clamp(min=1)
+
+
+def remove_small_regions(
+    masks: Bool[Tensor, "n h w"], min_area: int
+) -> tuple[Bool[Tensor, "n h w"], Bool[Tensor, "n"]]:
+    """Fill holes, then remove islands, of fewer than `min_area` pixels, as segment-anything does.
+
+    Pixels are joined to their eight neighbours, and background cut off by the image border counts as a hole.
+    A mask whose islands are all small keeps the largest of them.
+
+    Returns:
+        the cleaned masks, and for each whether a small region was found in it.
+    """
+    cleaned, found = torch.empty_like(masks), torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+    for index, mask in enumerate(masks.cpu().numpy()):
+        filled, holes_found = _fill_small_holes(mask, min_area)
+        kept, islands_found = _drop_small_islands(filled, min_area)
+        cleaned[index] = torch.from_numpy(kept)
+        found[index] = holes_found or islands_found
+    return cleaned, found
+
+
+def _fill_small_holes(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[Bool[np.ndarray, "h w"], bool]:
+    regions, areas = _label_regions(~mask)
+    small = areas < min_area
+    return mask | np.append(False, small)[regions], bool(small.any())
+
+
+def _drop_small_islands(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[Bool[np.ndarray, "h w"], bool]:
+    regions, areas = _label_regions(mask)
+    small = areas < min_area
+    if not small.any():
+        return mask, False
+    keep = np.arange(len(areas)) == areas.argmax() if small.all() else ~small
+    return np.append(False, keep)[regions], True
+
+
+def _label_regions(mask: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "k"]]:
+    """Number the connected regions from 1 (0 is outside), with the area of each in pixels."""
+    regions, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
+    return regions, np.bincount(regions.ravel(), minlength=count + 1)[1:]

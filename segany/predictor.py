@@ -1,0 +1,205 @@
+"""The predictor: encode an image once into a value, then answer any number of prompts about it.
+
+Nothing is remembered between calls. The caller holds the `ImageEmbedding`, so two images can never be mixed up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from segany.files import PathLike, read_safetensors, write_safetensors
+from segany.model import SegAny
+from segany.prompts import Index, Prompts, as_selection
+from segany.transforms import ImageLike, ResizeFrame, Size, prepare_image
+
+_MASKS_AT_ONCE = 32  # masks brought to full size together; bounds the float memory behind bool masks
+# Floats of per-prompt image features worked on together: what the cache of a CPU or the memory of a GPU holds well.
+_FLOATS_AT_ONCE = {"cpu": 1 << 23}
+_FLOATS_AT_ONCE_ELSEWHERE = 1 << 28
+
+
+class ForeignEmbeddingError(ValueError):
+    """An image embedding was made by another model."""
+
+
+class EmbeddingFileError(ValueError):
+    """A file does not hold an image embedding."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbedding:
+    """What a model knows about one image. Sizes are (height, width) in pixels.
+
+    features       the encoder's output for the padded model frame
+    original_size  size of the image as it was given
+    resized_size   size of the image within the model frame, without padding
+    fingerprint    of the model that made it; only that model may use it
+    """
+
+    features: Float[Tensor, "1 c h w"]
+    original_size: Size
+    resized_size: Size
+    fingerprint: str
+
+    def to(self, device: torch.device | str) -> "ImageEmbedding":
+        return replace(self, features=self.features.to(device))
+
+    def save(self, path: PathLike) -> None:
+        """Write a safetensors file, whole or not at all."""
+        sizes = {"original_size": self.original_size, "resized_size": self.resized_size}
+        metadata = {name: f"{height} {width}" for name, (height, width) in sizes.items()}
+        write_safetensors(path, {"features": self.features}, {**metadata, "fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, path: PathLike) -> "ImageEmbedding":
+        """Read what `save` wrote, onto the CPU. Raises EmbeddingFileError for anything else."""
+        try:
+            tensors, metadata = read_safetensors(path)
+            features, fingerprint = tensors["features"], metadata["fingerprint"]
+            original_size, resized_size = (_parse_size(metadata[name]) for name in ("original_size", "resized_size"))
+        except (OSError, SafetensorError) as error:
+            raise EmbeddingFileError(f"cannot read image embedding {path}: {error}") from error
+        except (KeyError, ValueError) as error:
+            raise EmbeddingFileError(f"{path} is not an image embedding: missing or malformed {error}") from error
+        return cls(features, original_size, resized_size, fingerprint)
+
+
+def _parse_size(text: str) -> Size:
+    height, width = text.split()
+    return int(height), int(width)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """m masks for each of n prompts. Sizes are (height, width) in pixels.
+
+    low_res_logits  cover the whole model frame, padding included; they can be used as mask prompts
+    predicted_iou   the model's own estimate of the IoU of each mask with the true one
+    original_size, resized_size, image_size  how the image lies in the model frame, see `ResizeFrame`
+
+    Indexing selects prompts and always returns a `MaskPrediction`, also for one integer.
+    """
+
+    low_res_logits: Float[Tensor, "n m h w"]
+    predicted_iou: Float[Tensor, "n m"]
+    original_size: Size
+    resized_size: Size
+    image_size: int
+
+    @property
+    def frame(self) -> ResizeFrame:
+        return ResizeFrame(self.original_size, self.resized_size, self.image_size)
+
+    @property
+    def logits(self) -> Float[Tensor, "n m height width"]:
+        """Mask logits at the original size: four bytes for every pixel of every mask."""
+        return self.frame.restore_logits(self.low_res_logits)
+
+    @property
+    def masks(self) -> Bool[Tensor, "n m height width"]:
+        """Logits above zero, at the original size."""
+        shape = (*self.low_res_logits.shape[:2], *self.original_size)
+        masks = torch.empty(shape, dtype=torch.bool, device=self.low_res_logits.device)
+        step = max(1, _MASKS_AT_ONCE // max(1, masks.shape[1]))
+        for start in range(0, len(self), step):
+            masks[start : start + step] = self[start : start + step].logits > 0
+        return masks
+
+    def best(self) -> "MaskPrediction":
+        """The mask of highest predicted IoU for each prompt (m = 1)."""
+        if len(self) == 0:
+            return replace(self, low_res_logits=self.low_res_logits[:, :1], predicted_iou=self.predicted_iou[:, :1])
+        prompt = torch.arange(len(self), device=self.predicted_iou.device)
+        best = self.predicted_iou.argmax(dim=1)
+        return replace(
+            self,
+            low_res_logits=self.low_res_logits[prompt, best][:, None],
+            predicted_iou=self.predicted_iou[prompt, best][:, None],
+        )
+
+    def __len__(self) -> int:
+        return self.low_res_logits.shape[0]
+
+    def __getitem__(self, index: Index) -> "MaskPrediction":
+        chosen = as_selection(index, len(self))
+        return replace(self, low_res_logits=self.low_res_logits[chosen], predicted_iou=self.predicted_iou[chosen])
+
+
+class Predictor:
+    """Images and prompts in original pixels, for one model.
+
+    `fingerprint` is taken when the predictor is built: change the weights afterwards and embeddings of before the
+    change will be accepted.
+    """
+
+    def __init__(self, model: SegAny) -> None:
+        self.model = model
+        self.fingerprint = model.fingerprint()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def encode(self, image: ImageLike) -> ImageEmbedding:
+        """Embed one image: a path, a PIL image or a uint8 (height, width, 3) RGB array. Raises ImageError."""
+        return self.encode_batch([image])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, images: Sequence[ImageLike], batch_size: int = 8) -> list[ImageEmbedding]:
+        """Embed images of any sizes, `batch_size` of them in one pass; the answers are those of `encode`."""
+        embeddings = []
+        for start in range(0, len(images), batch_size):
+            prepared = [prepare_image(image, self.model.config) for image in images[start : start + batch_size]]
+            features = self.model.encode_image(torch.stack([pixels for pixels, _ in prepared]).to(self.device))
+            for feature, (_, frame) in zip(features.split(1), prepared, strict=True):
+                embeddings.append(ImageEmbedding(feature, frame.original_size, frame.resized_size, self.fingerprint))
+        return embeddings
+
+    @torch.no_grad()
+    def predict(
+        self, embedding: ImageEmbedding, prompts: Prompts, multimask_output: bool = True, chunk: int | None = None
+    ) -> MaskPrediction:
+        """Answer prompts given in original pixels; mask prompts are low-resolution logits of an earlier prediction.
+
+        Args:
+            embedding: from `encode` of a predictor with the same fingerprint.
+            prompts: n prompts, answered independently; n may be 0.
+            multimask_output: several masks for prompts that may mean several things, or one mask.
+            chunk: prompts decoded together; None chooses by device and model. It does not change the answers.
+
+        Raises:
+            ForeignEmbeddingError: the embedding was made by another model.
+            PromptError: the prompts do not fit this model.
+        """
+        if embedding.fingerprint != self.fingerprint:
+            raise ForeignEmbeddingError(
+                f"the embedding was made by model {embedding.fingerprint}, this predictor is {self.fingerprint}"
+            )
+        frame = ResizeFrame(embedding.original_size, embedding.resized_size, self.model.config.image_size)
+        features = embedding.features.to(self.device)
+        prompts = _to_model_frame(prompts.to(self.device), frame)
+        chunk = chunk or self._default_chunk()
+        # One pass at least, so that no prompts give empty tensors of the right shape.
+        starts = range(0, max(1, len(prompts)), chunk)
+        parts = [self.model.decode(features, prompts[start : start + chunk], multimask_output) for start in starts]
+        logits, predicted_iou = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return MaskPrediction(logits, predicted_iou, frame.original_size, frame.resized_size, frame.image_size)
+
+    def _default_chunk(self) -> int:
+        config = self.model.config
+        floats_per_prompt = config.grid_size**2 * config.prompt_dim
+        return max(1, _FLOATS_AT_ONCE.get(self.device.type, _FLOATS_AT_ONCE_ELSEWHERE) // floats_per_prompt)
+
+
+def _to_model_frame(prompts: Prompts, frame: ResizeFrame) -> Prompts:
+    return Prompts(
+        points=None if prompts.points is None else frame.resize_points(prompts.points),
+        point_labels=prompts.point_labels,
+        boxes=None if prompts.boxes is None else frame.resize_boxes(prompts.boxes),
+        masks=prompts.masks,
+        text=prompts.text,
+    )

@@ -1,0 +1,115 @@
+"""State dicts of Segment Anything: Hugging Face names to Meta's names, and the configuration that the shapes tell."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from segany.config import SegAnyConfig
+
+POSITION_CODE = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+TEXT_PREFIX = "prompt_encoder.text_"
+
+# Applied in this order, each to the result of the ones before.
+_HUGGING_FACE_RENAMES = (
+    (r"^shared_image_embedding\.positional_embedding$", POSITION_CODE),
+    (r"^prompt_encoder\.shared_embedding\.positional_embedding$", POSITION_CODE),
+    (r"^vision_encoder\.layers\.", "image_encoder.blocks."),
+    (r"^vision_encoder\.", "image_encoder."),
+    (r"\.patch_embed\.projection\.", ".patch_embed.proj."),
+    (r"\.neck\.conv1\.", ".neck.0."),
+    (r"\.neck\.layer_norm1\.", ".neck.1."),
+    (r"\.neck\.conv2\.", ".neck.2."),
+    (r"\.neck\.layer_norm2\.", ".neck.3."),
+    (r"\.point_embed\.", ".point_embeddings."),
+    (r"\.mask_embed\.conv1\.", ".mask_downscaling.0."),
+    (r"\.mask_embed\.layer_norm1\.", ".mask_downscaling.1."),
+    (r"\.mask_embed\.conv2\.", ".mask_downscaling.3."),
+    (r"\.mask_embed\.layer_norm2\.", ".mask_downscaling.4."),
+    (r"\.mask_embed\.conv3\.", ".mask_downscaling.6."),
+    (r"\.upscale_conv1\.", ".output_upscaling.0."),
+    (r"\.upscale_layer_norm\.", ".output_upscaling.1."),
+    (r"\.upscale_conv2\.", ".output_upscaling.3."),
+    (r"\.layer_norm_final_attn\.", ".norm_final_attn."),
+    (r"\.layer_norm(\d)\.", r".norm\1."),
+)
+_HUGGING_FACE_HEAD = re.compile(
+    r"(?P<head>mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))"
+    r"\.(?:(?P<first>proj_in)|(?P<last>proj_out)|layers\.(?P<middle>\d+))\.(?P<kind>weight|bias)"
+)
+
+
+def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith("vision_encoder.") for key in state)
+
+
+def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of a `facebook/sam-vit-*` state dict Meta's names.
+
+    The position code is stored there twice, or once where the tied copy was left out; both have one name here.
+    """
+    return {_rename(key, state): value for key, value in state.items()}
+
+
+def _rename(key: str, state: Mapping[str, Tensor]) -> str:
+    match = _HUGGING_FACE_HEAD.fullmatch(key)
+    if match is None:
+        for pattern, replacement in _HUGGING_FACE_RENAMES:
+            key = re.sub(pattern, replacement, key)
+        return key
+    head = match["head"]
+    if match["first"]:
+        index = 0
+    elif match["last"]:
+        index = 1 + _count(state, f"{head}.layers")
+    else:
+        index = 1 + int(match["middle"])
+    return f"{head}.layers.{index}.{match['kind']}"
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules there are under `prefix`."""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+    return len({match[1] for key in state if (match := pattern.match(key))})
+
+
+def config_from_shapes(state: Mapping[str, Tensor], decoder_heads: int = 8) -> SegAnyConfig:
+    """The configuration of a state dict with Meta's names.
+
+    Shapes tell all of it but `decoder_heads`, which is 8 in every published model.
+
+    Raises KeyError that names the first tensor missing, and ValueError where shapes do not fit together.
+    """
+    encoder, prompts, decoder = "image_encoder", "prompt_encoder", "mask_decoder"
+    _, grid_size, _, encoder_dim = state[f"{encoder}.pos_embed"].shape
+    patch_size = state[f"{encoder}.patch_embed.proj.weight"].shape[-1]
+    depth = _count(state, f"{encoder}.blocks")
+    # An attention over s x s cells has 2 s - 1 relative positions an axis.
+    spans = [(len(state[f"{encoder}.blocks.{index}.attn.rel_pos_h"]) + 1) // 2 for index in range(depth)]
+    windows = {span for span in spans if span != grid_size}
+    if len(windows) > 1:
+        raise ValueError(f"all windows must be of one size, got {sorted(windows)}")
+    head_dim = state[f"{encoder}.blocks.0.attn.rel_pos_h"].shape[1]
+    prompt_dim = state[f"{encoder}.neck.0.weight"].shape[0]
+    layer = f"{decoder}.transformer.layers.0"
+    text = state.get(f"{TEXT_PREFIX}projection.weight")
+    return SegAnyConfig(
+        image_size=grid_size * patch_size,
+        patch_size=patch_size,
+        encoder_dim=encoder_dim,
+        encoder_depth=depth,
+        encoder_heads=encoder_dim // head_dim,
+        mlp_ratio=state[f"{encoder}.blocks.0.mlp.lin1.weight"].shape[0] / encoder_dim,
+        global_blocks=tuple(index for index, span in enumerate(spans) if span == grid_size),
+        window_size=windows.pop() if windows else grid_size,
+        prompt_dim=prompt_dim,
+        mask_channels=state[f"{prompts}.mask_downscaling.3.weight"].shape[0],
+        decoder_depth=_count(state, f"{decoder}.transformer.layers"),
+        decoder_heads=decoder_heads,
+        decoder_mlp_dim=state[f"{layer}.mlp.lin1.weight"].shape[0],
+        attention_downsample=prompt_dim // state[f"{layer}.cross_attn_token_to_image.q_proj.weight"].shape[0],
+        num_multimask_outputs=state[f"{decoder}.mask_tokens.weight"].shape[0] - 1,
+        iou_hidden_dim=state[f"{decoder}.iou_prediction_head.layers.0.weight"].shape[0],
+        iou_depth=_count(state, f"{decoder}.iou_prediction_head.layers"),
+        text_dim=None if text is None else text.shape[1],
+    )

@@ -1,0 +1,304 @@
+"""Against segment-anything 1.0: the same random weights give the same masks."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.modeling import Sam
+
+from segany import automatic_mask_generator as module
+from segany.automatic_mask_generator import AutomaticMaskGenerator
+from segany.boxes import nms
+from segany.masks import decode_rle, masks_to_boxes, remove_small_regions
+from segany.points import build_point_grid
+from segany.predictor import Predictor
+from tests.segany.reference import SMALL, meta_sam, perturb, segany_like
+
+# No filter. The logits of random weights are small, so the cut is moved by less than 1 to measure stability.
+EVERYTHING = {
+    "points_per_side": 6,
+    "pred_iou_thresh": 0.0,
+    "stability_score_thresh": 0.0,
+    "stability_score_offset": 0.05,
+    "box_nms_thresh": 1.0,
+    "crop_nms_thresh": 1.0,
+}
+
+
+def draw_discs(height: int, width: int, count: int = 8) -> np.ndarray:
+    generator = np.random.default_rng(3)
+    image = np.full((height, width, 3), (90, 110, 80), dtype=np.uint8)
+    y, x = np.mgrid[:height, :width]
+    for _ in range(count):
+        centre_y, centre_x, radius = generator.integers((0, 0, 15), (height, width, 30))
+        image[(y - centre_y) ** 2 + (x - centre_x) ** 2 < radius**2] = generator.integers(0, 256, 3)
+    return image
+
+
+IMAGE = draw_discs(240, 320)
+
+
+def build_reference() -> Sam:
+    """Random weights, chosen by their seed for masks that differ in size, stability and predicted IoU."""
+    torch.manual_seed(1)
+    sam = perturb(meta_sam(SMALL), std=0.15, seed=1)
+    with torch.no_grad():
+        spread_mask_sizes(sam)
+    return sam
+
+
+def spread_mask_sizes(sam: Sam) -> None:
+    """Shift the logits of each mask output so that half of its masks cover less than 1% of the image.
+
+    One upscaled channel is made constant; the weight that the last layer of a hypernetwork gives it is then a bias.
+    """
+    decoder = sam.mask_decoder
+    decoder.output_upscaling[3].weight[:, 0] = 0
+    decoder.output_upscaling[3].bias[0] = 4
+    predictor = SamPredictor(sam)
+    predictor.set_image(IMAGE)
+    points = torch.rand(16, 1, 2) * 240
+    logits, _, _ = predictor.predict_torch(points, torch.ones(16, 1), multimask_output=True, return_logits=True)
+    levels = logits.flatten(2)[..., ::7].quantile(0.99, dim=-1).median(dim=0).values
+    for hypernetwork, level in zip(decoder.output_hypernetworks_mlps[1:], levels, strict=True):
+        hypernetwork.layers[-1].bias[0] -= level / 4
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return build_reference()
+
+
+@pytest.fixture(scope="module")
+def predictor(sam) -> Predictor:
+    return Predictor(segany_like(sam, SMALL))
+
+
+def generate_reference(sam: Sam, **arguments) -> dict[str, np.ndarray]:
+    """Records of segment-anything as arrays, boxes as xyxy."""
+    records = SamAutomaticMaskGenerator(sam, **arguments).generate(IMAGE)
+    boxes = np.array([[record["bbox"], record["crop_box"]] for record in records], dtype=np.float32).reshape(-1, 2, 4)
+    boxes[..., 2:] += boxes[..., :2]
+    return {
+        "masks": np.array([record["segmentation"] for record in records]),
+        "boxes": boxes[:, 0],
+        "crop_boxes": boxes[:, 1],
+        "points": np.array([record["point_coords"][0] for record in records]),
+        "predicted_iou": np.array([record["predicted_iou"] for record in records]),
+        # Of an empty mask the reference has nan.
+        "stability_score": np.nan_to_num([record["stability_score"] for record in records]),
+    }
+
+
+def as_arrays(found) -> dict[str, np.ndarray]:
+    names = ("masks", "boxes", "crop_boxes", "points", "predicted_iou", "stability_score")
+    return {name: getattr(found, name).numpy() for name in names}
+
+
+def in_fixed_order(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By crop, then point, then predicted IoU: an order which rounding does not change."""
+    keys = [arrays["predicted_iou"], *arrays["points"].round(2).T, *arrays["crop_boxes"].T]
+    order = np.lexsort(keys)
+    return {name: values[order] for name, values in arrays.items()}
+
+
+def doubtful_pixels(sam: Sam, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Where the reference logit of each mask is so near zero that rounding may change its sign."""
+    doubtful = np.zeros(arrays["masks"].shape, dtype=bool)
+    reference = SamPredictor(sam)
+    for crop_box in np.unique(arrays["crop_boxes"], axis=0):
+        x0, y0, x1, y1 = crop_box.astype(int)
+        reference.set_image(IMAGE[y0:y1, x0:x1])
+        for index in np.flatnonzero((arrays["crop_boxes"] == crop_box).all(axis=1)):
+            point = arrays["points"][index] - (x0, y0)
+            logits, predicted_iou, _ = reference.predict(point[None], np.ones(1), return_logits=True)
+            logits = np.abs(logits[np.abs(predicted_iou - arrays["predicted_iou"][index]).argmin()])
+            doubtful[index, y0:y1, x0:x1] = logits < 1e-3 * logits.max()
+    return doubtful
+
+
+def threshold_between(values: np.ndarray, quantile: float) -> float:
+    """The middle of the widest gap near a quantile, so that rounding moves no value across it."""
+    values = np.sort(values)
+    centre, reach = int(quantile * len(values)), max(2, len(values) // 10)
+    near = values[max(0, centre - reach) : centre + reach]
+    gap = np.diff(near).argmax()
+    return float((near[gap] + near[gap + 1]) / 2)
+
+
+def assert_same(sam: Sam, own: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> None:
+    np.testing.assert_allclose(own["points"], reference["points"], atol=1e-4)
+    np.testing.assert_array_equal(own["crop_boxes"], reference["crop_boxes"])
+    np.testing.assert_allclose(own["predicted_iou"], reference["predicted_iou"], atol=1e-4)
+    np.testing.assert_allclose(own["stability_score"], reference["stability_score"], atol=1e-2)
+    different = own["masks"] ^ reference["masks"]
+    assert not (different & ~doubtful_pixels(sam, reference)).any()
+    same = ~different.any(axis=(1, 2))
+    np.testing.assert_array_equal(own["boxes"][same], reference["boxes"][same])
+    assert same.mean() > 0.9
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["whole image", "crops"])
+def candidates(request, sam) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Arguments without any filter, and all that the reference finds with them."""
+    arguments = EVERYTHING | {"crop_n_layers": request.param}
+    return arguments, generate_reference(sam, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("iou_quantile", "stability_quantile"),
+    [
+        pytest.param(None, None, id="no filter"),
+        pytest.param(0.7, None, id="predicted IoU"),
+        pytest.param(None, 0.6, id="stability"),
+        pytest.param(0.6, 0.5, id="both"),
+    ],
+)
+def test_same_candidates(sam, predictor, candidates, iou_quantile, stability_quantile):
+    arguments, unfiltered = candidates
+    if iou_quantile:
+        arguments = arguments | {"pred_iou_thresh": threshold_between(unfiltered["predicted_iou"], iou_quantile)}
+    if stability_quantile:
+        threshold = threshold_between(unfiltered["stability_score"], stability_quantile)
+        arguments = arguments | {"stability_score_thresh": threshold}
+    found = AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE)
+    is_filtered = bool(iou_quantile or stability_quantile)
+    assert 10 < len(found) <= len(unfiltered["masks"]) - is_filtered
+    assert_same(sam, in_fixed_order(as_arrays(found)), in_fixed_order(generate_reference(sam, **arguments)))
+
+
+def test_same_masks_in_the_same_order_after_nms(sam, predictor, candidates):
+    arguments, unfiltered = candidates
+    arguments = arguments | {
+        "pred_iou_thresh": threshold_between(unfiltered["predicted_iou"], 0.4),
+        "box_nms_thresh": 0.7,
+        "crop_nms_thresh": 0.5,
+    }
+    found = AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE)
+    assert 5 < len(found) < len(unfiltered["masks"]) / 2
+    assert_same(sam, as_arrays(found), generate_reference(sam, **arguments))
+
+
+@pytest.fixture(scope="module")
+def arguments() -> dict[str, float]:
+    """Filters that leave a few dozen masks, some of them of crops."""
+    return EVERYTHING | {"pred_iou_thresh": 0.2, "box_nms_thresh": 0.8, "crop_n_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def baseline(predictor, arguments):
+    found = AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE)
+    assert len(found) > 10
+    return found
+
+
+def assert_equal(actual, expected) -> None:
+    """The same masks; predicted IoU may differ by rounding."""
+    assert actual.rles == expected.rles
+    assert torch.equal(actual.boxes, expected.boxes)
+    assert torch.equal(actual.crop_boxes, expected.crop_boxes)
+    assert torch.equal(actual.points, expected.points)
+    assert torch.allclose(actual.predicted_iou, expected.predicted_iou, atol=1e-5)
+
+
+def test_fields_describe_the_masks(baseline):
+    masks = baseline.masks
+    assert baseline.image_size == (240, 320)
+    assert torch.equal(decode_rle(baseline.rles), masks)
+    assert torch.equal(masks_to_boxes(masks)[baseline.areas > 0], baseline.boxes[baseline.areas > 0])
+    assert torch.equal(masks.sum(dim=(1, 2)), baseline.areas)
+    assert (baseline.predicted_iou > 0.2).all()
+    x0, y0, x1, y1 = baseline.crop_boxes.unbind(-1)
+    x, y = baseline.points.unbind(-1)
+    assert ((x0 < x) & (x < x1) & (y0 < y) & (y < y1)).all()
+
+
+@pytest.mark.parametrize("points_per_batch", [5, 1000])
+def test_batch_size_does_not_matter(predictor, arguments, baseline, points_per_batch):
+    generator = AutomaticMaskGenerator(predictor, **arguments, points_per_batch=points_per_batch)
+    assert_equal(generator.generate(IMAGE), baseline)
+
+
+def test_masks_drawn_one_by_one_are_the_same(predictor, arguments, baseline, monkeypatch):
+    monkeypatch.setattr(module, "_PIXELS_AT_ONCE", 1)
+    assert_equal(AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE), baseline)
+
+
+def test_pil_image_and_array_give_the_same(predictor, arguments, baseline):
+    assert_equal(AutomaticMaskGenerator(predictor, **arguments).generate(Image.fromarray(IMAGE)), baseline)
+
+
+def test_explicit_grids_equal_the_built_ones(predictor, arguments, baseline):
+    grids = [build_point_grid(6).numpy(), build_point_grid(6)]
+    generator = AutomaticMaskGenerator(predictor, **(arguments | {"points_per_side": None}), point_grids=grids)
+    assert_equal(generator.generate(IMAGE), baseline)
+
+
+def test_thinner_grids_in_crops(predictor, arguments):
+    calls = []
+    thinner = AutomaticMaskGenerator(predictor, **arguments, crop_n_points_downscale_factor=3)
+    thinner.generate(IMAGE, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(36, 52), (40, 52), (44, 52), (48, 52), (52, 52)]
+
+
+@pytest.mark.parametrize("crop_layers", [0, 1])
+@pytest.mark.parametrize("min_area", [0, 50])
+@pytest.mark.parametrize("threshold", ["pred_iou_thresh", "stability_score_thresh"])
+def test_nothing_found(predictor, crop_layers, min_area, threshold):
+    arguments = EVERYTHING | {threshold: 100.0, "points_per_side": 2}
+    generator = AutomaticMaskGenerator(
+        predictor, **arguments, crop_n_layers=crop_layers, min_mask_region_area=min_area
+    )
+    found = generator.generate(IMAGE)
+    assert len(found) == 0
+    assert found.masks.shape == (0, 240, 320)
+
+
+def test_small_regions_are_removed(predictor, arguments, baseline):
+    min_area = 300
+    found = AutomaticMaskGenerator(predictor, **arguments, min_mask_region_area=min_area).generate(IMAGE)
+    cleaned, touched = remove_small_regions(baseline.masks, min_area)
+    assert 0 < touched.sum() < len(baseline)
+    boxes = masks_to_boxes(cleaned)
+    kept = nms(boxes, (~touched).float(), 1.0)
+    assert torch.equal(found.masks, cleaned[kept])
+    assert torch.equal(found.boxes, boxes[kept])
+    assert torch.equal(found.areas, cleaned[kept].sum(dim=(1, 2)))
+    assert torch.equal(found.points, baseline.points[kept])
+
+
+def test_duplicates_made_by_cleaning_are_removed(predictor, arguments, baseline):
+    found = AutomaticMaskGenerator(
+        predictor, **(arguments | {"crop_nms_thresh": 0.5, "box_nms_thresh": 0.5}), min_mask_region_area=10**6
+    ).generate(IMAGE)
+    boxes = [tuple(box) for box in found.boxes.tolist()]
+    assert len(set(boxes)) == len(boxes)
+
+
+def test_progress_bar(predictor, capsys):
+    arguments = EVERYTHING | {"points_per_side": 2}
+    generator = AutomaticMaskGenerator(predictor, **arguments)
+    generator.generate(IMAGE)
+    assert capsys.readouterr().err == ""
+    generator.generate(IMAGE, progress=True)
+    assert "4/4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param({"points_per_side": None}, "exactly one of", id="no points"),
+        pytest.param({"point_grids": [torch.zeros(1, 2)]}, "exactly one of", id="two kinds of points"),
+        pytest.param(
+            {"points_per_side": None, "point_grids": [torch.zeros(1, 2)], "crop_n_layers": 1},
+            "each of 2 layers, got 1",
+            id="too few grids",
+        ),
+        pytest.param({"points_per_batch": 0}, "at least 1, got 0", id="empty batches"),
+        pytest.param({"crop_n_layers": -1}, "must not be negative, got -1", id="negative layers"),
+    ],
+)
+def test_arguments_that_do_not_fit(predictor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AutomaticMaskGenerator(predictor, **arguments)

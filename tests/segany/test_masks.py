@@ -1,0 +1,186 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from segment_anything.utils import amg
+
+from segany import masks
+
+
+def draw(picture: str) -> torch.Tensor:
+    """A mask from lines of '#' and '.'."""
+    return torch.tensor([[pixel == "#" for pixel in line] for line in picture.split()])
+
+
+def blobs(count: int, height: int = 37, width: int = 53, seed: int = 0) -> torch.Tensor:
+    """Smooth random masks, the last two empty and full."""
+    noise = torch.randn(count, 1, height // 4 + 1, width // 4 + 1, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")[:, 0]
+    drawn = smooth > 0.2
+    drawn[-2], drawn[-1] = False, True
+    return drawn
+
+
+BLOBS = blobs(6)
+
+
+class TestRLE:
+    def test_round_trip(self):
+        assert torch.equal(masks.decode_rle(masks.encode_rle(BLOBS)), BLOBS)
+
+    def test_pycocotools_decodes_the_same(self):
+        for mask, rle in zip(BLOBS, masks.encode_rle(BLOBS), strict=True):
+            assert np.array_equal(coco_mask.decode(rle).astype(bool), mask.numpy())
+
+    def test_same_as_segment_anything(self):
+        expected = [amg.coco_encode_rle(rle) for rle in amg.mask_to_rle_pytorch(BLOBS)]
+        assert masks.encode_rle(BLOBS) == expected
+
+    def test_survives_json(self):
+        rles = masks.encode_rle(BLOBS)
+        assert json.loads(json.dumps(rles)) == rles
+
+    def test_numpy_and_one_by_one_equal_the_batch(self):
+        rles = masks.encode_rle(BLOBS)
+        assert masks.encode_rle(BLOBS.numpy()) == rles
+        assert [masks.encode_rle(mask[None])[0] for mask in BLOBS] == rles
+        assert torch.equal(torch.cat([masks.decode_rle([rle]) for rle in rles]), BLOBS)
+
+    def test_nothing(self):
+        assert masks.encode_rle(BLOBS[:0]) == []
+        assert masks.decode_rle([], image_size=(4, 5)).shape == (0, 4, 5)
+        assert masks.rle_area([]).shape == (0,)
+
+    def test_area(self):
+        areas = masks.rle_area(masks.encode_rle(BLOBS))
+        assert torch.equal(areas, masks.mask_area(BLOBS))
+        assert areas.tolist() == [amg.area_from_rle(rle) for rle in amg.mask_to_rle_pytorch(BLOBS)]
+
+    @pytest.mark.parametrize(
+        ("rles", "image_size", "message"),
+        [
+            pytest.param([], None, "needs image_size", id="nothing without a size"),
+            pytest.param(masks.encode_rle(BLOBS[:1]), (5, 5), r"must be of size \[5, 5\], got \[37, 53\]", id="size"),
+            pytest.param(
+                masks.encode_rle(BLOBS[:1]) + masks.encode_rle(BLOBS[:1, :9]), None, "encoding 1 must be", id="mixed"
+            ),
+        ],
+    )
+    def test_errors(self, rles, image_size, message):
+        with pytest.raises(ValueError, match=message):
+            masks.decode_rle(rles, image_size)
+
+
+class TestBoxes:
+    @pytest.mark.parametrize(
+        ("picture", "box"),
+        [
+            pytest.param("..... ..... .....", [0, 0, 0, 0], id="empty"),
+            pytest.param("##### ##### #####", [0, 0, 4, 2], id="full"),
+            pytest.param("..... ...#. .....", [3, 1, 3, 1], id="single pixel"),
+            pytest.param("#.... ..... ....#", [0, 0, 4, 2], id="opposite corners"),
+            pytest.param("..... .##.. ..##.", [1, 1, 3, 2], id="inside"),
+        ],
+    )
+    def test_cases(self, picture, box):
+        assert masks.masks_to_boxes(draw(picture)).tolist() == box
+
+    def test_same_as_segment_anything(self):
+        assert torch.equal(masks.masks_to_boxes(BLOBS), amg.batched_mask_to_box(BLOBS).float())
+
+    @pytest.mark.parametrize("shape", [(0, 4, 5), (2, 0, 4, 5), (2, 3, 4, 5)], ids=str)
+    def test_leading_axes(self, shape):
+        boxes = masks.masks_to_boxes(torch.ones(shape, dtype=torch.bool))
+        assert boxes.shape == (*shape[:-2], 4)
+        assert boxes.dtype == torch.float32
+        assert (boxes == torch.tensor([0.0, 0.0, 4.0, 3.0])).all()
+
+
+class TestIoU:
+    @pytest.mark.parametrize(
+        ("a", "b", "iou"),
+        [
+            pytest.param("##. ##.", "##. ##.", 1.0, id="same"),
+            pytest.param("##. ##.", ".## .##", 1 / 3, id="overlapping"),
+            pytest.param("#.. #..", "..# ..#", 0.0, id="apart"),
+            pytest.param("... ...", "### ###", 0.0, id="one empty"),
+            pytest.param("... ...", "... ...", 0.0, id="both empty"),
+        ],
+    )
+    def test_cases(self, a, b, iou):
+        assert masks.mask_iou(draw(a)[None], draw(b)[None]).item() == pytest.approx(iou)
+
+    def test_pairs_match_pycocotools(self):
+        a, b = BLOBS, blobs(4, seed=1)
+        expected = coco_mask.iou(masks.encode_rle(a), masks.encode_rle(b), [0] * len(b))
+        assert masks.mask_iou(a, b).numpy() == pytest.approx(expected)
+
+    def test_blocks_of_pixels_add_up(self, monkeypatch):
+        expected = masks.mask_iou(BLOBS, BLOBS)
+        monkeypatch.setattr(masks, "_PIXEL_BLOCK", 100)
+        assert torch.equal(masks.mask_iou(BLOBS, BLOBS), expected)
+
+    def test_nothing(self):
+        assert masks.mask_iou(BLOBS[:0], BLOBS).shape == (0, 6)
+        assert masks.mask_iou(BLOBS, BLOBS[:0]).shape == (6, 0)
+
+
+class TestStability:
+    @pytest.mark.parametrize(
+        ("logits", "score"),
+        [
+            pytest.param([[5.0, -5.0]], 1.0, id="far from the cut"),
+            pytest.param([[5.0, 0.5]], 0.5, id="one of two pixels near the cut"),
+            pytest.param([[0.5, -0.5]], 0.0, id="all near the cut"),
+            pytest.param([[-5.0, -5.0]], 0.0, id="empty"),
+            pytest.param([[1.0, 5.0]], 0.5, id="exactly at the upper cut is outside"),
+        ],
+    )
+    def test_cases(self, logits, score):
+        assert masks.stability_score(torch.tensor(logits)).item() == score
+
+    @pytest.mark.parametrize(("threshold", "offset"), [(0.0, 1.0), (0.3, 0.2)])
+    def test_same_as_segment_anything(self, threshold, offset):
+        logits = torch.randn(3, 20, 30, generator=torch.Generator().manual_seed(0)) * 2
+        expected = amg.calculate_stability_score(logits, threshold, offset)
+        assert torch.equal(masks.stability_score(logits, threshold, offset), expected)
+
+    def test_nothing(self):
+        assert masks.stability_score(torch.zeros(0, 4, 5)).shape == (0,)
+        assert masks.stability_score(torch.zeros(2, 3, 4, 5)).shape == (2, 3)
+
+
+class TestSmallRegions:
+    @pytest.mark.parametrize(
+        ("picture", "min_area", "cleaned", "found"),
+        [
+            pytest.param("#### #..# ####", 3, "#### #### ####", True, id="small hole is filled"),
+            pytest.param("#### #..# ####", 2, "#### #..# ####", False, id="hole of min_area stays"),
+            pytest.param("##.. ##.. ...#", 1, "##.. ##.. ...#", False, id="island of min_area stays"),
+            pytest.param("##... ##... ....#", 2, "##... ##... .....", True, id="small island goes"),
+            pytest.param("##.. ##.. ..#.", 4, "##.. ##.. ..#.", False, id="corners connect"),
+            pytest.param("##... ....# .....", 3, "##... ..... .....", True, id="largest of the small stays"),
+            pytest.param("##... ..... .....", 3, "##... ..... .....", True, id="only island, small, is reported"),
+            pytest.param("#### ###. ####", 2, "#### #### ####", True, id="notch at the border is a hole"),
+            pytest.param(".... .... ....", 5, ".... .... ....", False, id="empty"),
+            pytest.param("#### #### ####", 5, "#### #### ####", False, id="full"),
+        ],
+    )
+    def test_cases(self, picture, min_area, cleaned, found):
+        result, flags = masks.remove_small_regions(draw(picture)[None], min_area)
+        assert torch.equal(result[0], draw(cleaned))
+        assert flags.tolist() == [found]
+
+    def test_single_equals_batched(self):
+        cleaned, found = masks.remove_small_regions(BLOBS, 30)
+        for index in range(len(BLOBS)):
+            one, one_found = masks.remove_small_regions(BLOBS[index : index + 1], 30)
+            assert torch.equal(one[0], cleaned[index])
+            assert one_found[0] == found[index]
+
+    def test_nothing(self):
+        cleaned, found = masks.remove_small_regions(BLOBS[:0], 30)
+        assert cleaned.shape == (0, 37, 53)
+        assert found.shape == (0,)
