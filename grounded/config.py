@@ -4,6 +4,7 @@ A preset is a file in the `configs` folder and is named without its suffix ("tin
 values out of range are errors that name the key and the file.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from os import PathLike
@@ -21,6 +22,7 @@ _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the presets inside the package; a clone and an editable install have them beside it.
 _CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _BUNDLED = "bundled:"
+_NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class PipelineConfig:
 def load(source: str | PathLike[str] | PipelineConfig) -> PipelineConfig:
     """Read a preset by name ("tiny") or a YAML file by path; a `PipelineConfig` is returned as it is.
 
-    A source with a suffix or a folder in it is taken as a path, anything else as the name of a preset.
+    A string of letters, digits, `_` and `-` is the name of a preset; anything else is a path.
 
     Raises:
         ConfigError: no such preset or file, or its contents are wrong.
@@ -129,7 +131,7 @@ def load(source: str | PathLike[str] | PipelineConfig) -> PipelineConfig:
         raise ConfigError(f"cannot read config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    return from_dict({} if data is None else data, where=str(path))
+    return schema.read(PipelineConfig, {} if data is None else data, where=str(path))
 
 
 def from_dict(data: Mapping[str, Any], where: str = "config") -> PipelineConfig:
@@ -176,7 +178,7 @@ def bundled_folder(checkpoint: str) -> Path | None:
     if name is None:
         return None
     folder = _PACKAGE / "weights" / name
-    if Path(name).name != name or not folder.is_dir():
+    if not _NAME.fullmatch(name) or not folder.is_dir():
         raise ConfigError(f"no bundled weights named {name!r}: expected a folder {folder}")
     return folder
 
@@ -199,15 +201,15 @@ def _presets() -> Path:
 
 
 def _find(source: str | PathLike[str]) -> Path:
+    if isinstance(source, str) and _NAME.fullmatch(source):
+        preset = _presets() / f"{source}.yaml"
+        if not preset.is_file():
+            raise ConfigError(f"no preset named {source!r}: expected one of {', '.join(preset_names())} or a path")
+        return preset
     path = Path(source).expanduser()
-    if path.suffix or len(path.parts) > 1 or isinstance(source, PathLike):
-        if not path.is_file():
-            raise ConfigError(f"no such config file: {path}")
-        return path
-    preset = _presets() / f"{path.name}.yaml"
-    if not preset.is_file():
-        raise ConfigError(f"no preset named {str(source)!r}: expected one of {', '.join(preset_names())} or a path")
-    return preset
+    if not path.is_file():
+        raise ConfigError(f"no such config file: {path}")
+    return path
 
 
 def _owner(name: str, sections: Mapping[str, Any]) -> str:

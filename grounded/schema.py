@@ -15,11 +15,13 @@ from grounded.errors import ConfigError
 T = TypeVar("T")
 
 
-def read(cls: type[T], data: Mapping[str, Any], where: str) -> T:
-    """Build dataclass `cls` from `data`; absent keys keep their defaults. `where` starts every error message.
+def read(cls: type[T], data: Any, where: str) -> T:
+    """Build dataclass `cls` from the mapping `data`; absent keys keep their defaults. `where` starts every error
+    message.
 
     Raises:
-        ConfigError: unknown key, wrong type, or a value that the dataclass itself refuses with a ConfigError.
+        ConfigError: not a mapping, unknown key, wrong type, or a value that the dataclass itself refuses with a
+        ConfigError.
     """
     return typing.cast(T, _read(cls, data, "", where))
 

@@ -135,14 +135,14 @@ class AutomaticMaskGenerator:
 
     def _clean(self, found: AutomaticMasks) -> AutomaticMasks:
         """Remove small holes and islands, then the duplicates that this made."""
-        parts = [found[part] for part in _parts(len(found), found.image_size)]
-        cleaned, untouched = zip(
-            *(_remove_small_regions(part, self.min_mask_region_area) for part in parts), strict=True
-        )
+        parts = [
+            _remove_small_regions(found[part], self.min_mask_region_area)
+            for part in _parts(len(found), found.image_size)
+        ]
+        cleaned = AutomaticMasks.concatenate([part for part, _ in parts])
+        was_clean = torch.cat([clean for _, clean in parts])
         # Prefer masks that were clean already.
-        threshold = max(self.box_nms_thresh, self.crop_nms_thresh)
-        merged = AutomaticMasks.concatenate(cleaned)
-        return merged[nms(merged.boxes, torch.cat(untouched).float(), threshold)]
+        return cleaned[nms(cleaned.boxes, was_clean.float(), max(self.box_nms_thresh, self.crop_nms_thresh))]
 
 
 @dataclass(frozen=True, eq=False)

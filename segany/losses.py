@@ -14,7 +14,9 @@ FOCAL_WEIGHT, DICE_WEIGHT = 20.0, 1.0
 def sigmoid_focal(
     logits: Float[Tensor, "*n"], targets: Float[Tensor, "*n"], alpha: float | None = None, gamma: float = 2.0
 ) -> Float[Tensor, "*n"]:
-    """Focal loss of each element (Lin et al. 2017). `alpha` weighs positives and 1 - alpha negatives; None leaves both at 1."""
+    """Focal loss of each element (Lin et al. 2017). `alpha` weighs positives and 1 - alpha negatives; None leaves
+    both at 1.
+    """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     loss = (logits.sigmoid() - targets).abs() ** gamma * cross_entropy
     return loss if alpha is None else loss * (alpha * targets + (1 - alpha) * (1 - targets))

@@ -1,7 +1,7 @@
 """The interactive training of Segment Anything (Kirillov et al. 2023, appendix A) as a loop over rounds.
 
-The first round answers the prompts as given. Every later round adds a point from the region where the last mask is wrong and gives the
-last logits back as a mask prompt; two rounds add no point and only refine.
+The first round answers the prompts as given. Every later round adds a point from the region where the last mask is
+wrong and gives the last logits back as a mask prompt; two rounds add no point and only refine.
 """
 
 from collections.abc import Iterator
@@ -78,7 +78,9 @@ def _next_prompts(
     without_point: bool,
     generator: torch.Generator | None,
 ) -> Prompts:
-    """The prompts with the last logits as mask prompt and, unless left out, one more point where the last mask was wrong."""
+    """The prompts with the last logits as mask prompt and, unless left out, one more point where the last mask was
+    wrong.
+    """
     if without_point:
         return replace(prompts, masks=logits)
     pixels, labels = random_error_point(logits[:, 0] > 0, wanted, generator)

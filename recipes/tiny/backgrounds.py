@@ -1,7 +1,7 @@
 """Backgrounds for drawn scenes: flat, gradient, noise, texture, clutter.
 
-The clutter follows the dead-leaves model (Lee, Mumford and Huang 2001): overlapping patches of power-law sizes have the edge and colour
-statistics of photographs, which training never sees.
+The clutter follows the dead-leaves model (Lee, Mumford and Huang 2001): overlapping patches of power-law sizes have the
+edge and colour statistics of photographs, which training never sees.
 """
 
 import numpy as np
@@ -72,7 +72,9 @@ def clutter(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     for _ in range(rng.integers(10, 160)):
         radius = min(side * 0.015 / rng.random() ** 0.7, side * 0.5)
         x, y = rng.uniform(0, width), rng.uniform(0, height)
-        fill = tuple(int(c) for c in (np.array(palette[rng.integers(len(palette))]) + rng.normal(0, 12, 3)).clip(0, 255))
+        fill = tuple(
+            int(c) for c in (np.array(palette[rng.integers(len(palette))]) + rng.normal(0, 12, 3)).clip(0, 255)
+        )
         outline = fill if rng.random() < 0.7 else tuple(int(c) for c in rng.integers(0, 256, 3))
         stretch = rng.uniform(0.4, 1.6)
         box = (x - radius, y - radius * stretch, x + radius, y + radius * stretch)
@@ -96,7 +98,9 @@ WEIGHTS = (0.12, 0.12, 0.2, 0.2, 0.36)
 
 
 def draw_background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A random background, (height, width, 3) float32 in 0..255; sometimes lit unevenly or grainy, as a photograph is."""
+    """A random background, (height, width, 3) float32 in 0..255; sometimes lit unevenly or grainy, as a photograph
+    is.
+    """
     canvas = KINDS[rng.choice(len(KINDS), p=WEIGHTS)](rng, width, height)
     if rng.random() < 0.3:
         canvas = canvas * (gradient(rng, width, height).mean(-1, keepdims=True) / 255 + 0.4)

@@ -14,7 +14,9 @@ def square_crop(image: np.ndarray, box: tuple[float, float, float, float], margi
     x0, y0, x1, y1 = box
     half = max(x1 - x0, y1 - y0) * (0.5 + margin)
     center_x, center_y = (x0 + x1) / 2, (y0 + y1) / 2
-    left, top, right, bottom = (int(np.floor(v)) for v in (center_x - half, center_y - half, center_x + half + 1, center_y + half + 1))
+    left, top, right, bottom = (
+        int(np.floor(v)) for v in (center_x - half, center_y - half, center_x + half + 1, center_y + half + 1)
+    )
     height, width = image.shape[:2]
     canvas = np.full((bottom - top, right - left, 3), GREY, np.uint8)
     ys, xs = slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width))

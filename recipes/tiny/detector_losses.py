@@ -1,6 +1,7 @@
 """Losses of the tiny detector: set prediction for every layer, box denoising, and a dense phrase loss on the encoder.
 
-The loss inside transformers is not used: it shifts the targets of differing prompts in a batch and leaves the first stage without gradient.
+The loss inside transformers is not used: it shifts the targets of differing prompts in a batch and leaves the first
+stage without gradient.
 """
 
 from dataclasses import dataclass
@@ -52,7 +53,9 @@ def match_by_place(references: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(rows), torch.as_tensor(columns)
 
 
-def set_loss(logits: Tensor, boxes: Tensor, text_mask: Tensor, truths: list[Truth], pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+def set_loss(
+    logits: Tensor, boxes: Tensor, text_mask: Tensor, truths: list[Truth], pairs: list[tuple[Tensor, Tensor]]
+) -> Tensor:
     """Focal loss over tokens, L1 and generalised IoU of matched boxes, per true object.
 
     logits (b, q, t), boxes (b, q, 4) cxcywh, text_mask (b, t) bool.
@@ -99,11 +102,14 @@ def noised_references(truths: list[Truth], queries: int) -> Tensor:
     return references.clamp(0.01, 0.99)
 
 
-def dense_phrase_loss(vision: Tensor, text: Tensor, text_mask: Tensor, coverage: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def dense_phrase_loss(
+    vision: Tensor, text: Tensor, text_mask: Tensor, coverage: Tensor, scale: Tensor, bias: Tensor
+) -> Tensor:
     """Every cell should agree with the tokens of what covers it, and with no others.
 
-    vision (b, n, d), text (b, t, d), coverage (b, n, t): the share of the cell covered by objects that the token's phrase names.
-    This one-to-many task teaches the backbone and encoder long before the set loss does (in the spirit of Co-DETR, Zong et al. 2023).
+    vision (b, n, d), text (b, t, d), coverage (b, n, t): the share of the cell covered by objects that the token's
+    phrase names. This one-to-many task teaches the backbone and encoder long before the set loss does (in the spirit of
+    Co-DETR, Zong et al. 2023).
     """
     logits = F.normalize(vision, dim=-1) @ F.normalize(text, dim=-1).transpose(1, 2) * scale.exp() + bias
     weights = text_mask[:, None].float()

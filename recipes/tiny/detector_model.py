@@ -1,6 +1,9 @@
-"""The tiny detector: MM-Grounding-DINO (Zhao et al. 2024) from transformers with a small Swin and a small BERT, and its vocabulary."""
+"""The tiny detector: MM-Grounding-DINO (Zhao et al. 2024) from transformers with a small Swin and a small BERT, and
+its vocabulary.
+"""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -94,10 +97,12 @@ def export(model: nn.Module, folder: Path) -> None:
         "resample": 2,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    tied = {name for name in model.state_dict() if name.startswith("model.decoder.") and ("_embed." in name)}
     weights = {}
     for name, value in model.state_dict().items():
-        shared = name in tied or name.startswith(("bbox_embed.", "class_embed.")) and not name.split(".")[1] == "0"
-        if not shared:
+        # transformers ties the heads of all decoder layers to those of the first.
+        tied = name.startswith(("model.decoder.bbox_embed.", "model.decoder.class_embed.")) or re.match(
+            r"(bbox|class)_embed\.[1-9]", name
+        )
+        if not tied:
             weights[name] = value.to(torch.float16).contiguous() if value.is_floating_point() else value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,4 +1,5 @@
-"""The glyph atlas: one RGBA picture with a drawing for every noun, from Noto Color Emoji (SIL Open Font License 1.1, OFL.txt).
+"""The glyph atlas: one RGBA picture with a drawing for every noun, from Noto Color Emoji (SIL Open Font License 1.1,
+OFL.txt).
 
 Remake it with `python -m recipes.tiny.glyphs NotoColorEmoji.ttf`; nothing else needs the font.
 """
@@ -18,7 +19,14 @@ COLUMNS = 13
 FONT_SIZE = 109  # the only size that the font holds
 
 # Hue in degrees and saturation of each tint.
-TINTS = {"red": (0, 0.9), "yellow": (52, 0.95), "green": (125, 0.85), "blue": (220, 0.9), "purple": (275, 0.8), "pink": (325, 0.6)}
+TINTS = {
+    "red": (0, 0.9),
+    "yellow": (52, 0.95),
+    "green": (125, 0.85),
+    "blue": (220, 0.9),
+    "purple": (275, 0.8),
+    "pink": (325, 0.6),
+}
 
 
 @cache
@@ -35,7 +43,9 @@ def atlas() -> dict[str, np.ndarray]:
 
 
 def tinted(glyph: np.ndarray, color: str) -> np.ndarray:
-    """The glyph in one colour, light and shade kept: hue and saturation are replaced, luminance stretched to its mid range."""
+    """The glyph in one colour, light and shade kept: hue and saturation are replaced, luminance stretched to its mid
+    range.
+    """
     hue, saturation = TINTS[color]
     rgb = glyph[..., :3].astype(np.float32) / 255
     light = rgb @ np.array([0.3, 0.59, 0.11], np.float32)

@@ -1,4 +1,6 @@
-"""The whole chain on drawn scenes: recall, mask average precision over phrases, and masks for phrases that are not there."""
+"""The whole chain on drawn scenes: recall, mask average precision over phrases, and masks for phrases that are not
+there.
+"""
 
 import contextlib
 import io
@@ -16,7 +18,9 @@ from recipes.tiny.vocabulary import is_held_out, noun_phrase
 
 
 class PhraseAveragePrecision:
-    """COCO mask AP in which every phrase asked of a picture is an image of its own, so a false positive on an absent phrase costs."""
+    """COCO mask AP in which every phrase asked of a picture is an image of its own, so a false positive on an absent
+    phrase costs.
+    """
 
     def __init__(self) -> None:
         self.images: list[dict] = []
@@ -30,7 +34,14 @@ class PhraseAveragePrecision:
         for mask in truths:
             rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             box, area = coco_mask.toBbox(rle).tolist(), float(mask.sum())
-            entry = {"image_id": image_id, "category_id": 1, "segmentation": rle, "bbox": box, "area": area, "iscrowd": 0}
+            entry = {
+                "image_id": image_id,
+                "category_id": 1,
+                "segmentation": rle,
+                "bbox": box,
+                "area": area,
+                "iscrowd": 0,
+            }
             self.truths.append({"id": len(self.truths) + 1, **entry})
         for rle, score in zip(rles, scores, strict=True):
             self.found.append({"image_id": image_id, "category_id": 1, "segmentation": rle, "score": float(score)})
@@ -41,7 +52,11 @@ class PhraseAveragePrecision:
             return 0.0, 0.0
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO()
-            truth.dataset = {"images": self.images, "annotations": self.truths, "categories": [{"id": 1, "name": "phrase"}]}
+            truth.dataset = {
+                "images": self.images,
+                "annotations": self.truths,
+                "categories": [{"id": 1, "name": "phrase"}],
+            }
             truth.createIndex()
             evaluation = COCOeval(truth, truth.loadRes(self.found), "segm")
             evaluation.evaluate()
@@ -53,7 +68,8 @@ class PhraseAveragePrecision:
 def measure_chain(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
     """Ask every scene for what it shows and for what it does not.
 
-    Returns recall at mask IoU 0.5, mean IoU of the matched, AP, AP50, and per kind of negative the share that yields a mask.
+    Returns recall at mask IoU 0.5, mean IoU of the matched, AP, AP50, and per kind of negative the share that yields a
+    mask.
     """
     precision = PhraseAveragePrecision()
     overlaps: list[np.ndarray] = []
@@ -89,7 +105,9 @@ def measure_unseen_pairs(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene
         pairs = sorted({(o.color, o.noun) for o in scene.objects if o.color and is_held_out(o.color, o.noun)})
         for color, noun in pairs:
             others = sorted({o.color for o in scene.matching(noun)} - {color, None})
-            asked = [Asked(noun_phrase(noun, c, rng), tuple(scene.matching(noun, c)), "present") for c in (color, *others)]
+            asked = [
+                Asked(noun_phrase(noun, c, rng), tuple(scene.matching(noun, c)), "present") for c in (color, *others)
+            ]
             instances = pipeline.segment(scene.image, [item.phrase for item in asked])
             masks = instances[instances.phrase_ids == 0].masks
             overlaps.append(matched_iou(masks, stacked(asked[0].wanted, scene.image.shape[:2])))

@@ -23,4 +23,7 @@ def measure_clip(encoder: ClipTextEncoder, numbered: Iterable[tuple[int, Scene]]
         hits = [nouns()[index] == o.noun for index, o in zip(best, scene.objects, strict=True)]
         right += hits
         plain += [hit for hit, o in zip(hits, scene.objects, strict=True) if o.color is None]
-    return {"top-1 among 149 nouns": float(np.mean(right)), "top-1, objects in their own colours": float(np.mean(plain))}
+    return {
+        "top-1 among 149 nouns": float(np.mean(right)),
+        "top-1, objects in their own colours": float(np.mean(plain)),
+    }

@@ -16,7 +16,9 @@ from segany.points import error_point, interior_point
 CLICKS = (1, 3, 5, 9)
 
 
-def measure_prompts(predictor: Predictor, encoder: TextEncoder, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
+def measure_prompts(
+    predictor: Predictor, encoder: TextEncoder, numbered: Iterable[tuple[int, Scene]]
+) -> dict[str, float]:
     """Mean IoU of each kind of prompt over all objects; text where the phrase names one object only."""
     overlaps: dict[str, list[float]] = defaultdict(list)
     for number, scene in numbered:
@@ -39,10 +41,14 @@ def _points(masks: np.ndarray) -> dict[str, torch.Tensor]:
     return {"points": points[:, None], "point_labels": torch.ones(len(points), 1, dtype=torch.int64)}
 
 
-def _measure_boxes_and_points(predictor: Predictor, embedding: ImageEmbedding, scene: Scene, overlaps: dict[str, list[float]]) -> None:
+def _measure_boxes_and_points(
+    predictor: Predictor, embedding: ImageEmbedding, scene: Scene, overlaps: dict[str, list[float]]
+) -> None:
     truths = _truths(scene.objects)
     boxes = Prompts(boxes=[o.box for o in scene.objects])
-    overlaps["box"] += paired_iou(predictor.predict(embedding, boxes, multimask_output=False).masks[:, 0].numpy(), truths).tolist()
+    overlaps["box"] += paired_iou(
+        predictor.predict(embedding, boxes, multimask_output=False).masks[:, 0].numpy(), truths
+    ).tolist()
     point = Prompts(**_points(truths))
     several = predictor.predict(embedding, point, multimask_output=True)
     every = np.stack([paired_iou(several.masks[:, i].numpy(), truths) for i in range(several.masks.shape[1])], 1)
@@ -53,8 +59,12 @@ def _measure_boxes_and_points(predictor: Predictor, embedding: ImageEmbedding, s
     overlaps["one point, single-mask output"] += paired_iou(single.masks[:, 0].numpy(), truths).tolist()
 
 
-def _measure_clicks(predictor: Predictor, embedding: ImageEmbedding, scene: Scene, overlaps: dict[str, list[float]]) -> None:
-    """A simulated user: first the middle of the object, then always the middle of the larger error; the last logits go back in."""
+def _measure_clicks(
+    predictor: Predictor, embedding: ImageEmbedding, scene: Scene, overlaps: dict[str, list[float]]
+) -> None:
+    """A simulated user: first the middle of the object, then always the middle of the larger error; the last logits
+    go back in.
+    """
     truths = torch.from_numpy(_truths(scene.objects))
     given = _points(truths.numpy())
     prediction = predictor.predict(embedding, Prompts(**given), multimask_output=True).best()

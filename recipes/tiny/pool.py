@@ -1,8 +1,9 @@
 """Scenes drawn ahead of training and kept on disk, so that the trainings share them and do not wait for drawing.
 
-`python -m recipes.tiny.pool --out runs/pool --scenes 16000` writes shards of 500 scenes; shards that exist are left as they are, so an
-interrupted run goes on. Every picture is kept twice: stretched to a square for the detector, and framed (longer side resized, padded at
-the right and bottom) for segany, with the masks of part, object and whole in that frame as bits.
+`python -m recipes.tiny.pool --out runs/pool --scenes 16000` writes shards of 500 scenes; shards that exist are left as
+they are, so an interrupted run goes on. Every picture is kept twice: stretched to a square for the detector, and framed
+(longer side resized, padded at the right and bottom) for segany, with the masks of part, object and whole in that frame
+as bits.
 """
 
 import json
@@ -134,7 +135,9 @@ def open_pool(folder: Path, split: str = "train", limit: int | None = None) -> S
             objects = tuple(PoolObject(o["noun"], o["color"], tuple(o["box"]), o["masks"]) for o in scene["objects"])
             scenes.append(PoolScene(shard, row, objects, tuple(scene["framed_size"])))
     if not scenes:
-        raise FileNotFoundError(f"no {split} scenes in {folder}: draw them with python -m recipes.tiny.pool --out {folder}")
+        raise FileNotFoundError(
+            f"no {split} scenes in {folder}: draw them with python -m recipes.tiny.pool --out {folder}"
+        )
     return scenes[:limit]
 
 

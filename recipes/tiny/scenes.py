@@ -1,7 +1,7 @@
 """Drawn scenes with exact masks: glyphs on a background, overlapping, on plates, with badges, in touching groups.
 
-A scene is a function of its split and its number, so train, validation and test never share one and every machine draws the same.
-Draw a sheet to look at: `python -m recipes.tiny.scenes sheet.png`.
+A scene is a function of its split and its number, so train, validation and test never share one and every machine draws
+the same. Draw a sheet to look at: `python -m recipes.tiny.scenes sheet.png`.
 """
 
 import sys
@@ -31,8 +31,10 @@ class Recipe:
     badge_share: float = 0.12
     group_share: float = 0.12
     color_pairs: str = "train"  # "train": no held-out colour-noun pair; "held-out": a held-out pair in every scene
-    nouns: tuple[str, ...] = ()  # exactly these, for pictures made by hand
-    background: np.ndarray | None = field(default=None, compare=False)  # (h, w, 3) uint8 instead of a drawn one; gives the size
+    cast: tuple[tuple[str, str | None], ...] = ()  # exactly these nouns with their colours, for composed pictures
+    background: np.ndarray | None = field(
+        default=None, compare=False
+    )  # (h, w, 3) uint8 instead of a drawn one; gives the size
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,10 @@ def _shape(rng: np.random.Generator, width: int, height: int, kinds: tuple[str, 
     else:
         center, turns = np.array([width, height]), np.arange(10) * np.pi / 5
         radii = np.where(np.arange(10) % 2, 0.55, 1.0)
-        draw.polygon([tuple(center * (1 + r * np.array([np.sin(t), -np.cos(t)]))) for t, r in zip(turns, radii, strict=True)], fill)
+        draw.polygon(
+            [tuple(center * (1 + r * np.array([np.sin(t), -np.cos(t)]))) for t, r in zip(turns, radii, strict=True)],
+            fill,
+        )
     return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 
 
@@ -157,9 +162,11 @@ def _pick_color(rng: np.random.Generator, noun: str, recipe: Recipe) -> str | No
 
 
 def _cast(rng: np.random.Generator, recipe: Recipe) -> list[tuple[str, str | None]]:
-    """The objects to draw as (noun, colour): sometimes twins or look-alikes, and a tinted noun's twins are all tinted."""
-    if recipe.nouns:
-        return [(noun, None) for noun in recipe.nouns]
+    """The objects to draw as (noun, colour): sometimes twins or look-alikes, and a tinted noun's twins are all
+    tinted.
+    """
+    if recipe.cast:
+        return list(recipe.cast)
     if recipe.color_pairs == "held-out":
         noun, color = _held_out_pair(rng)
         other = [c for c in COLORS if c != color and not is_held_out(c, noun)]
@@ -182,8 +189,12 @@ def _cast(rng: np.random.Generator, recipe: Recipe) -> list[tuple[str, str | Non
     return cast
 
 
-def _another(rng: np.random.Generator, choices: tuple[str, ...], cast: list[tuple[str, str | None]], recipe: Recipe) -> tuple[str, str | None]:
-    """One more object; where its noun stands already, it is tinted or plain as the others are, so that a colour phrase has one meaning."""
+def _another(
+    rng: np.random.Generator, choices: tuple[str, ...], cast: list[tuple[str, str | None]], recipe: Recipe
+) -> tuple[str, str | None]:
+    """One more object; where its noun stands already, it is tinted or plain as the others are, so that a colour
+    phrase has one meaning.
+    """
     noun = choices[rng.integers(len(choices))]
     present = [color for other, color in cast if other == noun]
     if not present:
@@ -195,11 +206,15 @@ def _another(rng: np.random.Generator, choices: tuple[str, ...], cast: list[tupl
 
 
 def _held_out_pair(rng: np.random.Generator) -> tuple[str, str]:
-    pairs = [(noun, color) for noun in nouns() if noun not in NEVER_TINTED for color in COLORS if is_held_out(color, noun)]
+    pairs = [
+        (noun, color) for noun in nouns() if noun not in NEVER_TINTED for color in COLORS if is_held_out(color, noun)
+    ]
     return pairs[rng.integers(len(pairs))]
 
 
-def _place(rng: np.random.Generator, canvas: _Canvas, pixels: np.ndarray, touching: _Sprite | None) -> tuple[int, int] | None:
+def _place(
+    rng: np.random.Generator, canvas: _Canvas, pixels: np.ndarray, touching: _Sprite | None
+) -> tuple[int, int] | None:
     """A corner for the sprite inside the picture, beside another one when it has to touch; None when it does not fit."""
     height, width = pixels.shape[:2]
     room_y, room_x = canvas.top.shape[0] - height, canvas.top.shape[1] - width
@@ -214,7 +229,9 @@ def _place(rng: np.random.Generator, canvas: _Canvas, pixels: np.ndarray, touchi
     return int(np.clip(x, 0, room_x)), int(np.clip(y, 0, room_y))
 
 
-def _layers(rng: np.random.Generator, pixels: np.ndarray, x: int, y: int, owner: int, recipe: Recipe, canvas: _Canvas) -> list[_Sprite]:
+def _layers(
+    rng: np.random.Generator, pixels: np.ndarray, x: int, y: int, owner: int, recipe: Recipe, canvas: _Canvas
+) -> list[_Sprite]:
     """The object's own layers, bottom to top: perhaps a plate, the glyph, perhaps a badge on it."""
     height, width = pixels.shape[:2]
     layers = [_Sprite(pixels, x, y, owner, "object")]
@@ -237,7 +254,9 @@ def _layers(rng: np.random.Generator, pixels: np.ndarray, x: int, y: int, owner:
     return layers
 
 
-def _add_object(rng: np.random.Generator, canvas: _Canvas, owner: int, glyph: np.ndarray, recipe: Recipe, touching: _Sprite | None) -> bool:
+def _add_object(
+    rng: np.random.Generator, canvas: _Canvas, owner: int, glyph: np.ndarray, recipe: Recipe, touching: _Sprite | None
+) -> bool:
     side = max(canvas.top.shape)
     for attempt in range(ATTEMPTS):
         # Later attempts are smaller, so that crowded scenes fill up.
@@ -281,7 +300,9 @@ def draw_scene(split: str, number: int, recipe: Recipe | None = None) -> Scene:
         touching = None
         if grouped and groups:
             touching = next(s for s in reversed(canvas.sprites) if s.level == "object")
-        if _add_object(rng, canvas, len(names), glyph, recipe if touching is None else replace(recipe, plate_share=0.0), touching):
+        if _add_object(
+            rng, canvas, len(names), glyph, recipe if touching is None else replace(recipe, plate_share=0.0), touching
+        ):
             groups.append(len(names))
             names.append((noun, color))
             grouped = grouped and len(groups) < 3
@@ -290,7 +311,9 @@ def draw_scene(split: str, number: int, recipe: Recipe | None = None) -> Scene:
 
 
 def _touching_groups(canvas: _Canvas, count: int) -> dict[int, set[int]]:
-    """For each object the set of objects that its visible pixels touch, itself included; only groups of two or three count."""
+    """For each object the set of objects that its visible pixels touch, itself included; only groups of two or three
+    count.
+    """
     owner_of = np.array([sprite.owner for sprite in canvas.sprites] + [-1])
     owners = owner_of[canvas.top]
     group = list(range(count))
@@ -303,7 +326,9 @@ def _touching_groups(canvas: _Canvas, count: int) -> dict[int, set[int]]:
     return {i: members for i, members in sets.items() if 2 <= len(members) <= 3}
 
 
-def _objects(canvas: _Canvas, names: list[tuple[str, str | None]], groups: dict[int, set[int]]) -> tuple[SceneObject, ...]:
+def _objects(
+    canvas: _Canvas, names: list[tuple[str, str | None]], groups: dict[int, set[int]]
+) -> tuple[SceneObject, ...]:
     objects = []
     for owner, (noun, color) in enumerate(names):
         mask = _masks(canvas, {owner}, {"object", "badge"})
@@ -328,7 +353,9 @@ def sheet(path: str, split: str = "train", rows: int = 5, columns: int = 6, cell
         for thing in scene.objects:
             for mask, paint in ((thing.whole, (0, 255, 255)), (thing.mask, (255, 0, 255)), (thing.part, (255, 255, 0))):
                 if mask is not None:
-                    edge = mask & ~(np.roll(mask, 1, 0) & np.roll(mask, -1, 0) & np.roll(mask, 1, 1) & np.roll(mask, -1, 1))
+                    edge = mask & ~(
+                        np.roll(mask, 1, 0) & np.roll(mask, -1, 0) & np.roll(mask, 1, 1) & np.roll(mask, -1, 1)
+                    )
                     image[edge] = paint
         tile = Image.fromarray(image)
         tile.thumbnail((cell, cell))

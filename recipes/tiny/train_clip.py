@@ -1,6 +1,8 @@
-"""Train the bundled CLIP (open_clip architecture and tokenizer) contrastively on crops of drawn objects and their names.
+"""Train the bundled CLIP (open_clip architecture and tokenizer) contrastively on crops of drawn objects and their
+names.
 
-`python -m recipes.tiny.train_clip --pool runs/pool --out runs/clip`, then the same with `--export` writes grounded/weights/clip.
+`python -m recipes.tiny.train_clip --pool runs/pool --out runs/clip`, then the same with `--export` writes
+grounded/weights/clip.
 """
 
 import json
@@ -78,7 +80,8 @@ def make_batch(pool: list[PoolScene], step: int) -> dict:
 def captions(names: list[tuple[str | None, str | None]], rng: np.random.Generator) -> tuple[list[str], Tensor]:
     """The captions to tell apart and, per crop and caption: 1 true, 0 false, -1 not to be counted.
 
-    All nouns are always there. Tinted crops add their noun in every colour; a plain object's true colour is unknown, so there they do not count.
+    All nouns are always there. Tinted crops add their noun in every colour; a plain object's true colour is unknown, so
+    there they do not count.
     """
     texts = [noun_phrase(noun, None, rng) for noun in nouns()]
     owners: list[tuple[str | None, str | None]] = [(noun, None) for noun in nouns()]
@@ -104,7 +107,9 @@ def normalised(crops: Tensor) -> Tensor:
 
 
 def compute_loss(model: nn.Module, batch: dict, step: int) -> dict[str, Tensor]:
-    """Cross-entropy from crops to captions and back (Radford et al. 2021), with several true captions sharing the target."""
+    """Cross-entropy from crops to captions and back (Radford et al. 2021), with several true captions sharing the
+    target.
+    """
     texts, truth = captions(batch["names"], np.random.default_rng([12, step]))
     tokens = open_clip.tokenize(texts, MODEL["text_cfg"]["context_length"])
     with torch.autocast("cpu", torch.bfloat16):
@@ -123,8 +128,17 @@ def compute_loss(model: nn.Module, batch: dict, step: int) -> dict[str, Tensor]:
 def export(model: nn.Module, folder: Path) -> None:
     """Write the folder that open_clip loads with "local-dir:"."""
     folder.mkdir(parents=True, exist_ok=True)
-    preprocess = {"size": SIDE, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL, "preprocess_cfg": preprocess}, indent=2) + "\n")
+    preprocess = {
+        "size": SIDE,
+        "mode": "RGB",
+        "mean": MEAN,
+        "std": STD,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": MODEL, "preprocess_cfg": preprocess}, indent=2) + "\n"
+    )
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
 

@@ -1,7 +1,8 @@
 """Train the bundled detector on drawn scenes.
 
-`python -m recipes.tiny.train_detector --pool runs/pool --out runs/detector`, then the same with `--export` writes grounded/weights/detector.
-The first steps teach the two backbones alone to agree cell by cell, which is cheap; then the whole detector learns.
+`python -m recipes.tiny.train_detector --pool runs/pool --out runs/detector`, then the same with `--export` writes
+grounded/weights/detector. The first steps teach the two backbones alone to agree cell by cell, which is cheap; then the
+whole detector learns.
 """
 
 from functools import cache
@@ -13,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import generate_masks_with_special_tokens_and_transfer_map
+from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
+    generate_masks_with_special_tokens_and_transfer_map,
+)
 
 from recipes.tiny.detector_losses import Truth, dense_phrase_loss, match, match_by_place, noised_references, set_loss
 from recipes.tiny.detector_model import FIXED, MEAN, SIDE, STD, build_model, build_tokenizer, export
@@ -95,7 +98,9 @@ def make_batch(pool: list[PoolScene], step: int, limit: int = 64) -> dict:
         for row, (start, stop) in enumerate(named_spans):
             tokens[row, start:stop] = True
         batch_truths.append(Truth(torch.from_numpy(boxes), tokens))
-        cell_truth[index] = torch.einsum("khw,kt->hwt", torch.from_numpy(np.ascontiguousarray(cover)), tokens.float()).clamp(max=1)
+        cell_truth[index] = torch.einsum(
+            "khw,kt->hwt", torch.from_numpy(np.ascontiguousarray(cover)), tokens.float()
+        ).clamp(max=1)
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     return {"pixels": pixels, "input_ids": input_ids, "truths": batch_truths, "cells": cell_truth}
 
@@ -117,13 +122,17 @@ class Trainee(nn.Module):
     def backbone_features(self, pixels: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """What enters the encoder: cells (b, n, d) of all levels and tokens (b, t, d)."""
         base = self.detector.model
-        masks, positions = generate_masks_with_special_tokens_and_transfer_map(input_ids, special_tokens=base.special_tokens)
+        masks, positions = generate_masks_with_special_tokens_and_transfer_map(
+            input_ids, special_tokens=base.special_tokens
+        )
         words = base.text_backbone(input_ids, masks[:, None], torch.zeros_like(input_ids), positions).last_hidden_state
         maps, _ = base.backbone(pixels, torch.ones_like(pixels[:, 0], dtype=torch.long))
         cells = [project(level) for project, (level, _) in zip(base.input_proj_vision, maps, strict=True)]
         return torch.cat([level.flatten(2).transpose(1, 2) for level in cells], 1), base.text_projection(words)
 
-    def decode(self, hidden: Tensor, first: Tensor, later: Tensor, text: Tensor, text_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def decode(
+        self, hidden: Tensor, first: Tensor, later: Tensor, text: Tensor, text_mask: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         """Token logits and boxes of every decoder layer, from its hidden states and the references it started from."""
         found = []
         for level in range(hidden.shape[1]):
@@ -149,7 +158,11 @@ def compute_loss(model: Trainee, batch: dict, step: int, align_steps: int) -> di
     if step < align_steps:
         with torch.autocast("cpu", torch.bfloat16):
             vision, text = model.backbone_features(pixels, ids)
-        return {"dense": dense_phrase_loss(vision.float(), text.float(), text_mask, dense, model.dense_scale[0], model.dense_bias[0])}
+        return {
+            "dense": dense_phrase_loss(
+                vision.float(), text.float(), text_mask, dense, model.dense_scale[0], model.dense_bias[0]
+            )
+        }
     base = model.detector.model
     decoder_call: dict = {}
     hook = base.decoder.register_forward_pre_hook(lambda _, args, kwargs: decoder_call.update(kwargs), with_kwargs=True)
@@ -159,10 +172,22 @@ def compute_loss(model: Trainee, batch: dict, step: int, align_steps: int) -> di
         references = noised_references(truths, model.detector.config.num_queries)
         again = base.decoder(**{**decoder_call, "reference_points": references})
         text = out.encoder_last_hidden_state_text
-        layers = model.decode(out.intermediate_hidden_states, out.init_reference_points, out.intermediate_reference_points, text, text_mask)
-        noised = model.decode(again.intermediate_hidden_states, references, again.intermediate_reference_points, text, text_mask)
+        layers = model.decode(
+            out.intermediate_hidden_states,
+            out.init_reference_points,
+            out.intermediate_reference_points,
+            text,
+            text_mask,
+        )
+        noised = model.decode(
+            again.intermediate_hidden_states, references, again.intermediate_reference_points, text, text_mask
+        )
     vision = out.encoder_last_hidden_state_vision
-    parts = {"dense": dense_phrase_loss(vision.float(), text.float(), text_mask, dense, model.dense_scale[1], model.dense_bias[1])}
+    parts = {
+        "dense": dense_phrase_loss(
+            vision.float(), text.float(), text_mask, dense, model.dense_scale[1], model.dense_bias[1]
+        )
+    }
     first_logits = out.enc_outputs_class.float()[..., : ids.shape[1]].clamp(min=-50)
     best = first_logits.max(-1)[0].topk(model.detector.config.num_queries, 1).indices[..., None]
     first_logits = torch.gather(first_logits, 1, best.expand(-1, -1, first_logits.shape[-1]))
@@ -182,7 +207,9 @@ def compute_loss(model: Trainee, batch: dict, step: int, align_steps: int) -> di
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/detector"), show_default=True)
 @click.option("--steps", default=2400, show_default=True)
 @click.option("--align-steps", default=600, show_default=True, help="Steps for the two backbones alone, at the start.")
-@click.option("--export", "to_export", is_flag=True, help="Only write the trained weights to grounded/weights/detector.")
+@click.option(
+    "--export", "to_export", is_flag=True, help="Only write the trained weights to grounded/weights/detector."
+)
 def main(pool: Path, out: Path, steps: int, align_steps: int, to_export: bool) -> None:
     """Train the tiny detector."""
     torch.manual_seed(0)
@@ -193,7 +220,9 @@ def main(pool: Path, out: Path, steps: int, align_steps: int, to_export: bool) -
         return
     scenes = open_pool(pool)
     settings = Settings(out, steps, learning_rate=5e-4, muon_rate=1e-3, not_for_muon=NOT_FOR_MUON)
-    train(model, lambda step: make_batch(scenes, step), lambda m, b, step: compute_loss(m, b, step, align_steps), settings)
+    train(
+        model, lambda step: make_batch(scenes, step), lambda m, b, step: compute_loss(m, b, step, align_steps), settings
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Train the bundled segany `tiny`: points, boxes, masks and the text prompt, with corrective clicks.
 
-`python -m recipes.tiny.train_segany --pool runs/pool --clip runs/clip --out runs/segany`, then the same with `--export` writes
-segany/weights/tiny.safetensors. The text prompt is taught with CLIP image embeddings of mask crops (Segment Anything, section 7.5);
-from `--text-from` on, text embeddings of the phrase take their place half of the time.
+`python -m recipes.tiny.train_segany --pool runs/pool --clip runs/clip --out runs/segany`, then the same with `--export`
+writes segany/weights/tiny.safetensors. The text prompt is taught with CLIP image embeddings of mask crops (Segment
+Anything, section 7.5); from `--text-from` on, text embeddings of the phrase take their place half of the time.
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,11 @@ def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.
     image = scene.framed
     if rng.random() < 0.5:
         image = grey_background(image, scene.mask(thing))
-    crop = square_crop(image, (x0, y0, x1, y1), rng.uniform(0, 0.2), train_clip.SIDE) if "text" in kind else np.zeros((1, 1, 3), np.uint8)
+    crop = (
+        square_crop(image, (x0, y0, x1, y1), rng.uniform(0, 0.2), train_clip.SIDE)
+        if "text" in kind
+        else np.zeros((1, 1, 3), np.uint8)
+    )
     twins = [o for o in scene.objects if o.noun == thing.noun]
     color = thing.color if len(twins) > 1 or rng.random() < 0.5 else None
     return Drawn(picture, _flipped(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
@@ -122,7 +126,9 @@ def normalised(pixels: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
 
 
 def jittered_boxes(truths: Tensor) -> Tensor:
-    """Boxes of (n, h, w) bool masks, each side off by a tenth of the box's size at most (appendix A of the paper; at most 10 pixels)."""
+    """Boxes of (n, h, w) bool masks, each side off by a tenth of the box's size at most (appendix A of the paper; at
+    most 10 pixels).
+    """
     columns, rows = truths.any(1).float(), truths.any(2).float()
     corners = torch.stack(
         [columns.argmax(1), rows.argmax(1), SIDE - columns.flip(1).argmax(1), SIDE - rows.flip(1).argmax(1)], 1
@@ -181,7 +187,9 @@ def compute_loss(model: SegAny, clip: nn.Module, batch: dict, text_share: float)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
 @click.option("--steps", default=3000, show_default=True)
 @click.option("--text-from", default=1500, show_default=True, help="The step from which text embeddings are mixed in.")
-@click.option("--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors.")
+@click.option(
+    "--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors."
+)
 def main(pool: Path, clip_run: Path, out: Path, steps: int, text_from: int, to_export: bool) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)

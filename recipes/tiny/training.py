@@ -1,7 +1,8 @@
 """The loop that the three trainings share: seeded, resumable, logged, with progress.
 
-The learning rate warms up, stays, and falls linearly to zero over the last part (Hagele et al. 2024), so a longer run can go on from a
-checkpoint taken before the fall. Matrices inside the networks may use Muon (Jordan et al. 2024), which needs fewer steps than AdamW.
+The learning rate warms up, stays, and falls linearly to zero over the last part (Hagele et al. 2024), so a longer run
+can go on from a checkpoint taken before the fall. Matrices inside the networks may use Muon (Jordan et al. 2024), which
+needs fewer steps than AdamW.
 """
 
 import json
@@ -64,7 +65,11 @@ def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimiz
             continue
         if parameter.ndim != 2 or id(parameter) in embeddings:
             (decayed if parameter.ndim == 4 else plain).append(parameter)
-        elif settings.muon_rate is not None and min(parameter.shape) > 8 and not any(x in name for x in settings.not_for_muon):
+        elif (
+            settings.muon_rate is not None
+            and min(parameter.shape) > 8
+            and not any(x in name for x in settings.not_for_muon)
+        ):
             muon.append(parameter)
         else:
             decayed.append(parameter)
@@ -73,7 +78,9 @@ def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimiz
     if muon and settings.muon_rate is not None:
         # "match_rms_adamw" scales the update so that rates and decay mean what they mean for AdamW.
         made.append(
-            torch.optim.Muon(muon, settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(
+                muon, settings.muon_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
         )
     return made
 
@@ -91,7 +98,9 @@ def train(
     compute_loss: Callable[[nn.Module, Any, int], dict[str, Tensor]],
     settings: Settings,
 ) -> None:
-    """Train to `settings.steps`, going on from `out/state.pt` when it is there. `compute_loss` returns parts that are summed."""
+    """Train to `settings.steps`, going on from `out/state.pt` when it is there. `compute_loss` returns parts that are
+    summed.
+    """
     settings.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     optimizer_list = optimizers(model, settings)
@@ -122,7 +131,9 @@ def train(
             parts = compute_loss(model, batch, step)
             loss = torch.stack([part for name, part in parts.items() if not name.startswith("_")]).sum()
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower the learning rate and resume")
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at step {step}; lower the learning rate and resume"
+                )
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
             for optimizer in optimizer_list:
@@ -135,5 +146,9 @@ def train(
                 log.flush()
                 bar.set_postfix(loss=f"{loss.item():.3f}")
             if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-                state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizer_list], "step": step + 1}
+                state = {
+                    "model": model.state_dict(),
+                    "optimizers": [o.state_dict() for o in optimizer_list],
+                    "step": step + 1,
+                }
                 save_state(checkpoint, state)

@@ -57,7 +57,9 @@ LOOK_ALIKES = (
 )
 
 SAME_IN_PLURAL = frozenset(
-    "fish;tropical fish;grapes;cherries;broccoli;bread;fries;sushi;corn;scissors;glasses;jeans;ice cream;cheese".split(";")
+    "fish;tropical fish;grapes;cherries;broccoli;bread;fries;sushi;corn;scissors;glasses;jeans;ice cream;cheese".split(
+        ";"
+    )
 )
 IRREGULAR = {
     "wolf": "wolves",
@@ -67,13 +69,15 @@ IRREGULAR = {
     "tomato": "tomatoes",
 }
 
-# Nouns outside the vocabulary. Training sees the first list as words that name nothing in the picture; the second is for evaluation only.
+# Nouns outside the vocabulary. Training sees the first list as words that name nothing in the picture; the second is
+# for evaluation only.
 FOREIGN_TRAIN = tuple(
     "candle;ladder;bottle;spoon;bridge;mountain;river;pillow;table;mirror;window;anchor;feather;helmet;ribbon;basket;engine;"
     "blanket;statue;lantern;hammock;teapot;saddle;canoe;fountain;necklace;puppet;kettle;magnet;whistle;curtain;barrel;goose;"
     "squirrel;lobster;pear;mango;garlic;cucumber;muffin;pretzel;walnut;stapler;wallet;glove;sock;scarf;belt;broom;bucket;"
     "shovel;wrench;saw;needle;button;zipper;carpet;sofa;desk;shelf;oven;fridge;toaster;blender;fork;knife;plate;bowl;"
-    "napkin;lamp;fan;piano;flute;harp;truck;van;tram;subway;scooter;skateboard;surfboard;kite;dice;chess board;puzzle;doll".split(";")
+    "napkin;lamp;fan;piano;flute;harp;truck;van;tram;subway;scooter;skateboard;surfboard;kite;dice;"
+    "chess board;puzzle;doll".split(";")
 )
 FOREIGN_TEST = tuple(
     "pigeon;llama;ostrich;moose;beaver;parrot;seal;crab;shrimp;ant;worm;plum;fig;radish;onion;pepper;"

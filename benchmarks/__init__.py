@@ -1,0 +1,1 @@
+"""Timings, each printed beside its budget or its peer by one command."""
