@@ -215,7 +215,7 @@ def _held_out_pair(rng: np.random.Generator) -> tuple[str, str]:
 def _place(
     rng: np.random.Generator, canvas: _Canvas, pixels: np.ndarray, touching: _Sprite | None
 ) -> tuple[int, int] | None:
-    """A corner for the sprite inside the picture, beside another one when it has to touch; None when it does not fit."""
+    """A corner for the sprite, beside another one when it has to touch; None when it does not fit into the picture."""
     height, width = pixels.shape[:2]
     room_y, room_x = canvas.top.shape[0] - height, canvas.top.shape[1] - width
     if room_y < 0 or room_x < 0:

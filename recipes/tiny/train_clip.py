@@ -13,7 +13,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recipes.tiny.crops import grey_background, square_crop
@@ -37,6 +37,13 @@ BACKGROUND_PHRASES = ("background", "a plain background", "a pattern", "nothing"
 def build() -> nn.Module:
     """The untrained model."""
     return open_clip.CLIP(**MODEL)
+
+
+def load_shipped() -> nn.Module:
+    """The model with the weights that come with the package, in float32."""
+    model = build()
+    model.load_state_dict(load_file(WEIGHTS / "open_clip_model.safetensors"))
+    return model
 
 
 def sample_crop(scene: PoolScene, rng: np.random.Generator) -> tuple[np.ndarray, str | None, str | None]:
@@ -147,11 +154,12 @@ def export(model: nn.Module, folder: Path) -> None:
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/clip"), show_default=True)
 @click.option("--steps", default=900, show_default=True)
+@click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option("--export", "to_export", is_flag=True, help="Only write the trained weights to grounded/weights/clip.")
-def main(pool: Path, out: Path, steps: int, to_export: bool) -> None:
+def main(pool: Path, out: Path, steps: int, from_shipped: bool, to_export: bool) -> None:
     """Train the tiny CLIP."""
     torch.manual_seed(0)
-    model = build()
+    model = load_shipped() if from_shipped else build()
     if to_export:
         model.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
         export(model, WEIGHTS)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
     generate_masks_with_special_tokens_and_transfer_map,
@@ -207,13 +208,16 @@ def compute_loss(model: Trainee, batch: dict, step: int, align_steps: int) -> di
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/detector"), show_default=True)
 @click.option("--steps", default=2400, show_default=True)
 @click.option("--align-steps", default=600, show_default=True, help="Steps for the two backbones alone, at the start.")
+@click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option(
     "--export", "to_export", is_flag=True, help="Only write the trained weights to grounded/weights/detector."
 )
-def main(pool: Path, out: Path, steps: int, align_steps: int, to_export: bool) -> None:
+def main(pool: Path, out: Path, steps: int, align_steps: int, from_shipped: bool, to_export: bool) -> None:
     """Train the tiny detector."""
     torch.manual_seed(0)
     model = Trainee()
+    if from_shipped:
+        model.detector.load_state_dict(load_file(WEIGHTS / "model.safetensors"), strict=False)
     if to_export:
         model.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
         export(model.detector, WEIGHTS)

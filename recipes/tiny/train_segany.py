@@ -1,6 +1,6 @@
 """Train the bundled segany `tiny`: points, boxes, masks and the text prompt, with corrective clicks.
 
-`python -m recipes.tiny.train_segany --pool runs/pool --clip runs/clip --out runs/segany`, then the same with `--export`
+`python -m recipes.tiny.train_segany --pool runs/pool --out runs/segany`, then the same with `--export`
 writes segany/weights/tiny.safetensors. The text prompt is taught with CLIP image embeddings of mask crops (Segment
 Anything, section 7.5); from `--text-from` on, text embeddings of the phrase take their place half of the time.
 """
@@ -21,7 +21,7 @@ from recipes.tiny.pool import SIDE, PoolObject, PoolScene, open_pool
 from recipes.tiny.training import Settings, train
 from recipes.tiny.vocabulary import noun_phrase
 from segany import PRESETS, Prompts, SegAny
-from segany.checkpoint import save
+from segany.checkpoint import load, save
 from segany.points import random_point
 from segany.training import interactive_rounds
 
@@ -183,24 +183,23 @@ def compute_loss(model: SegAny, clip: nn.Module, batch: dict, text_share: float)
 
 @click.command()
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
-@click.option("--clip", "clip_run", type=click.Path(path_type=Path), default=Path("runs/clip"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
 @click.option("--steps", default=3000, show_default=True)
 @click.option("--text-from", default=1500, show_default=True, help="The step from which text embeddings are mixed in.")
+@click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option(
     "--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors."
 )
-def main(pool: Path, clip_run: Path, out: Path, steps: int, text_from: int, to_export: bool) -> None:
+def main(pool: Path, out: Path, steps: int, text_from: int, from_shipped: bool, to_export: bool) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)
-    model = SegAny(CONFIG)
+    model = load(WEIGHTS) if from_shipped else SegAny(CONFIG)
     if to_export:
         model.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
+        WEIGHTS.parent.mkdir(exist_ok=True)
         save(model, WEIGHTS)
         return
-    clip = train_clip.build()
-    clip.load_state_dict(torch.load(clip_run / "state.pt", weights_only=True)["model"])
-    clip.eval()
+    clip = train_clip.load_shipped().eval()
     scenes = open_pool(pool)
     settings = Settings(out, steps, learning_rate=8e-4, muon_rate=1.5e-3, decay_share=0.4)
     train(
