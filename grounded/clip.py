@@ -34,7 +34,7 @@ class EmbeddingCache:
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self._entries: OrderedDict[str, Float[Tensor, "c"]] = OrderedDict()
+        self._entries: OrderedDict[str, Float[Tensor, c]] = OrderedDict()
         self._lock = Lock()
 
     def find(self, phrases: Sequence[str]) -> dict[str, Float[Tensor, "c"]]:

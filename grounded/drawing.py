@@ -81,7 +81,7 @@ def _blend_mask(
     """Tint the area of a mask on `canvas`, in place, and outline it. Smooth at the edges; `line_width` in pixels."""
     if not mask.any():
         return
-    rows, columns = (_span(mask.any(axis=axis), margin=round(3 * line_width) + 2) for axis in (1, 0))
+    rows, columns = (_span(np.any(mask, axis=axis), margin=round(3 * line_width) + 2) for axis in (1, 0))
     window = canvas[rows, columns]
     sharp = Image.fromarray(mask[rows, columns].astype(np.uint8) * 255)
     soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(line_width / 2)), dtype=np.float32)[..., None] / 255
@@ -152,7 +152,7 @@ def _overlap(a: Box, b: Box) -> int:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _shorten(caption: str, font: Font, width: float) -> str:
+def _shorten(caption: str, font: Font, width: int) -> str:
     """Cut a caption that is wider than `width` pixels, and mark the cut."""
     if font.getlength(caption) <= width:
         return caption

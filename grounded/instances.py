@@ -51,8 +51,8 @@ class Instances:
         phrases, (height, width) = tuple(self.phrases), self.image_size
         ids, rles = np.asarray(self.phrase_ids, dtype=np.int64), tuple(self.rles)
         n, p = len(rles), len(phrases)
-        shapes = dict.fromkeys(("scores", "detector_scores", "clip_scores", "predicted_iou"), (n,))
-        shapes |= {"boxes": (n, 4), "score_matrix": (n, p)}
+        shapes: dict[str, tuple[int, ...]] = {"boxes": (n, 4), "score_matrix": (n, p)}
+        shapes |= dict.fromkeys(_SCORE_KEYS, (n,))
         arrays = {name: np.asarray(getattr(self, name), dtype=np.float32) for name in shapes}
         for name, shape in shapes.items():
             check_shape(name, arrays[name], shape)
@@ -87,8 +87,8 @@ class Instances:
         )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Instances":
-        """Read back what `to_dict` returned, but for the sections that it was only passed.
+    def from_dict(cls, data: Any) -> "Instances":
+        """Read back the mapping that `to_dict` returned, but for what `to_dict` was only passed.
 
         A result without "phrase_scores" is read with a score matrix of nan.
 
@@ -104,7 +104,7 @@ class Instances:
                 phrases=phrases,
                 image_size=(int(data["image"]["height"]), int(data["image"]["width"])),
                 phrase_ids=np.array([entry["phrase_id"] for entry in entries], dtype=np.int64),
-                boxes=np.array([entry["box"] for entry in entries], dtype=np.float32).reshape(len(entries), -1),
+                boxes=np.array([entry["box"] for entry in entries], dtype=np.float32).reshape(len(entries), 4),
                 rles=tuple(RLE(size=list(entry["mask"]["size"]), counts=entry["mask"]["counts"]) for entry in entries),
                 score_matrix=np.array(matrix, dtype=np.float32).reshape(len(entries), len(phrases)),
                 sources=np.array([entry["source"] for entry in entries], dtype=np.str_),

@@ -18,7 +18,7 @@ from grounded.phrases import parse
 from grounded.suppression import suppress
 from grounded.timing import Stopwatch
 from grounded.types import Detections, Detector, Instances, Segmenter, TextEncoder
-from segany import MaskPrediction
+from segany import MaskPrediction, Predictor
 from segany.masks import RLE, encode_rle
 
 Text = str | Sequence[str]
@@ -52,11 +52,12 @@ class Pipeline:
             return
         if self.text_encoder is None:
             raise ConfigError(f"mode {mode!r} needs a text encoder, got none")
-        if self.segmenter.text_dim is None:
+        text_dim = _text_dim(self.segmenter)
+        if text_dim is None:
             raise ConfigError(f"mode {mode!r} needs a segmenter with a text prompt, this one has none: use mode 'box'")
-        if self.segmenter.text_dim != self.text_encoder.dim:
+        if text_dim != self.text_encoder.dim:
             raise ConfigError(
-                f"the text encoder must give embeddings of width {self.segmenter.text_dim}, "
+                f"the text encoder must give embeddings of width {text_dim}, "
                 f"which the segmenter was trained with, got {self.text_encoder.dim}"
             )
 
@@ -182,6 +183,11 @@ class Pipeline:
             prompting.mask_containment_threshold,
         )
         return instances[kept]
+
+
+def _text_dim(segmenter: Segmenter) -> int | None:
+    """Width of the text embeddings that a segmenter was trained with; None for one without a text prompt."""
+    return segmenter.model.config.text_dim if isinstance(segmenter, Predictor) else None
 
 
 def _from_detections(

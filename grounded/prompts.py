@@ -1,5 +1,7 @@
 """Detections and text embeddings -> prompts for the segmenter."""
 
+from typing import TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +10,8 @@ from grounded.config import Mode
 from grounded.errors import PromptError
 from grounded.types import Detections
 from segany import Prompts
+
+T = TypeVar("T")
 
 
 def build(
@@ -28,18 +32,19 @@ def build(
     Raises:
         PromptError: what the mode needs is missing, or there is not one embedding per phrase.
     """
-    if mode != "box" and text_embeddings is None:
-        raise PromptError(f"mode {mode!r} needs text embeddings, got none")
-    if mode == "text":
-        return Prompts(text=text_embeddings[:, None])  # (p, 1, c)
-    if detections is None:
-        raise PromptError(f"mode {mode!r} needs detections, got none")
-    boxes = torch.from_numpy(detections.boxes)
     if mode == "box":
-        return Prompts(boxes=boxes)
-    if len(text_embeddings) != detections.scores.shape[1]:
-        raise PromptError(
-            f"text embeddings must be one per phrase, {detections.scores.shape[1]}, got {len(text_embeddings)}"
-        )
-    ids = torch.from_numpy(detections.phrase_ids).to(text_embeddings.device)
-    return Prompts(boxes=boxes.to(text_embeddings.device), text=text_embeddings[ids][:, None])  # (n, 1, c)
+        return Prompts(boxes=_needed(detections, "detections", mode).boxes)
+    text = _needed(text_embeddings, "text embeddings", mode)
+    if mode == "text":
+        return Prompts(text=text[:, None])  # (p, 1, c)
+    found = _needed(detections, "detections", mode)
+    if len(text) != found.scores.shape[1]:
+        raise PromptError(f"text embeddings must be one per phrase, {found.scores.shape[1]}, got {len(text)}")
+    boxes, ids = (torch.from_numpy(array).to(text.device) for array in (found.boxes, found.phrase_ids))
+    return Prompts(boxes=boxes, text=text[ids][:, None])  # (n, 1, c)
+
+
+def _needed(value: T | None, name: str, mode: Mode) -> T:
+    if value is None:
+        raise PromptError(f"mode {mode!r} needs {name}, got none")
+    return value

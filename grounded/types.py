@@ -5,7 +5,7 @@ Boxes are xyxy float pixels of the upright original image; masks are (height, wi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -75,6 +75,7 @@ class Detections:
         return (self[i] for i in range(len(self)))
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds boxes for phrases."""
 
@@ -83,6 +84,7 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """Embeds phrases for the text prompt."""
 
@@ -96,13 +98,9 @@ class TextEncoder(Protocol):
         ...
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """Answers prompts with masks. `segany.Predictor` is one. An embedding is a value that the caller holds."""
-
-    @property
-    def text_dim(self) -> int | None:
-        """Width of the text embeddings that may be prompted; None where there is no text prompt."""
-        ...
 
     def encode(self, image: Image.Image) -> Any:
         """Return the embedding of an RGB image."""
@@ -113,6 +111,7 @@ class Segmenter(Protocol):
         ...
 
 
+@runtime_checkable
 class RegionScorer(Protocol):
     """Scores masks against phrases by what they show."""
 

@@ -87,7 +87,7 @@ class AutomaticMaskGenerator:
     def _point_grids(self) -> list[Float[Tensor, "_ 2"]]:
         """Points in [0, 1] for each layer of crops."""
         if self.point_grids is not None:
-            return [torch.as_tensor(grid, dtype=torch.float32) for grid in self.point_grids]
+            return [torch.as_tensor(grid, dtype=torch.float32, device="cpu") for grid in self.point_grids]
         assert self.points_per_side is not None  # checked in __post_init__
         return build_layer_point_grids(self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor)
 

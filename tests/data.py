@@ -25,6 +25,7 @@ needs_bundled_weights = pytest.mark.skipif(
 )
 
 F = TypeVar("F", bound=Callable)
+T = TypeVar("T")
 
 
 def photo(name: str) -> Path:
@@ -53,6 +54,13 @@ def picnic_truth() -> dict[str, list[np.ndarray]]:
 def unchecked(function: F) -> F:
     """The function as its users have it, without the type checks that the test run adds around it."""
     return inspect.unwrap(function)
+
+
+def build_unchecked(cls: type[T], *arguments: object, **fields: object) -> T:
+    """A dataclass as its users build it, without the type checks that the test run adds around it."""
+    value = object.__new__(cls)
+    inspect.unwrap(cls.__init__)(value, *arguments, **fields)
+    return value
 
 
 def disk(height: int, width: int, x: float, y: float, radius: float) -> np.ndarray:

@@ -21,9 +21,9 @@ def instances_of(masks: np.ndarray, labels: list[str], boxes: list | None = None
         rles=tuple(encode_rle(masks)),
         scores=scores,
         detector_scores=scores,
-        clip_scores=np.full(n, np.nan),
+        clip_scores=np.full(n, np.nan, np.float32),
         predicted_iou=scores,
-        score_matrix=np.zeros((n, len(phrases))),
+        score_matrix=np.zeros((n, len(phrases)), np.float32),
         sources=np.array(["detector"] * n),
     )
 
@@ -57,7 +57,9 @@ def test_no_instances():
 
 def test_small_masks_lie_above_large_ones():
     large, small = disk(200, 300, 150, 100, 90), disk(200, 300, 150, 100, 30)
-    one = np.asarray(draw(GREY, instances_of(np.stack([large, small]), ["dog", "pizza"]), opacity=1, show_scores=False))
+    one = np.asarray(
+        draw(GREY, instances_of(np.stack([large, small]), ["dog", "pizza"]), opacity=1.0, show_scores=False)
+    )
     np.testing.assert_allclose(one[100, 150], phrase_colour("pizza"), atol=1)
 
 

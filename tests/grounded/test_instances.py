@@ -8,13 +8,13 @@ from pycocotools import mask as coco_mask
 from grounded.errors import ResultError
 from grounded.instances import Instances
 from segany.masks import encode_rle
-from tests.data import disk
+from tests.data import build_unchecked, disk
 
 MASKS = np.stack([disk(30, 40, 10, 10, 6), disk(30, 40, 25, 12, 9), disk(30, 40, 30, 20, 4) | disk(30, 40, 5, 25, 3)])
 NAN = float("nan")
 
 
-def build(**changes: object) -> Instances:
+def parts(**changes: object) -> dict:
     values: dict = {
         "phrases": ("a dog", "pizza", "猫"),
         "image_size": (30, 40),
@@ -28,7 +28,11 @@ def build(**changes: object) -> Instances:
         "score_matrix": np.array([[0.1, 0.91, 0], [0.7, 0.2, 0.1], [NAN, 0.3, 0.2]], np.float32),
         "sources": np.array(["detector", "text", "automatic"]),
     }
-    return Instances(**{**values, **changes})
+    return {**values, **changes}
+
+
+def build(**changes: object) -> Instances:
+    return Instances(**parts(**changes))
 
 
 def assert_same(actual: Instances, expected: Instances):
@@ -157,7 +161,7 @@ def test_results_without_phrase_scores_are_read():
 )
 def test_wrong_parts(changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        build(**changes)
+        build_unchecked(Instances, **parts(**changes))
 
 
 @pytest.mark.parametrize(

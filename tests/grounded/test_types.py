@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from grounded.types import Detections
+from tests.data import build_unchecked
 
 BOXES = np.array([[0, 0, 9, 9], [1, 2, 3, 4], [5, 5, 8, 7]], np.float32)
 SCORES = np.array([[0.9, 0.1], [0.2, 0.7], [0.5, 0.4]], np.float32)
@@ -88,4 +89,4 @@ def test_parts_that_cannot_be_joined(parts: list[Detections], message: str):
 )
 def test_wrong_shapes(boxes: np.ndarray, scores: np.ndarray, ids: np.ndarray, message: str):
     with pytest.raises(ValueError, match=message):
-        Detections(boxes, scores, ids)
+        build_unchecked(Detections, boxes, scores, ids)

@@ -1,0 +1,67 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grounded.images import open_image
+from grounded.instances import Instances
+from grounded.writing import mask_name, output_folders, write_result
+from tests.grounded.test_instances import MASKS, assert_same, build
+
+
+@pytest.mark.parametrize(
+    ("images", "folders"),
+    [
+        pytest.param([], [], id="none"),
+        pytest.param(["a.png"], ["."], id="one"),
+        pytest.param(["a.png", "b.jpg"], ["a", "b"], id="two"),
+        pytest.param(["x/a.png", "y/a.png", "a.jpg"], ["a", "a-2", "a-3"], id="equal stems"),
+        pytest.param(["a.png", "a-2.png", "b/a.png"], ["a", "a-2", "a-3"], id="number already taken"),
+        pytest.param(["A.png", "a.png"], ["A", "a-2"], id="equal but for case"),
+        pytest.param(["a.b.png", "a.c.png"], ["a.b", "a.c"], id="dots"),
+    ],
+)
+def test_output_folders(images: list[str], folders: list[str]):
+    assert output_folders([Path(image) for image in images], Path("out")) == [Path("out") / name for name in folders]
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [
+        ("a dog", "007-a-dog.png"),
+        ("../etc/passwd", "007-etc-passwd.png"),
+        ("Café: red?", "007-cafe-red.png"),
+        ("猫", "007-phrase.png"),
+        ("word " * 30, "007-word-word-word-word-word-word-word-word.png"),
+    ],
+)
+def test_mask_name(phrase: str, name: str):
+    assert mask_name(7, phrase) == name
+
+
+@pytest.mark.parametrize("instances", [build(), Instances.empty(("a dog",), (30, 40))], ids=["three", "none"])
+def test_result_is_complete(instances: Instances, tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 40)).save(tmp_path / "image.png", exif=exif)  # upright: 40 wide, 30 high
+    write_result(tmp_path / "out", open_image(tmp_path / "image.png"), instances, {"detector": "bundled:detector"})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "overlay.png", "result.json"]
+    assert_same(Instances.from_json(tmp_path / "out" / "result.json"), instances)
+    data = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert data["image"] == {"file": "image.png", "orientation": 6, "width": 40, "height": 30}
+    assert data["models"] == {"detector": "bundled:detector"}
+    assert Image.open(tmp_path / "out" / "overlay.png").size == (40, 30)
+    names = sorted(path.name for path in (tmp_path / "out" / "masks").iterdir())
+    assert names == ["000-pizza.png", "001-a-dog.png", "002-pizza.png"][: len(instances)]
+    for name, mask in zip(names, MASKS, strict=False):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / name)), mask * np.uint8(255))
+
+
+def test_a_second_run_leaves_no_masks_of_the_first(tmp_path: Path):
+    source = open_image(np.zeros((30, 40, 3), np.uint8))
+    write_result(tmp_path, source, build())
+    (tmp_path / "masks" / "own.png").write_bytes(b"not ours")
+    write_result(tmp_path, source, build()[1])
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["000-a-dog.png", "own.png"]
