@@ -18,6 +18,7 @@ def write_safetensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: M
     try:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(contiguous, temporary, metadata={**metadata, "format": "pt"})
+        os.chmod(temporary, 0o644)  # safetensors writes for the owner alone, which breaks installed packages
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

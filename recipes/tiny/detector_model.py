@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig, BertTokenizer, MMGroundingDinoConfig, MMGroundingDinoForObjectDetection, SwinConfig
 
 from recipes.tiny.vocabulary import COLORS, nouns, plural
+from segany.files import write_safetensors
 
 SIDE = 192
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -105,4 +105,4 @@ def export(model: nn.Module, folder: Path) -> None:
         )
         if not tied:
             weights[name] = value.to(torch.float16).contiguous() if value.is_floating_point() else value
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(folder / "model.safetensors", weights, {})

@@ -8,16 +8,16 @@ import sys
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from recipes.tiny.backgrounds import draw_background
+from recipes.tiny.canvas import Canvas, Sprite, plain_shape, turned
 from recipes.tiny.glyphs import atlas, tinted
 from recipes.tiny.vocabulary import COLORS, NEVER_TINTED, is_held_out, look_alikes, nouns
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 MIN_SIDE, MAX_SIDE = 192, 640
 MIN_SCALE, MAX_SCALE = 0.12, 0.45  # of the picture's longer side
-MIN_VISIBLE = 0.5
 ATTEMPTS = 12  # to find a free place for one object
 
 
@@ -67,91 +67,6 @@ class Scene:
     def matching(self, noun: str, color: str | None = None) -> list[SceneObject]:
         """The objects that a phrase of this noun, and colour when given, names."""
         return [o for o in self.objects if o.noun == noun and (color is None or o.color == color)]
-
-
-@dataclass(frozen=True)
-class _Sprite:
-    """One layer to paint: RGBA pixels at a place, and which object and level it belongs to."""
-
-    pixels: np.ndarray
-    x: int
-    y: int
-    owner: int
-    level: str  # "plate", "object" or "badge"
-
-
-class _Canvas:
-    """Layers painted in order, and for every pixel the number of the layer on top."""
-
-    def __init__(self, background: np.ndarray) -> None:
-        self.color = background
-        self.top = np.full(background.shape[:2], -1, np.int16)
-        self.sprites: list[_Sprite] = []
-        self.areas: list[int] = []
-
-    def window(self, sprite: _Sprite) -> tuple[slice, slice]:
-        height, width = sprite.pixels.shape[:2]
-        return slice(sprite.y, sprite.y + height), slice(sprite.x, sprite.x + width)
-
-    def hides_too_much(self, sprite: _Sprite) -> bool:
-        """Whether painting this layer would leave less than half of some object visible."""
-        window = self.window(sprite)
-        covered = np.bincount(self.top[window][sprite.pixels[..., 3] > 127] + 1, minlength=len(self.sprites) + 1)[1:]
-        for index in np.nonzero(covered)[0]:
-            other = self.sprites[index]
-            if other.level == "object" and other.owner != sprite.owner:
-                visible = (self.top == index).sum() - covered[index]
-                if visible < MIN_VISIBLE * self.areas[index]:
-                    return True
-        return False
-
-    def paint(self, sprite: _Sprite) -> None:
-        window = self.window(sprite)
-        alpha = sprite.pixels[..., 3:].astype(np.float32) / 255
-        self.color[window] += alpha * (sprite.pixels[..., :3] - self.color[window])
-        opaque = sprite.pixels[..., 3] > 127
-        self.top[window][opaque] = len(self.sprites)
-        self.sprites.append(sprite)
-        self.areas.append(int(opaque.sum()))
-
-
-def _turned(glyph: np.ndarray, side: float, angle: float, flip: bool) -> np.ndarray:
-    """The glyph flipped, rotated and scaled so that the longer side of its extent is `side` pixels."""
-    image = Image.fromarray(glyph)
-    if flip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = _cut(np.asarray(image.rotate(angle, Image.Resampling.BICUBIC, expand=True)))
-    scale = side / max(pixels.shape)
-    size = max(round(pixels.shape[1] * scale), 4), max(round(pixels.shape[0] * scale), 4)
-    return _cut(np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)))
-
-
-def _cut(pixels: np.ndarray) -> np.ndarray:
-    """The RGBA pixels cut to the extent of what is opaque."""
-    ys, xs = np.nonzero(pixels[..., 3] > 127)
-    return np.ascontiguousarray(pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1])
-
-
-def _shape(rng: np.random.Generator, width: int, height: int, kinds: tuple[str, ...]) -> np.ndarray:
-    """A plain filled shape, RGBA; drawn four times larger and reduced so that its edge is smooth."""
-    image = Image.new("RGBA", (width * 2, height * 2), (0, 0, 0, 0))
-    draw = ImageDraw.Draw(image)
-    fill = (*(int(c) for c in rng.integers(0, 256, 3)), 255)
-    rim = fill if rng.random() < 0.4 else (*(int(c) for c in rng.integers(0, 256, 3)), 255)
-    box = (0, 0, width * 2 - 1, height * 2 - 1)
-    kind = kinds[rng.integers(len(kinds))]
-    if kind == "plate":
-        draw.ellipse(box, fill, rim, max(2, width // 12))
-    elif kind == "card":
-        draw.rounded_rectangle(box, min(width, height) * rng.uniform(0, 0.5), fill, rim, max(2, width // 20))
-    else:
-        center, turns = np.array([width, height]), np.arange(10) * np.pi / 5
-        radii = np.where(np.arange(10) % 2, 0.55, 1.0)
-        draw.polygon(
-            [tuple(center * (1 + r * np.array([np.sin(t), -np.cos(t)]))) for t, r in zip(turns, radii, strict=True)],
-            fill,
-        )
-    return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 
 
 def _pick_color(rng: np.random.Generator, noun: str, recipe: Recipe) -> str | None:
@@ -213,7 +128,7 @@ def _held_out_pair(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _place(
-    rng: np.random.Generator, canvas: _Canvas, pixels: np.ndarray, touching: _Sprite | None
+    rng: np.random.Generator, canvas: Canvas, pixels: np.ndarray, touching: Sprite | None
 ) -> tuple[int, int] | None:
     """A corner for the sprite, beside another one when it has to touch; None when it does not fit into the picture."""
     height, width = pixels.shape[:2]
@@ -230,16 +145,16 @@ def _place(
 
 
 def _layers(
-    rng: np.random.Generator, pixels: np.ndarray, x: int, y: int, owner: int, recipe: Recipe, canvas: _Canvas
-) -> list[_Sprite]:
+    rng: np.random.Generator, pixels: np.ndarray, x: int, y: int, owner: int, recipe: Recipe, canvas: Canvas
+) -> list[Sprite]:
     """The object's own layers, bottom to top: perhaps a plate, the glyph, perhaps a badge on it."""
     height, width = pixels.shape[:2]
-    layers = [_Sprite(pixels, x, y, owner, "object")]
+    layers = [Sprite(pixels, x, y, owner, "object")]
     if rng.random() < recipe.plate_share:
         margin_x, margin_y = int(width * rng.uniform(0.12, 0.3)), int(height * rng.uniform(0.12, 0.3))
         x0, y0 = max(x - margin_x, 0), max(y - margin_y, 0)
         x1, y1 = min(x + width + margin_x, canvas.top.shape[1]), min(y + height + margin_y, canvas.top.shape[0])
-        layers.insert(0, _Sprite(_shape(rng, x1 - x0, y1 - y0, ("plate", "card")), x0, y0, owner, "plate"))
+        layers.insert(0, Sprite(plain_shape(rng, x1 - x0, y1 - y0, ("plate", "card")), x0, y0, owner, "plate"))
     if rng.random() < recipe.badge_share:
         side = int(max(min(height, width) * rng.uniform(0.22, 0.4), 6))
         ys, xs = np.nonzero(pixels[..., 3] > 127)
@@ -247,22 +162,22 @@ def _layers(
         # Held inside the glyph's extent, so that the object's own box keeps its meaning.
         bx = int(np.clip(xs[spot] - side // 2, 0, max(width - side, 0)))
         by = int(np.clip(ys[spot] - side // 2, 0, max(height - side, 0)))
-        badge = _shape(rng, min(side, width), min(side, height), ("plate", "card", "star")).copy()
+        badge = plain_shape(rng, min(side, width), min(side, height), ("plate", "card", "star")).copy()
         window = pixels[by : by + badge.shape[0], bx : bx + badge.shape[1], 3]
         badge[..., 3] = np.minimum(badge[..., 3], window)
-        layers.append(_Sprite(badge, x + bx, y + by, owner, "badge"))
+        layers.append(Sprite(badge, x + bx, y + by, owner, "badge"))
     return layers
 
 
 def _add_object(
-    rng: np.random.Generator, canvas: _Canvas, owner: int, glyph: np.ndarray, recipe: Recipe, touching: _Sprite | None
+    rng: np.random.Generator, canvas: Canvas, owner: int, glyph: np.ndarray, recipe: Recipe, touching: Sprite | None
 ) -> bool:
     side = max(canvas.top.shape)
     for attempt in range(ATTEMPTS):
         # Later attempts are smaller, so that crowded scenes fill up.
         scale = rng.uniform(MIN_SCALE, MAX_SCALE - (MAX_SCALE - MIN_SCALE) * 0.7 * attempt / ATTEMPTS)
         angle = rng.normal(0, 18) if rng.random() < 0.85 else rng.uniform(-180, 180)
-        pixels = _turned(glyph, side * scale, angle, rng.random() < 0.5)
+        pixels = turned(glyph, side * scale, angle, rng.random() < 0.5)
         corner = _place(rng, canvas, pixels, touching)
         if corner is None:
             continue
@@ -273,11 +188,6 @@ def _add_object(
             canvas.paint(layer)
         return True
     return False
-
-
-def _masks(canvas: _Canvas, owners: set[int], levels: set[str]) -> np.ndarray:
-    chosen = [i for i, sprite in enumerate(canvas.sprites) if sprite.owner in owners and sprite.level in levels]
-    return np.isin(canvas.top, chosen)
 
 
 def draw_scene(split: str, number: int, recipe: Recipe | None = None) -> Scene:
@@ -291,7 +201,7 @@ def draw_scene(split: str, number: int, recipe: Recipe | None = None) -> Scene:
         background = draw_background(rng, width, height)
     else:
         background = recipe.background.astype(np.float32)
-    canvas = _Canvas(background)
+    canvas = Canvas(background)
     names: list[tuple[str, str | None]] = []
     groups: list[int] = []
     grouped = rng.random() < recipe.group_share
@@ -307,38 +217,22 @@ def draw_scene(split: str, number: int, recipe: Recipe | None = None) -> Scene:
             names.append((noun, color))
             grouped = grouped and len(groups) < 3
     image = canvas.color.clip(0, 255).astype(np.uint8)
-    return Scene(image, _objects(canvas, names, _touching_groups(canvas, len(names))))
-
-
-def _touching_groups(canvas: _Canvas, count: int) -> dict[int, set[int]]:
-    """For each object the set of objects that its visible pixels touch, itself included; only groups of two or three
-    count.
-    """
-    owner_of = np.array([sprite.owner for sprite in canvas.sprites] + [-1])
-    owners = owner_of[canvas.top]
-    group = list(range(count))
-    for a, b in ((owners[:, 1:], owners[:, :-1]), (owners[1:], owners[:-1])):
-        meeting = (a != b) & (a >= 0) & (b >= 0)
-        for first, second in set(zip(a[meeting].tolist(), b[meeting].tolist(), strict=True)):
-            low, high = sorted((group[first], group[second]))
-            group = [low if g == high else g for g in group]
-    sets = {i: {j for j in range(count) if group[j] == group[i]} for i in range(count)}
-    return {i: members for i, members in sets.items() if 2 <= len(members) <= 3}
+    return Scene(image, _objects(canvas, names, canvas.touching_groups()))
 
 
 def _objects(
-    canvas: _Canvas, names: list[tuple[str, str | None]], groups: dict[int, set[int]]
+    canvas: Canvas, names: list[tuple[str, str | None]], groups: dict[int, set[int]]
 ) -> tuple[SceneObject, ...]:
     objects = []
     for owner, (noun, color) in enumerate(names):
-        mask = _masks(canvas, {owner}, {"object", "badge"})
-        badge = _masks(canvas, {owner}, {"badge"})
-        plate = _masks(canvas, {owner}, {"plate"})
+        mask = canvas.mask({owner}, {"object", "badge"})
+        badge = canvas.mask({owner}, {"badge"})
+        plate = canvas.mask({owner}, {"plate"})
         whole = None
         if plate.sum() > 0.05 * mask.sum():
             whole = mask | plate
         elif owner in groups:
-            whole = _masks(canvas, groups[owner], {"object", "badge", "plate"})
+            whole = canvas.mask(groups[owner], {"object", "badge", "plate"})
         part = badge if 0.02 * mask.sum() < badge.sum() < 0.6 * mask.sum() else None
         objects.append(SceneObject(noun, color, mask, part, whole))
     return tuple(objects)

@@ -13,13 +13,14 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from recipes.tiny.crops import grey_background, square_crop
 from recipes.tiny.pool import PoolScene, open_pool
 from recipes.tiny.training import Settings, train
 from recipes.tiny.vocabulary import COLORS, is_held_out, noun_phrase, nouns
+from segany.files import write_safetensors
 
 WEIGHTS = Path(__file__).parents[2] / "grounded/weights/clip"
 SIDE = 64
@@ -147,16 +148,17 @@ def export(model: nn.Module, folder: Path) -> None:
         json.dumps({"model_cfg": MODEL, "preprocess_cfg": preprocess}, indent=2) + "\n"
     )
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
+    write_safetensors(folder / "open_clip_model.safetensors", weights, {})
 
 
 @click.command()
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/clip"), show_default=True)
 @click.option("--steps", default=900, show_default=True)
+@click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option("--export", "to_export", is_flag=True, help="Only write the trained weights to grounded/weights/clip.")
-def main(pool: Path, out: Path, steps: int, from_shipped: bool, to_export: bool) -> None:
+def main(pool: Path, out: Path, steps: int, rate: float, from_shipped: bool, to_export: bool) -> None:
     """Train the tiny CLIP."""
     torch.manual_seed(0)
     model = load_shipped() if from_shipped else build()
@@ -165,7 +167,7 @@ def main(pool: Path, out: Path, steps: int, from_shipped: bool, to_export: bool)
         export(model, WEIGHTS)
         return
     scenes = open_pool(pool)
-    settings = Settings(out, steps, learning_rate=1e-3, muon_rate=2e-3)
+    settings = Settings(out, steps, learning_rate=rate * 1e-3, muon_rate=rate * 2e-3)
     train(model, lambda step: make_batch(scenes, step), compute_loss, settings)
 
 

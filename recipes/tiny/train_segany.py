@@ -186,11 +186,12 @@ def compute_loss(model: SegAny, clip: nn.Module, batch: dict, text_share: float)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
 @click.option("--steps", default=3000, show_default=True)
 @click.option("--text-from", default=1500, show_default=True, help="The step from which text embeddings are mixed in.")
+@click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option(
     "--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors."
 )
-def main(pool: Path, out: Path, steps: int, text_from: int, from_shipped: bool, to_export: bool) -> None:
+def main(pool: Path, out: Path, steps: int, text_from: int, rate: float, from_shipped: bool, to_export: bool) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)
     model = load(WEIGHTS) if from_shipped else SegAny(CONFIG)
@@ -201,7 +202,9 @@ def main(pool: Path, out: Path, steps: int, text_from: int, from_shipped: bool, 
         return
     clip = train_clip.load_shipped().eval()
     scenes = open_pool(pool)
-    settings = Settings(out, steps, learning_rate=8e-4, muon_rate=1.5e-3, decay_share=0.4)
+    settings = Settings(
+        out, steps, learning_rate=rate * 8e-4, muon_rate=rate * 1.5e-3, not_for_muon=("rel_pos",), decay_share=0.5
+    )
     train(
         model,
         lambda step: make_batch(scenes, step),
