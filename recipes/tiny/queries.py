@@ -66,12 +66,12 @@ def ask(objects: Sequence[Named], rng: np.random.Generator, positives: float = 0
 
 
 def _absent_phrase(present: set[str], rng: np.random.Generator) -> str:
-    """Half look-alikes of what is there, a quarter other nouns, a quarter words that have to be spelled."""
+    """Of ten, three are look-alikes of what is there, five other nouns, two words that have to be spelled."""
     similar = sorted({other for noun in present for other in look_alikes(noun)} - present)
     chance = rng.random()
-    if chance < 0.5 and similar:
+    if chance < 0.3 and similar:
         return noun_phrase(similar[rng.integers(len(similar))], None, rng)
-    if chance < 0.75:
+    if chance < 0.8:
         others = [noun for noun in nouns() if noun not in present]
         noun = others[rng.integers(len(others))]
         color = COLORS[rng.integers(len(COLORS))]

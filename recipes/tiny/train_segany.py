@@ -22,6 +22,7 @@ from recipes.tiny.training import Settings, train
 from recipes.tiny.vocabulary import noun_phrase
 from segany import PRESETS, Prompts, SegAny
 from segany.checkpoint import load, save
+from segany.losses import sigmoid_focal
 from segany.points import random_point
 from segany.training import interactive_rounds
 
@@ -30,7 +31,7 @@ CONFIG = PRESETS["tiny"]
 LOW = CONFIG.low_res_size
 BATCH = 6
 # How many prompts of each kind a step trains, spread over the batch's pictures.
-KINDS = {"point": 12, "box": 7, "text": 4, "text + point": 4, "text + box": 3}
+KINDS = {"point": 11, "box": 7, "text": 6, "text + point": 4, "text + box": 2}
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,30 @@ def make_prompts(kind: str, group: dict, clip: nn.Module, text_share: float) -> 
     return Prompts(**fields)
 
 
-def compute_loss(model: SegAny, clip: nn.Module, batch: dict, text_share: float) -> dict[str, Tensor]:
+class Trainee(nn.Module):
+    """The model, and a linear reading of its image embedding as CLIP embeddings, which is dropped after training."""
+
+    def __init__(self, model: SegAny) -> None:
+        super().__init__()
+        self.model = model
+        self.reading = nn.Linear(CONFIG.prompt_dim, CONFIG.text_dim or 0)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.bias = nn.Parameter(torch.tensor(-3.0))
+
+    def naming_loss(self, features: Tensor, text: Tensor, truths: Tensor) -> Tensor:
+        """Cells (n, c, h, w) that an object covers should read as its CLIP embedding (n, 1, d), and no others.
+
+        The masks alone hardly teach the encoder what things are called; this does, and the text prompt needs it.
+        """
+        cells = F.normalize(self.reading(features.permute(0, 2, 3, 1)), dim=-1)  # (n, h, w, d)
+        logits = torch.einsum("nhwd,nd->nhw", cells, F.normalize(text[:, 0], dim=-1)) * self.scale.exp() + self.bias
+        covered = F.adaptive_avg_pool2d(truths, logits.shape[-1])
+        return (sigmoid_focal(logits, covered).sum((1, 2)) / covered.sum((1, 2)).clamp(min=1)).mean()
+
+
+def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: float) -> dict[str, Tensor]:
     """The interactive losses of every kind of prompt on one encoding of the pictures."""
+    model = trainee.model
     with torch.autocast("cpu", torch.bfloat16):
         features = model.encode_image(normalised(batch["pixels"], batch["sizes"]))
     features = features.float()
@@ -173,6 +196,9 @@ def compute_loss(model: SegAny, clip: nn.Module, batch: dict, text_share: float)
         share = len(group["phrase"]) / total
         truths = F.avg_pool2d(group["truth"].float()[:, None], SIDE // LOW)[:, 0]
         prompts = make_prompts(kind, group, clip, text_share)
+        if prompts.text is not None:
+            named = trainee.naming_loss(features[group["picture"]], prompts.text, truths)
+            parts[f"naming, {kind}"] = 0.3 * share * named
         # Later rounds are the same task whatever came first, so only clicks and boxes play them out.
         rounds = batch["rounds"] if kind in ("point", "box") else min(batch["rounds"], 2)
         for index, answer in enumerate(interactive_rounds(model, features[group["picture"]], prompts, truths, rounds)):
@@ -194,11 +220,11 @@ def compute_loss(model: SegAny, clip: nn.Module, batch: dict, text_share: float)
 def main(pool: Path, out: Path, steps: int, text_from: int, rate: float, from_shipped: bool, to_export: bool) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)
-    model = load(WEIGHTS) if from_shipped else SegAny(CONFIG)
+    trainee = Trainee(load(WEIGHTS) if from_shipped else SegAny(CONFIG))
     if to_export:
-        model.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
+        trainee.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
         WEIGHTS.parent.mkdir(exist_ok=True)
-        save(model, WEIGHTS)
+        save(trainee.model, WEIGHTS)
         return
     clip = train_clip.load_shipped().eval()
     scenes = open_pool(pool)
@@ -206,9 +232,9 @@ def main(pool: Path, out: Path, steps: int, text_from: int, rate: float, from_sh
         out, steps, learning_rate=rate * 8e-4, muon_rate=rate * 1.5e-3, not_for_muon=("rel_pos",), decay_share=0.5
     )
     train(
-        model,
+        trainee,
         lambda step: make_batch(scenes, step),
-        lambda m, b, step: compute_loss(m, clip, b, 0.5 if step >= text_from else 0.0),
+        lambda t, b, step: compute_loss(t, clip, b, 0.5 if step >= text_from else 0.0),
         settings,
     )
 
