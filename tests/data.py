@@ -12,18 +12,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PICNIC, PICNIC_TRUTH = ROOT / "examples" / "picnic.png", ROOT / "examples" / "picnic.json"
-_BUNDLED = (
-    ROOT / "grounded" / "weights" / "detector",
-    ROOT / "grounded" / "weights" / "clip",
-    ROOT / "segany" / "weights" / "tiny.safetensors",
-    PICNIC,
-    PICNIC_TRUTH,
-)
-
-needs_bundled_weights = pytest.mark.skipif(
-    not all(path.exists() for path in _BUNDLED), reason="the bundled weights or the example are not in this checkout"
-)
-
 F = TypeVar("F", bound=Callable)
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from grounded import __version__
 from grounded.cli import main
 from grounded.config import PipelineConfig
 from grounded.instances import Instances
-from tests.data import PICNIC, ROOT, needs_bundled_weights
+from tests.data import PICNIC, ROOT
 from tests.grounded.conftest import picture
 
 
@@ -123,7 +123,6 @@ def test_module_and_help(arguments: list[str]):
     )
 
 
-@needs_bundled_weights
 def test_the_first_command_of_the_manual(tmp_path: Path):
     result = run(PICNIC, "a dog. pizza", "--config", "tiny", "--out", tmp_path)
     assert result.exit_code == 0, result.output
