@@ -23,14 +23,19 @@ class Truth:
     tokens: Tensor  # (k, t) bool
 
 
-def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al. 2019) of all pairs of cxcywh boxes, (n, m)."""
-    a, b = cxcywh_to_xyxy(first)[:, None], cxcywh_to_xyxy(second)[None]
+def giou(first: Tensor, second: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al. 2019) of cxcywh boxes whose leading axes broadcast."""
+    a, b = cxcywh_to_xyxy(first), cxcywh_to_xyxy(second)
     area_a, area_b = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
     inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     outer = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     union = area_a + area_b - inner
     return inner / union.clamp(min=1e-7) - (outer - union) / outer.clamp(min=1e-7)
+
+
+def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
+    """Generalised IoU of all pairs of (n, 4) and (m, 4) cxcywh boxes, (n, m)."""
+    return giou(first[:, None], second[None])
 
 
 @torch.no_grad()
@@ -70,17 +75,8 @@ def set_loss(
     kind = (sigmoid_focal(logits, targets, alpha=0.25) * text_mask[:, None]).sum() / count
     first, second = torch.cat(predicted), torch.cat(wanted)
     distance = F.l1_loss(first, second, reduction="sum") / count
-    overlap = (1 - _paired_giou(first, second)).sum() / count
+    overlap = (1 - giou(first, second)).sum() / count
     return 2 * kind + 5 * distance + 2 * overlap
-
-
-def _paired_giou(first: Tensor, second: Tensor) -> Tensor:
-    a, b = cxcywh_to_xyxy(first), cxcywh_to_xyxy(second)
-    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
-    inner = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
-    outer = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
-    union = area_a + area_b - inner
-    return inner / union.clamp(min=1e-7) - (outer - union) / outer.clamp(min=1e-7)
 
 
 def noised_references(truths: list[Truth], queries: int) -> Tensor:

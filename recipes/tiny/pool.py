@@ -73,6 +73,12 @@ def framed_size(height: int, width: int) -> tuple[int, int]:
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
+def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A uint8 picture with other contrast and brightness, drawn from `rng`: what every training varies."""
+    curve = (np.arange(256) - 128) * rng.uniform(0.75, 1.15) + 128 + rng.uniform(-15, 15)
+    return curve.clip(0, 255).round().astype(np.uint8)[image]
+
+
 def _framed_mask(mask: np.ndarray) -> np.ndarray:
     height, width = framed_size(*mask.shape)
     small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)

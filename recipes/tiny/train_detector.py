@@ -21,7 +21,7 @@ from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
 
 from recipes.tiny.detector_losses import Truth, dense_phrase_loss, match, match_by_place, noised_references, set_loss
 from recipes.tiny.detector_model import FIXED, MEAN, SIDE, STD, build_model, build_tokenizer, export
-from recipes.tiny.pool import PoolScene, open_pool
+from recipes.tiny.pool import PoolScene, open_pool, relit
 from recipes.tiny.queries import Query, ask
 from recipes.tiny.training import Settings, train
 
@@ -67,8 +67,7 @@ def coverage(scene: PoolScene, index: int) -> np.ndarray:
 def picture(scene: PoolScene, flip: bool, rng: np.random.Generator) -> np.ndarray:
     """The scene as the detector sees it, with other contrast and brightness, (SIDE, SIDE, 3) uint8."""
     image = Image.fromarray(scene.square).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    curve = (np.arange(256) - 128) * rng.uniform(0.75, 1.15) + 128 + rng.uniform(-15, 15)
-    pixels = curve.clip(0, 255).round().astype(np.uint8)[np.asarray(image)]
+    pixels = relit(np.asarray(image), rng)
     return pixels[:, ::-1] if flip else pixels
 
 

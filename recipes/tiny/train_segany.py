@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from recipes.tiny import train_clip
 from recipes.tiny.crops import grey_background, square_crop
-from recipes.tiny.pool import SIDE, PoolObject, PoolScene, open_pool
+from recipes.tiny.pool import SIDE, PoolObject, PoolScene, open_pool, relit
 from recipes.tiny.training import Settings, train
 from recipes.tiny.vocabulary import noun_phrase
 from segany import PRESETS, Prompts, SegAny
@@ -91,8 +91,7 @@ def make_batch(pool: list[PoolScene], step: int) -> dict:
     flips = [bool(rng.random() < 0.5) for _ in scenes]
     pictures = []
     for scene, flip in zip(scenes, flips, strict=True):
-        curve = (np.arange(256) - 128) * rng.uniform(0.75, 1.15) + 128 + rng.uniform(-15, 15)
-        pixels = curve.clip(0, 255).round().astype(np.uint8)[scene.framed]
+        pixels = relit(scene.framed, rng)
         pictures.append(_flipped(pixels, scene) if flip else pixels)
     groups = {}
     for kind, count in KINDS.items():
