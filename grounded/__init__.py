@@ -9,19 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grounded.config import PipelineConfig
     from grounded.drawing import draw
     from grounded.errors import ConfigError, GroundedError, ImageError, PromptError, ResultError
     from grounded.instances import Instances
     from grounded.phrases import parse
     from grounded.pipeline import Pipeline
+    from grounded.settings import PipelineConfig
     from grounded.timing import Stopwatch
     from grounded.types import Detections
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "PipelineConfig": "config",
+    "PipelineConfig": "settings",
     "draw": "drawing",
     "ConfigError": "errors",
     "GroundedError": "errors",

@@ -11,9 +11,10 @@ import click
 from tqdm import tqdm
 
 from grounded import __version__
-from grounded.config import PipelineConfig, load, override
+from grounded.config import load, override
 from grounded.errors import ConfigError, GroundedError
 from grounded.phrases import parse
+from grounded.settings import PipelineConfig
 
 if TYPE_CHECKING:
     from grounded.pipeline import Pipeline

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from grounded.config import ClipConfig, bundled_folder
+from grounded.config import bundled_folder
 from grounded.images import ImageLike, open_image
+from grounded.settings import ClipConfig
 from segany import CheckpointError
 
 _CONFIG_FILE = "open_clip_config.json"

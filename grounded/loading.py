@@ -3,8 +3,9 @@
 import torch
 
 import segany
-from grounded.config import PipelineConfig, bundled_name
+from grounded.config import bundled_name
 from grounded.errors import ConfigError
+from grounded.settings import PipelineConfig
 from grounded.types import Detector, Segmenter, TextEncoder
 
 

@@ -11,10 +11,11 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from grounded import loading, prompts
-from grounded.config import PipelineConfig, load, override
+from grounded.config import load, override
 from grounded.errors import ConfigError, PromptError
 from grounded.images import ImageLike, SourceImage, open_image
 from grounded.phrases import parse
+from grounded.settings import PipelineConfig
 from grounded.suppression import suppress
 from grounded.timing import Stopwatch
 from grounded.types import Detections, Detector, Instances, Segmenter, TextEncoder

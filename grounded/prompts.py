@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grounded.config import Mode
 from grounded.errors import PromptError
+from grounded.settings import Mode
 from grounded.types import Detections
 from segany import Prompts
 

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from grounded.config import DetectorConfig
 from grounded.errors import ConfigError
+from grounded.settings import DetectorConfig
 
 if TYPE_CHECKING:
     import torch

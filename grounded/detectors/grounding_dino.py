@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.grounding_dino.modeling_grounding_dino import SPECIAL_TOKENS
 
-from grounded.config import DetectorConfig
 from grounded.detectors import sizes
 from grounded.detectors.checkpoint import load_parts
 from grounded.detectors.chunks import split_phrases
@@ -26,6 +25,7 @@ from grounded.detectors.shared_text import DistinctPromptEncoder
 from grounded.detectors.token_spans import Delimiters, Query, join_phrases, tokenise_phrases
 from grounded.errors import GroundedError, PromptError
 from grounded.images import ImageLike, open_image
+from grounded.settings import DetectorConfig
 from grounded.types import Detections
 from segany import CheckpointError
 

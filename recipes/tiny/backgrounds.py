@@ -93,15 +93,51 @@ def clutter(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     return np.asarray(image, np.float32)
 
 
+def collage(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Dead leaves whose patches carry backgrounds of their own, lit, blurred at the edge and out of focus by depth:
+    nearer to a photograph than flat patches are.
+    """
+    plain = (flat, gradient, noise, texture)
+    canvas = plain[rng.integers(len(plain))](rng, width, height)
+    side = max(width, height)
+    for depth in np.sort(rng.uniform(0, 1, rng.integers(5, 30))):
+        radius = int(np.clip(side * 0.07 / rng.random() ** 0.6, 8, side * 0.45))
+        x, y = int(rng.integers(-radius, width)), int(rng.integers(-radius, height))
+        patch = plain[rng.choice(4, p=(0.1, 0.25, 0.4, 0.25))](rng, 2 * radius, 2 * radius)
+        shade = gradient(rng, 2 * radius, 2 * radius).mean(-1, keepdims=True) / 255
+        turns = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 14)))
+        reach = radius * rng.uniform(0.55, 1, len(turns))
+        outline = Image.new("L", (2 * radius, 2 * radius))
+        pen = ImageDraw.Draw(outline)
+        if rng.random() < 0.4:
+            pen.ellipse((0, radius * rng.uniform(0, 0.6), 2 * radius, 2 * radius), 255)
+        else:
+            pen.polygon(
+                [(radius + r * np.cos(t), radius + r * np.sin(t)) for t, r in zip(turns, reach, strict=True)], 255
+            )
+        alpha = np.asarray(outline.filter(ImageFilter.GaussianBlur(rng.exponential(1.5))), np.float32)[..., None] / 255
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + 2 * radius, width), min(y + 2 * radius, height)
+        window = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
+        lit = patch[window] * (0.5 + 0.6 * shade[window])
+        canvas[y0:y1, x0:x1] += (lit - canvas[y0:y1, x0:x1]) * alpha[window]
+        if rng.random() < 0.15:  # what lies behind goes out of focus
+            behind = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
+            canvas = np.asarray(behind.filter(ImageFilter.BoxBlur(float(3 * (1 - depth)))), np.float32).copy()
+    # Photographs are duller than random colours, and their colours go together.
+    grey, cast = canvas.mean(-1, keepdims=True), rng.normal(0, 15, 3).astype(np.float32)
+    return grey + cast + (canvas - grey) * rng.beta(1, 2)
+
+
 KINDS = (flat, gradient, noise, texture, clutter)
 WEIGHTS = (0.12, 0.12, 0.2, 0.2, 0.36)
 
 
-def draw_background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+def draw_background(rng: np.random.Generator, width: int, height: int, collages: bool = False) -> np.ndarray:
     """A random background, (height, width, 3) float32 in 0..255; sometimes lit unevenly or grainy, as a photograph
     is.
     """
-    canvas = KINDS[rng.choice(len(KINDS), p=WEIGHTS)](rng, width, height)
+    draw = collage if collages else KINDS[rng.choice(len(KINDS), p=WEIGHTS)]
+    canvas = draw(rng, width, height)
     if rng.random() < 0.3:
         canvas = canvas * (gradient(rng, width, height).mean(-1, keepdims=True) / 255 + 0.4)
     if rng.random() < 0.4:

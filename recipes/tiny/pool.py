@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from recipes.tiny.scenes import Scene, SceneObject, draw_scene
+from recipes.tiny.scenes import Recipe, Scene, SceneObject, draw_scene
 
 SIDE = 256
 SHARD = 500
+COLLAGES_FROM = 500  # number of the first shard over collages
 LEVELS = ("part", "object", "whole")
 
 
@@ -79,6 +80,14 @@ def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return curve.clip(0, 255).round().astype(np.uint8)[image]
 
 
+def mirrored(frame: np.ndarray, scene: PoolScene) -> np.ndarray:
+    """A picture or mask of the scene's frame, mirrored inside the picture's own part of it."""
+    width = scene.framed_size[1]
+    result = frame.copy()
+    result[:, :width] = frame[:, :width][:, ::-1]
+    return result
+
+
 def _framed_mask(mask: np.ndarray) -> np.ndarray:
     height, width = framed_size(*mask.shape)
     small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
@@ -107,7 +116,7 @@ def _pictures(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)), framed
 
 
-def write_shard(folder: Path, split: str, index: int) -> Path:
+def write_shard(folder: Path, split: str, index: int, recipe: Recipe) -> Path:
     """Draw one shard and move it into place when it is whole."""
     target = folder / f"{split}-{index:03d}"
     if target.exists():
@@ -116,7 +125,7 @@ def write_shard(folder: Path, split: str, index: int) -> Path:
     rows: list[np.ndarray] = []
     scenes = []
     for row in range(SHARD):
-        scene = draw_scene(split, index * SHARD + row)
+        scene = draw_scene(split, index * SHARD + row, recipe)
         square[row], framed[row] = _pictures(scene)
         size = scene.image.shape[:2]
         scenes.append({"framed_size": framed_size(*size), "objects": [_describe(o, size, rows) for o in scene.objects]})
@@ -150,13 +159,15 @@ def open_pool(folder: Path, split: str = "train", limit: int | None = None) -> S
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--scenes", default=16000, show_default=True, help="How many training scenes.")
+@click.option("--collages", is_flag=True, help="Over collages as backgrounds, and numbered after the plain scenes.")
 @click.option("--workers", default=os.cpu_count() or 1, show_default=True)
-def main(out: Path, scenes: int, workers: int) -> None:
+def main(out: Path, scenes: int, collages: bool, workers: int) -> None:
     """Draw the training pool."""
     out.mkdir(parents=True, exist_ok=True)
     shards = -(-scenes // SHARD)
+    first, recipe = (COLLAGES_FROM, Recipe(collages=True)) if collages else (0, Recipe())
     with ProcessPoolExecutor(workers) as pool:
-        futures = [pool.submit(write_shard, out, "train", index) for index in range(shards)]
+        futures = [pool.submit(write_shard, out, "train", first + index, recipe) for index in range(shards)]
         for future in tqdm(futures, desc="shards"):
             future.result()
 

@@ -30,6 +30,7 @@ class Recipe:
     plate_share: float = 0.15
     badge_share: float = 0.12
     group_share: float = 0.12
+    collages: bool = False  # as drawn backgrounds, in place of all other kinds
     color_pairs: str = "train"  # "train": no held-out colour-noun pair; "held-out": a held-out pair in every scene
     cast: tuple[tuple[str, str | None], ...] = ()  # exactly these nouns with their colours, for composed pictures
     background: np.ndarray | None = field(
@@ -198,7 +199,7 @@ def draw_scene(split: str, number: int, recipe: Recipe | None = None) -> Scene:
         long = int(rng.integers(MIN_SIDE, MAX_SIDE + 1))
         short = max(int(long * rng.uniform(0.66, 1)), MIN_SIDE)
         width, height = (long, short) if rng.random() < 0.6 else (short, long)
-        background = draw_background(rng, width, height)
+        background = draw_background(rng, width, height, recipe.collages)
     else:
         background = recipe.background.astype(np.float32)
     canvas = Canvas(background)
@@ -238,11 +239,13 @@ def _objects(
     return tuple(objects)
 
 
-def sheet(path: str, split: str = "train", rows: int = 5, columns: int = 6, cell: int = 256) -> None:
+def sheet(
+    path: str, split: str = "train", recipe: Recipe | None = None, rows: int = 5, columns: int = 6, cell: int = 256
+) -> None:
     """A contact sheet of scenes with the outlines of their masks."""
     picture = Image.new("RGB", (columns * cell, rows * cell))
     for index in range(rows * columns):
-        scene = draw_scene(split, index)
+        scene = draw_scene("train", index, recipe)
         image = scene.image.copy()
         for thing in scene.objects:
             for mask, paint in ((thing.whole, (0, 255, 255)), (thing.mask, (255, 0, 255)), (thing.part, (255, 255, 0))):

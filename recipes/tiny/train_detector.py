@@ -206,7 +206,7 @@ def compute_loss(model: Trainee, batch: dict, step: int, align_steps: int) -> di
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/detector"), show_default=True)
 @click.option("--steps", default=2400, show_default=True)
-@click.option("--align-steps", default=600, show_default=True, help="Steps for the two backbones alone, at the start.")
+@click.option("--align-steps", default=800, show_default=True, help="Steps for the two backbones alone, at the start.")
 @click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option(
@@ -223,7 +223,7 @@ def main(pool: Path, out: Path, steps: int, align_steps: int, rate: float, from_
         export(model.detector, WEIGHTS)
         return
     scenes = open_pool(pool)
-    settings = Settings(out, steps, learning_rate=rate * 5e-4, muon_rate=rate * 1e-3, not_for_muon=NOT_FOR_MUON)
+    settings = Settings(out, steps, learning_rate=rate * 3e-4, muon_rate=rate * 6e-4, not_for_muon=NOT_FOR_MUON)
     train(
         model, lambda step: make_batch(scenes, step), lambda m, b, step: compute_loss(m, b, step, align_steps), settings
     )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from recipes.tiny import train_clip
 from recipes.tiny.crops import grey_background, square_crop
-from recipes.tiny.pool import SIDE, PoolObject, PoolScene, open_pool, relit
+from recipes.tiny.pool import SIDE, PoolObject, PoolScene, mirrored, open_pool, relit
+from recipes.tiny.segany_dense import DenseReadings, stack_maps
 from recipes.tiny.training import Settings, train
 from recipes.tiny.vocabulary import noun_phrase
 from segany import PRESETS, Prompts, SegAny
@@ -30,6 +31,7 @@ WEIGHTS = Path(__file__).parents[2] / "segany/weights/tiny.safetensors"
 CONFIG = PRESETS["tiny"]
 LOW = CONFIG.low_res_size
 BATCH = 6
+ENCODER_BATCH = 12  # pictures a step while the image encoder learns alone
 # How many prompts of each kind a step trains, spread over the batch's pictures.
 KINDS = {"point": 11, "box": 7, "text": 6, "text + point": 4, "text + box": 2}
 
@@ -69,22 +71,15 @@ def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.
     )
     twins = [o for o in scene.objects if o.noun == thing.noun]
     color = thing.color if len(twins) > 1 or rng.random() < 0.5 else None
-    return Drawn(picture, _flipped(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
+    return Drawn(picture, mirrored(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
 
 
-def _flipped(array: np.ndarray, scene: PoolScene) -> np.ndarray:
-    """Mirrored inside the picture's own part of the frame."""
-    width = scene.framed_size[1]
-    mirrored = array.copy()
-    mirrored[:, :width] = array[:, :width][:, ::-1]
-    return mirrored
-
-
-def make_batch(pool: list[PoolScene], step: int) -> dict:
-    """Framed pictures and, per kind of prompt, their truths, picture numbers, crops and phrases."""
+def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
+    """Framed pictures with their label maps and, per kind of prompt, truths, picture numbers, crops and phrases."""
     rng = np.random.default_rng([31, step])
+    alone = step < encoder_steps
     scenes: list[PoolScene] = []
-    while len(scenes) < BATCH:
+    while len(scenes) < (ENCODER_BATCH if alone else BATCH):
         scene = pool[rng.integers(len(pool))]
         if scene.objects:
             scenes.append(scene)
@@ -92,9 +87,9 @@ def make_batch(pool: list[PoolScene], step: int) -> dict:
     pictures = []
     for scene, flip in zip(scenes, flips, strict=True):
         pixels = relit(scene.framed, rng)
-        pictures.append(_flipped(pixels, scene) if flip else pixels)
+        pictures.append(mirrored(pixels, scene) if flip else pixels)
     groups = {}
-    for kind, count in KINDS.items():
+    for kind, count in {} if alone else KINDS.items():
         drawn: list[Drawn] = []
         for attempt in range(4 * count):
             picture = (step + attempt) % BATCH
@@ -110,6 +105,7 @@ def make_batch(pool: list[PoolScene], step: int) -> dict:
     return {
         "pixels": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
         "sizes": [scene.framed_size for scene in scenes],
+        "maps": stack_maps(scenes, flips),
         "groups": groups,
         "rounds": int(rng.choice([1, 2, 3, 5], p=[0.2, 0.4, 0.3, 0.1])),
     }
@@ -163,11 +159,12 @@ def make_prompts(kind: str, group: dict, clip: nn.Module, text_share: float) -> 
 
 
 class Trainee(nn.Module):
-    """The model, and a linear reading of its image embedding as CLIP embeddings, which is dropped after training."""
+    """The model, and linear readings of its image embedding, which are dropped after training."""
 
     def __init__(self, model: SegAny) -> None:
         super().__init__()
         self.model = model
+        self.dense = DenseReadings()
         self.reading = nn.Linear(CONFIG.prompt_dim, CONFIG.text_dim or 0)
         self.scale = nn.Parameter(torch.tensor(2.0))
         self.bias = nn.Parameter(torch.tensor(-3.0))
@@ -184,13 +181,13 @@ class Trainee(nn.Module):
 
 
 def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: float) -> dict[str, Tensor]:
-    """The interactive losses of every kind of prompt on one encoding of the pictures."""
+    """The dense losses and the interactive ones of every kind of prompt, on one encoding of the pictures."""
     model = trainee.model
     with torch.autocast("cpu", torch.bfloat16):
         features = model.encode_image(normalised(batch["pixels"], batch["sizes"]))
     features = features.float()
     total = sum(KINDS.values())
-    parts: dict[str, Tensor] = {}
+    parts = trainee.dense.losses(features, batch["maps"])
     for kind, group in batch["groups"].items():
         share = len(group["phrase"]) / total
         truths = F.avg_pool2d(group["truth"].float()[:, None], SIDE // LOW)[:, 0]
@@ -210,13 +207,23 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
 @click.option("--steps", default=3000, show_default=True)
+@click.option("--encoder-steps", default=1000, show_default=True, help="Steps for the encoder alone, at the start.")
 @click.option("--text-from", default=1500, show_default=True, help="The step from which text embeddings are mixed in.")
 @click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option(
     "--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors."
 )
-def main(pool: Path, out: Path, steps: int, text_from: int, rate: float, from_shipped: bool, to_export: bool) -> None:
+def main(
+    pool: Path,
+    out: Path,
+    steps: int,
+    encoder_steps: int,
+    text_from: int,
+    rate: float,
+    from_shipped: bool,
+    to_export: bool,
+) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)
     trainee = Trainee(load(WEIGHTS) if from_shipped else SegAny(CONFIG))
@@ -228,11 +235,11 @@ def main(pool: Path, out: Path, steps: int, text_from: int, rate: float, from_sh
     clip = train_clip.load_shipped().eval()
     scenes = open_pool(pool)
     settings = Settings(
-        out, steps, learning_rate=rate * 8e-4, muon_rate=rate * 1.5e-3, not_for_muon=("rel_pos",), decay_share=0.5
+        out, steps, learning_rate=rate * 4e-4, muon_rate=rate * 7e-4, not_for_muon=("rel_pos",), decay_share=0.5
     )
     train(
         trainee,
-        lambda step: make_batch(scenes, step),
+        lambda step: make_batch(scenes, step, encoder_steps),
         lambda t, b, step: compute_loss(t, clip, b, 0.5 if step >= text_from else 0.0),
         settings,
     )

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 import segany
-from grounded.config import ClipConfig, DetectorConfig, PipelineConfig, SegmenterConfig
 from grounded.pipeline import Pipeline
+from grounded.settings import ClipConfig, DetectorConfig, PipelineConfig, SegmenterConfig
 from tests.grounded import builders
 
 SEGMENTER = segany.SegAnyConfig(

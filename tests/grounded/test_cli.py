@@ -9,8 +9,8 @@ from PIL import Image
 
 from grounded import __version__
 from grounded.cli import main
-from grounded.config import PipelineConfig
 from grounded.instances import Instances
+from grounded.settings import PipelineConfig
 from tests.data import PICNIC, ROOT
 from tests.grounded.conftest import picture
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grounded import config
-from grounded.config import ClipConfig, DetectorConfig, PipelineConfig, PromptingConfig, SegmenterConfig
+from grounded import config, settings
 from grounded.errors import ConfigError
+from grounded.settings import ClipConfig, DetectorConfig, PipelineConfig, PromptingConfig, SegmenterConfig
 from tests.data import ROOT
 
 
@@ -184,7 +184,7 @@ def test_bundled_weights_that_are_not_there(name: str):
 
 def test_every_field_is_explained():
     """A comment on the line of a field, or on the line before it, says why it has its value."""
-    lines = Path(config.__file__).read_text().splitlines()
+    lines = Path(settings.__file__).read_text().splitlines()
     keys = {key for section in PipelineConfig().to_dict().values() if isinstance(section, dict) for key in section}
     for key in keys:
         places = [i for i, line in enumerate(lines) if line.startswith(f"    {key}: ")]

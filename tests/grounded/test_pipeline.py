@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from grounded.config import PipelineConfig, override
+from grounded.config import override
 from grounded.errors import ConfigError, ImageError, PromptError
 from grounded.pipeline import Pipeline
+from grounded.settings import PipelineConfig
 from grounded.timing import Stopwatch
 from grounded.types import Instances
 from tests.grounded.conftest import picture, save_segmenter

@@ -9,10 +9,10 @@ from PIL import Image
 from transformers import GroundingDinoProcessor
 
 from grounded import detectors
-from grounded.config import DetectorConfig
 from grounded.detectors.checkpoint import load_parts
 from grounded.detectors.grounding_dino import GroundingDino
 from grounded.errors import ConfigError, GroundedError, ImageError, PromptError
+from grounded.settings import DetectorConfig
 from grounded.types import Detections
 from segany import CheckpointError
 from tests.grounded import builders
