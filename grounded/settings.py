@@ -132,7 +132,7 @@ class ScoringConfig:
 class FilteringConfig:
     """CLIP's second look at detections: those that do not look like their phrase are dropped."""
 
-    filter: bool = False  # off: published detectors err less than CLIP does on small crops
+    enabled: bool = False  # off: published detectors err less than CLIP does on small crops
     clip_threshold: float = 0.3  # least CLIP score kept
 
     def __post_init__(self) -> None:
@@ -154,15 +154,15 @@ class RefinementConfig:
 class FallbackConfig:
     """What is tried for phrases that the detector missed."""
 
-    fallback: Literal["none", "automatic", "text"] = "none"  # automatic masks ranked by CLIP, or text-prompted masks
+    source: Literal["none", "automatic", "text"] = "none"  # automatic masks ranked by CLIP, or text-prompted masks
     fallback_threshold: float = 0.6  # least CLIP score accepted: every mask of the picture is a candidate
-    fallback_points_per_side: int = 16  # of the automatic mask generator; fine enough for what is worth naming
-    fallback_max_instances: int = 10  # per phrase, best first
+    points_per_side: int = 16  # of the automatic mask generator; fine enough for what is worth naming
+    max_instances: int = 10  # per phrase, best first
 
     def __post_init__(self) -> None:
         _check_share("fallback_threshold", self.fallback_threshold)
-        _check_positive("fallback_points_per_side", self.fallback_points_per_side)
-        _check_positive("fallback_max_instances", self.fallback_max_instances)
+        _check_positive("points_per_side", self.points_per_side)
+        _check_positive("max_instances", self.max_instances)
 
 
 @dataclass(frozen=True)
