@@ -1,4 +1,4 @@
-"""CLIP embeddings of phrases and of crops through `open_clip`.
+"""CLIP embeddings of phrases and of crops through `open_clip`, and how well they agree.
 
 Phrases are embedded through templates whose embeddings are averaged, as for the zero-shot classifiers of the CLIP paper
 (Radford et al., 2021, section 3.1.4).
@@ -6,8 +6,9 @@ Phrases are embedded through templates whose embeddings are averaged, as for the
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from threading import Lock
@@ -21,11 +22,19 @@ from torch.nn.functional import normalize
 
 from grounded.config import bundled_folder
 from grounded.images import ImageLike, open_image
-from grounded.settings import ClipConfig
+from grounded.settings import ClipConfig, ScoringConfig
 from segany import CheckpointError
+from segany.hub import HubModel
 
 _CONFIG_FILE = "open_clip_config.json"
-_WANTED = f"{_CONFIG_FILE} and open_clip_model.safetensors"
+_WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_WANTED = f"{_CONFIG_FILE} and {_WEIGHT_FILES[0]}"
+# Of towers whose texts are cut into tokens by `transformers`.
+_TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
+_INSTEAD = (
+    f'name a local folder with {_WANTED}, clip={{"checkpoint": FOLDER}} in Python, '
+    "or clip: {checkpoint: FOLDER} in a YAML file"
+)
 # Texts and crops in one forward: enough to keep a GPU busy, little memory on a CPU.
 _BATCH = 64
 
@@ -58,7 +67,7 @@ class EmbeddingCache:
 
 
 class ClipTextEncoder:
-    """A `TextEncoder`, which embeds crops into the same space as well.
+    """An `ImageTextEncoder`: phrases and crops in one space.
 
     Args:
         model: an `open_clip` model in eval mode, on its device.
@@ -84,7 +93,7 @@ class ClipTextEncoder:
         self.name = name
         self._cache = EmbeddingCache(cache_size)
         # Asked of the model, because not every tower of open_clip states its width.
-        self._dim = self._embed(["a"]).shape[1]
+        self._dim = len(self._embed("a"))
 
     @classmethod
     def from_pretrained(
@@ -127,48 +136,114 @@ class ClipTextEncoder:
         """Where the model runs, and where embeddings are returned."""
         return next(self.model.parameters()).device
 
+    @property
+    def temperature(self) -> float:
+        """Of the softmax over cosines that the model was trained with."""
+        return 1 / float(self.model.logit_scale.detach().exp())
+
     def encode(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
-        """Return one float32 embedding of unit length per phrase: the mean over the templates, rescaled."""
+        """Return one float32 embedding of unit length per phrase: the mean over the templates, rescaled.
+
+        An embedding is the same bit for bit, whatever else is asked for with it.
+        """
         if not phrases:
             return torch.zeros(0, self.dim, device=self.device)
         known = self._cache.find(phrases)
         missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
         if missing:
-            fresh = dict(zip(missing, self._embed(missing).unbind(), strict=True))
+            # One by one: the last bits of a product depend on how many rows it has.
+            fresh = {phrase: self._embed(phrase) for phrase in missing}
             self._cache.store(fresh)
             known |= fresh
         return torch.stack([known[phrase] for phrase in phrases])
 
     # Not inference mode: training uses these embeddings inside a graph, which inference tensors refuse.
     @torch.no_grad()
-    def encode_images(self, crops: Sequence[ImageLike]) -> Float[Tensor, "n c"]:
+    def encode_images(self, crops: Iterable[ImageLike]) -> Float[Tensor, "n c"]:
         """Return one float32 embedding of unit length per crop, each through the model's own preprocessing.
 
         Args:
-            crops: paths, PIL images or uint8 RGB arrays (h, w, 3) of any sizes.
+            crops: paths, PIL images or uint8 RGB arrays (h, w, 3) of any sizes; taken a batch at a time, so that a
+                generator never has them all in memory.
 
         Raises:
             ImageError: a crop is not an image.
         """
         parts = [torch.zeros(0, self.dim, device=self.device)]
-        for start in range(0, len(crops), _BATCH):
-            pictures = [open_image(crop).pixels for crop in crops[start : start + _BATCH]]
-            pixels = torch.stack([self.preprocess(picture) for picture in pictures])  # (b, 3, h, w)
+        remaining = iter(crops)
+        while batch := list(islice(remaining, _BATCH)):
+            pixels = torch.stack([self.preprocess(open_image(crop).pixels) for crop in batch])  # (b, 3, h, w)
             parts.append(self.model.encode_image(pixels.to(self.device), normalize=True))
         return torch.cat(parts)
 
     @torch.no_grad()
-    def _embed(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
-        texts = [template.replace("{}", phrase) for phrase in phrases for template in self.templates]
+    def log_odds(
+        self, embeddings: Float[Tensor, "*n c"], phrases: Sequence[str], config: ScoringConfig
+    ) -> Float[Tensor, "*n p"]:
+        """Return the log-odds of each phrase against the negatives of `config`; their sigmoid is a probability.
+
+        For a phrase of cosine c and temperature T, that is c / T - log(sum of exp(c_k / T)) over the negatives k that
+        do not mean the same. It is the same bit for bit, whatever other phrases are asked for, and infinite where every
+        negative means the same.
+
+        Args:
+            embeddings: of crops, or of parts of them, of unit length.
+            phrases: p of them.
+            config: gives the negatives, when one means the same as a phrase, and the temperature.
+        """
+        temperature = config.temperature or self.temperature
+        bank = self.encode(config.negatives)  # (k, c)
+        against = embeddings @ bank.T / temperature  # (*n, k)
+        log_odds = [embeddings.new_zeros((*embeddings.shape[:-1], 0))]
+        for phrase in phrases:
+            text = self.encode([phrase])[0]  # (c)
+            rivals = against[..., bank @ text < config.synonym_cosine]
+            log_odds.append((embeddings @ text / temperature - rivals.logsumexp(dim=-1))[..., None])
+        return torch.cat(log_odds, dim=-1)
+
+    @torch.no_grad()
+    def _embed(self, phrase: str) -> Float[Tensor, "c"]:
+        texts = [template.replace("{}", phrase) for template in self.templates]
         parts = [
             self.model.encode_text(self.tokenizer(texts[start : start + _BATCH]).to(self.device), normalize=True)
             for start in range(0, len(texts), _BATCH)
         ]
-        embeddings = torch.cat(parts).unflatten(0, (len(phrases), len(self.templates)))  # (p, templates, c)
-        return normalize(embeddings.mean(dim=1), dim=-1)
+        return normalize(torch.cat(parts).mean(dim=0), dim=-1)
+
+
+def locate(source: str | PathLike[str]) -> Path | HubModel:
+    """Where the files of a `source` of `ClipTextEncoder` are: a folder, or a repository that may have to be downloaded.
+
+    Raises:
+        CheckpointError: there is nothing of that name.
+        ConfigError: no bundled weights of that name.
+    """
+    model_name, tag = _named(source)
+    if model_name.startswith("local-dir:"):
+        return Path(model_name.removeprefix("local-dir:"))
+    if tag is None:
+        needed = ((_CONFIG_FILE,), _WEIGHT_FILES)
+        return HubModel(model_name.removeprefix("hf-hub:"), needed, _TOKENIZER_FILES, _INSTEAD)
+    config = open_clip.get_pretrained_cfg(model_name, tag)
+    if not config.get("hf_hub"):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name))
+        raise CheckpointError(f"open_clip has no weights {tag!r} of {model_name} on the hub, only {tags or 'none'}")
+    # "owner/name/", or "owner/name/file" where the file has a name of its own.
+    repo_id, _, file_name = config["hf_hub"].rpartition("/")
+    weights = (f"{Path(file_name).stem}.safetensors", file_name) if file_name else _WEIGHT_FILES
+    return HubModel(repo_id, (weights,), instead=_INSTEAD)
 
 
 def _resolve(source: str | PathLike[str]) -> tuple[str, str | None]:
+    """The name and the tag under which `open_clip` loads a source, whose files are then on this machine."""
+    place = locate(source)
+    if isinstance(place, HubModel):
+        # open_clip would look for the same files, but try each of them for half a minute where the hub is out of reach.
+        place.find()
+    return _named(source)
+
+
+def _named(source: str | PathLike[str]) -> tuple[str, str | None]:
     """The name under which `open_clip` knows a source, and the tag of its weights unless the name implies them."""
     name = str(source)
     if name.startswith("hf-hub:"):
@@ -206,10 +281,7 @@ def _explain(source: str | PathLike[str], model_name: str, error: Exception) -> 
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if model_name.startswith("local-dir:"):
         return f"cannot read the CLIP model in {model_name.removeprefix('local-dir:')}: {reason}"
-    return (
-        f"cannot get the CLIP model {source} ({reason}); without a connection, "
-        f"pass the path of a folder with {_WANTED} as the checkpoint"
-    )
+    return f"cannot read the CLIP model {source}: {reason}"
 
 
 @contextmanager

@@ -19,3 +19,7 @@ class PromptError(GroundedError, ValueError):
 
 class ResultError(GroundedError, ValueError):
     """A stored result, such as `result.json`, does not have the expected form."""
+
+
+class OutputError(GroundedError, OSError):
+    """A file cannot be written: no permission, a full disk, a folder in its place."""

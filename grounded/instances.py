@@ -1,4 +1,4 @@
-"""Labelled instance masks of one image: the answer of the pipeline, and its JSON form."""
+"""Labelled instance masks of one image: the answer of the pipeline, and the forms in which it is taken away."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Shaped
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
+from grounded import formats
 from grounded.arrays import check_phrase_ids, check_shape, select_rows, set_frozen
 from grounded.errors import ResultError
 from grounded.files import write_atomically
 from segany.masks import RLE, decode_rle
 
-SOURCES = ("detector", "text", "automatic")
+SOURCES = ("detector", "text", "automatic", "point")
 
 # Attribute of Instances -> key of an instance in result.json
 _SCORE_KEYS = {
@@ -31,8 +32,11 @@ class Instances:
     """Labelled instance masks of one image, as parallel arrays; the pipeline sorts them by `scores`, best first.
 
     `phrases` are the p phrases that were asked for, and do not change when instances are selected. Scores that a
-    stage did not compute are nan. Indexing takes what NumPy takes for one axis, and an int gives a value of length
-    one: `instances[instances.labels == "a dog"]`, `instances[instances.scores > 0.5]`, `instances[0]`.
+    stage did not compute are nan.
+
+    Indexing takes what NumPy takes for one axis, and gives `Instances` again: a boolean array of length n or an integer
+    array selects, a slice cuts, an int gives a value of length one. `instances[instances.labels == "a dog"]`,
+    `instances[instances.scores > 0.5]`, `instances[[2, 0]]`, `instances[:3]`, `instances[0]`.
     """
 
     phrases: tuple[str, ...]
@@ -85,6 +89,21 @@ class Instances:
             score_matrix=none.reshape(0, len(phrases)),
             sources=np.zeros(0, np.str_),
         )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Instances"]) -> "Instances":
+        """Join instances of the same phrases in the same image, in the order given.
+
+        Raises:
+            ValueError: there are no parts, or they differ in phrases or image size.
+        """
+        asked = {(part.phrases, part.image_size) for part in parts}
+        if len(asked) != 1:
+            raise ValueError(f"parts must be of one image and the same phrases, got {len(asked)} different ones")
+        names = [f.name for f in fields(cls) if isinstance(getattr(parts[0], f.name), np.ndarray)]
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        rles = tuple(rle for part in parts for rle in part.rles)
+        return cls(phrases=parts[0].phrases, image_size=parts[0].image_size, rles=rles, **arrays)
 
     @classmethod
     def from_dict(cls, data: Any) -> "Instances":
@@ -170,6 +189,69 @@ class Instances:
         """Write `to_dict` as a JSON file, atomically."""
         text = json.dumps(self.to_dict(image, models), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(path, f"{text}\n".encode())
+
+    def to_coco(
+        self,
+        image_id: int = 1,
+        category_ids: Mapping[str, int] | None = None,
+        first_annotation_id: int = 1,
+        file_name: str | None = None,
+    ) -> dict[str, Any]:
+        """Return a COCO data set of this image, {"images", "annotations", "categories"}, fit for JSON.
+
+        Segmentations are run-length encoded, "bbox" is the tight [x, y, width, height] of the mask, "area" counts its
+        pixels, and "score" is left out where it is unknown.
+
+        Args:
+            image_id: of the image.
+            category_ids: category of each phrase; by default phrases are numbered from 1.
+            first_annotation_id: of the first instance; evaluation by pycocotools takes 0 for no match.
+            file_name: of the image; left out by default.
+
+        Raises:
+            ValueError: `category_ids` lacks a phrase.
+        """
+        return formats.coco(self, image_id, category_ids, first_annotation_id, file_name)
+
+    def to_panoptic(
+        self, path: str | PathLike[str], image_id: int = 1, category_ids: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Write a COCO panoptic PNG, atomically, and return its annotation.
+
+        An instance has the segment id 1 + its row, stored as red + 256 green + 65536 blue; black is no instance. Where
+        instances overlap, the best score has the pixel, and "area" and "bbox" are of what remains; an instance of which
+        nothing remains has no segment.
+
+        Args:
+            path: of the PNG.
+            image_id: of the image.
+            category_ids: as in `to_coco`.
+
+        Returns:
+            {"image_id", "file_name", "segments_info"}.
+
+        Raises:
+            ValueError: `category_ids` lacks a phrase.
+        """
+        return formats.panoptic(self, path, image_id, category_ids)
+
+    def to_supervision(self) -> Any:
+        """Return `supervision.Detections`: `class_id` is the phrase id, `confidence` the score, masks are in full.
+
+        The phrases are in `data["class_name"]`, where the annotators of that package look for labels.
+
+        Raises:
+            ImportError: the package supervision is not installed, or too old.
+        """
+        return formats.supervision(self)
+
+    def label_map(self, background: int = 0) -> Int32[np.ndarray, "h w"]:
+        """Return phrase_id + 1 for each pixel, and `background` where no mask is. The best score lies on top."""
+        return formats.label_map(self, background)
+
+    def instance_map(self) -> Int32[np.ndarray, "h w"]:
+        """Return 1 + the row of the instance for each pixel, and 0 where no mask is. The best score lies on top."""
+        return formats.instance_map(self)
 
     @property
     def labels(self) -> Shaped[np.ndarray, "n"]:

@@ -1,12 +1,18 @@
 """Configuration -> models on a device. Libraries that a mode does not use are not imported."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
 import segany
 from grounded.config import bundled_name
 from grounded.errors import ConfigError
 from grounded.settings import PipelineConfig
-from grounded.types import Detector, Segmenter, TextEncoder
+from grounded.types import Detector, RegionScorer, Segmenter
+
+if TYPE_CHECKING:
+    from grounded.clip import ClipTextEncoder
+    from grounded.dense_clip import DenseClip
 
 
 def pick_device(name: str) -> torch.device:
@@ -32,11 +38,25 @@ def load_detector(config: PipelineConfig, device: torch.device) -> Detector:
     return detectors.build(config.detector, device)
 
 
-def load_text_encoder(config: PipelineConfig, device: torch.device) -> TextEncoder:
-    """Load the text encoder of `config.clip`."""
+def load_clip(config: PipelineConfig, device: torch.device) -> "ClipTextEncoder":
+    """Load the CLIP model of `config.clip`, which serves the text prompt and the scores alike."""
     from grounded.clip import ClipTextEncoder
 
     return ClipTextEncoder.from_pretrained(config.clip.checkpoint, templates=config.clip.templates, device=device)
+
+
+def region_scorer(clip: "ClipTextEncoder", config: PipelineConfig) -> RegionScorer:
+    """CLIP as a judge of masks, by `config.scoring`."""
+    from grounded.regions import ClipRegionScorer
+
+    return ClipRegionScorer(clip, config.scoring)
+
+
+def dense_clip(clip: "ClipTextEncoder", config: PipelineConfig) -> "DenseClip":
+    """CLIP as a text prompt for segmenters that have none, by `config.scoring`."""
+    from grounded.dense_clip import DenseClip
+
+    return DenseClip(clip, config.scoring)
 
 
 def load_segmenter(config: PipelineConfig, device: torch.device) -> Segmenter:

@@ -1,115 +1,134 @@
 """The pipeline: image + text -> detections -> prompts -> masks -> instances."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
-from pycocotools import mask as coco_mask
-from torch import Tensor
+from jaxtyping import Bool, Float32
 
-from grounded import loading, prompts
+from grounded import answers, loading
 from grounded.config import load, override
 from grounded.errors import ConfigError, PromptError
 from grounded.images import ImageLike, SourceImage, open_image
 from grounded.phrases import parse
+from grounded.question import Clicks, Question
+from grounded.refine import MaskPrompting, refine_one, validate_points
 from grounded.settings import PipelineConfig
-from grounded.suppression import suppress
 from grounded.timing import Stopwatch
-from grounded.types import Detections, Detector, Instances, Segmenter, TextEncoder
-from segany import MaskPrediction, Predictor
-from segany.masks import RLE, encode_rle
+from grounded.types import Detections, Detector, HeatPrompter, Instances, RegionScorer, Segmenter, TextEncoder
+from segany import ImageEmbedding, Predictor
+from segany.prompts import ArrayLike
 
 Text = str | Sequence[str]
-
-# Full-size masks are made for this many pixels at a time: 100 masks of a 12-megapixel image would be 5 GB of logits.
-_PIXELS_AT_ONCE = 1 << 25
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """Free-form text in, labelled instance masks out. Holds models and settings, and nothing of what it has seen.
 
-    Parts that `config.prompting.mode` has no use for may be None: the detector in mode "text", the text encoder in
-    mode "box". The `detector`, `clip` and `segmenter` sections of the configuration describe the parts; here only
-    `prompting` is followed.
+    Parts that the configuration has no use for may be None. The `detector`, `clip` and `segmenter` sections of the
+    configuration describe the parts; here only the other sections are followed.
 
     Raises:
         ConfigError: a part is missing, or the text embeddings do not fit the segmenter.
     """
 
     detector: Detector | None
-    text_encoder: TextEncoder | None
+    text_encoder: TextEncoder | None  # for a segmenter with a text prompt of its own
     segmenter: Segmenter
     config: PipelineConfig = field(default_factory=PipelineConfig)
+    scorer: RegionScorer | None = None  # for filtering and the fallback
+    heat_prompter: HeatPrompter | None = None  # for a segmenter without a text prompt of its own
 
     def __post_init__(self) -> None:
-        mode = self.config.prompting.mode
-        if self.config.prompting.needs_detector and self.detector is None:
-            raise ConfigError(f"mode {mode!r} needs a detector, got none")
-        if not self.config.prompting.needs_text:
+        config = self.config
+        if config.needs_detector and self.detector is None:
+            raise ConfigError(f"mode {config.prompting.mode!r} needs a detector, got none")
+        if config.needs_scores and self.scorer is None:
+            raise ConfigError("filtering and the fallback need a region scorer, got none")
+        if not config.needs_text_prompt:
             return
-        if self.text_encoder is None:
-            raise ConfigError(f"mode {mode!r} needs a text encoder, got none")
-        text_dim = _text_dim(self.segmenter)
-        if text_dim is None:
-            raise ConfigError(f"mode {mode!r} needs a segmenter with a text prompt, this one has none: use mode 'box'")
-        if text_dim != self.text_encoder.dim:
-            raise ConfigError(
-                f"the text encoder must give embeddings of width {text_dim}, "
-                f"which the segmenter was trained with, got {self.text_encoder.dim}"
-            )
+        if config.prompting.text_prompt == "adapter":
+            _check_adapter(self.text_encoder, self.segmenter)
+        elif self.heat_prompter is None or not isinstance(self.segmenter, MaskPrompting):
+            raise ConfigError("text_prompt 'dense-clip' needs a heat prompter, and a segmenter with mask prompts")
 
     @classmethod
     def from_config(cls, source: str | PathLike[str] | PipelineConfig = "tiny", **overrides: Any) -> "Pipeline":
-        """Load the models that a configuration names and its mode needs.
+        """Load the models that a configuration names and has a use for.
 
         Args:
             source: a preset ("tiny"), the path of a YAML file, or a configuration.
             overrides: fields to replace, as in `grounded.config.override`: `box_threshold=0.4`, `mode="text"`,
-                `device="cuda"`, `detector={"checkpoint": "folder"}`.
+                `device="cuda"`, `detector={"checkpoint": "folder"}`, `filtering={"enabled": True}`.
 
         Raises:
             ConfigError: the configuration is wrong, or its parts do not fit together.
-            segany.CheckpointError: the segmenter's weights are missing or do not fit.
+            segany.CheckpointError: weights are missing or do not fit.
         """
         config = override(load(source), **overrides)
         device = loading.pick_device(config.device)
+        clip = loading.load_clip(config, device) if config.needs_clip else None
+        by_adapter = config.needs_text_prompt and config.prompting.text_prompt == "adapter"
+        by_heat = config.needs_text_prompt and not by_adapter
         return cls(
-            detector=loading.load_detector(config, device) if config.prompting.needs_detector else None,
-            text_encoder=loading.load_text_encoder(config, device) if config.prompting.needs_text else None,
+            detector=loading.load_detector(config, device) if config.needs_detector else None,
+            text_encoder=clip if by_adapter else None,
             segmenter=loading.load_segmenter(config, device),
             config=config,
+            scorer=loading.region_scorer(clip, config) if clip and config.needs_scores else None,
+            heat_prompter=loading.dense_clip(clip, config) if clip and by_heat else None,
         )
 
     @property
     def models(self) -> dict[str, str | None]:
-        """The checkpoint of each stage as configured, None for a stage that the mode does not use."""
-        prompting = self.config.prompting
+        """The checkpoint of each stage as configured, None for a stage that has nothing to do."""
+        config = self.config
         return {
-            "detector": self.config.detector.checkpoint if prompting.needs_detector else None,
-            "clip": self.config.clip.checkpoint if prompting.needs_text else None,
-            "segmenter": self.config.segmenter.checkpoint,
+            "detector": config.detector.checkpoint if config.needs_detector else None,
+            "clip": config.clip.checkpoint if config.needs_clip else None,
+            "segmenter": config.segmenter.checkpoint,
         }
 
-    def segment(self, image: ImageLike | SourceImage, text: Text, stopwatch: Stopwatch | None = None) -> Instances:
+    def segment(
+        self,
+        image: ImageLike | SourceImage,
+        text: Text,
+        stopwatch: Stopwatch | None = None,
+        *,
+        points: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        embedding: ImageEmbedding | None = None,
+    ) -> Instances:
         """Find what `text` names in `image`.
 
         Args:
-            image: a path, a PIL image or a uint8 RGB array (h, w, 3); EXIF orientation is applied.
+            image: a path, a PIL image or a uint8 array, as `open_image` takes it; EXIF orientation is applied.
             text: a string, split at `.` `,` `;` and line ends, or a sequence of phrases.
-            stopwatch: receives the seconds of the stages "open", "detect", "text", "encode" and "decode".
+            stopwatch: receives the seconds of each stage.
+            points: (k, 2) clicks in pixels. A foreground click belongs to the smallest detection around it, a
+                background click to all around it, and a foreground click outside all of them is an instance of its
+                own.
+            point_labels: (k), 1 foreground and 0 background; None where all are foreground.
+            embedding: of this image, as `encode` returned it; None encodes the image.
 
         Returns:
             the instances, best first; none where nothing was found.
 
         Raises:
             ImageError: the image cannot be read.
-            PromptError: the text holds no phrase.
+            PromptError: the text holds no phrase, points do not lie in the image, a click outside all detections may
+                mean any of several phrases, or the embedding is of an image of another size.
         """
-        return self.segment_batch([image], [text], stopwatch)[0]
+        watch = stopwatch or Stopwatch()
+        phrases = parse(text)
+        with watch.stage("open"):
+            opened = open_image(image)
+        clicks = _clicks(points, point_labels, opened.size)
+        detections = self._detect([opened], [phrases], watch)[0]
+        return Question(self, opened, phrases, watch, clicks, _checked(embedding, opened)).answer(detections)
 
     def segment_batch(
         self,
@@ -134,117 +153,112 @@ class Pipeline:
         watch = stopwatch or Stopwatch()
         queries = [parse(text) for text in texts]
         with watch.stage("open"):
-            sources = [open_image(image) for image in images]
-        detections: Sequence[Detections | None] = [None] * len(sources)
-        if self.config.prompting.needs_detector and self.detector is not None and sources:
-            with watch.stage("detect"):
-                detections = self.detector.detect([source.pixels for source in sources], queries)
+            opened = [open_image(image) for image in images]
         return [
-            self._segment_one(source, phrases, found, watch)
-            for source, phrases, found in zip(sources, queries, detections, strict=True)
+            Question(self, picture, phrases, watch).answer(detections)
+            for picture, phrases, detections in zip(opened, queries, self._detect(opened, queries, watch), strict=True)
         ]
 
-    def _segment_one(
-        self, source: SourceImage, phrases: tuple[str, ...], detections: Detections | None, watch: Stopwatch
+    def encode(self, image: ImageLike | SourceImage) -> Any:
+        """Return the segmenter's embedding of an image, to be kept for `segment` and `refine`."""
+        return self.segmenter.encode(open_image(image).pixels)
+
+    def refine(
+        self,
+        image: ImageLike | SourceImage,
+        instances: Instances,
+        index: int,
+        points: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        *,
+        brush: Bool[np.ndarray, "h w"] | None = None,
+        eraser: Bool[np.ndarray, "h w"] | None = None,
+        embedding: ImageEmbedding | None = None,
     ) -> Instances:
-        """From the detections of one image to its instances; without detections, from the phrases alone."""
-        if detections is not None and len(detections) == 0:
-            return Instances.empty(phrases, source.size)
-        with watch.stage("text"):
-            embeddings = self._embed(phrases)
-        with watch.stage("encode"):
-            embedding = self.segmenter.encode(source.pixels)
-        with watch.stage("decode"):
-            prompting = self.config.prompting
-            questions = prompts.build(detections, embeddings, prompting.mode)
-            prediction = self.segmenter.predict(embedding, questions, multimask_output=prompting.multimask_output)
-            best = prediction.best()
-            rles = _encode_masks(best, source.size)
-        predicted_iou = best.predicted_iou[:, 0].float().cpu().numpy()
-        if detections is None:
-            instances = _from_text(phrases, source.size, rles, predicted_iou)
-        else:
-            instances = _from_detections(phrases, source.size, rles, predicted_iou, detections)
-        return self._filter(instances)
+        """Correct the mask of one instance by clicks and strokes; the others, and the order of all, stay as they are.
 
-    def _embed(self, phrases: Sequence[str]) -> Float[Tensor, "p c"] | None:
-        if self.text_encoder is None or not self.config.prompting.needs_text:
-            return None
-        return self.text_encoder.encode(phrases)
+        Give all clicks and strokes so far, not the last alone: a mask does not tell where it was corrected.
 
-    def _filter(self, instances: Instances) -> Instances:
-        """Drop empty masks, then all but the best of masks that nearly coincide; best first."""
-        prompting = self.config.prompting
-        instances = instances[[i for i, rle in enumerate(instances.rles) if coco_mask.area(rle) > 0]]
-        kept = suppress(
-            instances.rles,
-            instances.scores,
-            instances.phrase_ids,
-            prompting.mask_nms_threshold,
-            prompting.mask_containment_threshold,
+        Args:
+            image: the one that `instances` belong to.
+            index: which instance.
+            points: (k, 2), all clicks on the instance so far, in pixels.
+            point_labels: (k), 1 foreground and 0 background; None where all are foreground.
+            brush: pixels painted as belonging to the instance.
+            eraser: pixels painted as not belonging to it.
+            embedding: of this image, as `encode` returned it; None encodes the image.
+
+        Raises:
+            IndexError: there is no such instance.
+            PromptError: nothing to correct with, or it does not fit the image.
+        """
+        if not isinstance(self.segmenter, MaskPrompting):
+            raise ConfigError(f"{type(self.segmenter).__name__} takes no mask prompts, which corrections need")
+        opened = open_image(image)
+        if opened.size != instances.image_size:
+            raise PromptError(f"the image must be {instances.image_size} (height, width), got {opened.size}")
+        one = instances[index]
+        clicks = _clicks(points, point_labels, opened.size)
+        if len(clicks.labels) == 0 and brush is None and eraser is None:
+            raise PromptError("a correction must have points or strokes, got none")
+        embedding = _checked(embedding, opened) or self.segmenter.encode(opened.pixels)
+        prediction = refine_one(
+            self.segmenter,
+            embedding,
+            one.rles[0],
+            box=_inside(one.boxes[0], opened.size),
+            points=clicks.points,
+            labels=clicks.labels,
+            brush=brush,
+            eraser=eraser,
+        ).best()
+        corrected = replace(
+            one, rles=tuple(answers.encode_masks(prediction)), predicted_iou=answers.first_iou(prediction)
         )
-        return instances[kept]
+        if self.config.filtering.enabled and self.scorer is not None:
+            corrected = answers.with_clip_scores(
+                corrected, self.scorer.score(opened.pixels, corrected.rles, corrected.phrases)
+            )
+        position = range(len(instances))[index]
+        return Instances.concatenate([instances[:position], corrected, instances[position + 1 :]])
+
+    def _detect(
+        self, images: Sequence[SourceImage], queries: Sequence[tuple[str, ...]], watch: Stopwatch
+    ) -> Sequence[Detections | None]:
+        if self.detector is None or not self.config.needs_detector or not images:
+            return [None] * len(images)
+        with watch.stage("detect"):
+            return self.detector.detect([image.pixels for image in images], queries)
 
 
-def _text_dim(segmenter: Segmenter) -> int | None:
-    """Width of the text embeddings that a segmenter was trained with; None for one without a text prompt."""
-    return segmenter.model.config.text_dim if isinstance(segmenter, Predictor) else None
+def _clicks(points: ArrayLike | None, labels: ArrayLike | None, image_size: tuple[int, int]) -> Clicks:
+    """A user's points, checked; foreground where no labels are given."""
+    if points is None and labels is not None:
+        raise PromptError("point_labels need points, got none")
+    points = () if points is None else points
+    return Clicks(*validate_points(points, [1] * len(points) if labels is None else labels, image_size))
 
 
-def _from_detections(
-    phrases: tuple[str, ...],
-    image_size: tuple[int, int],
-    rles: Sequence[RLE],
-    predicted_iou: Float32[np.ndarray, "n"],
-    detections: Detections,
-) -> Instances:
-    """One instance per detection, ranked by the detector."""
-    return Instances(
-        phrases=phrases,
-        image_size=image_size,
-        phrase_ids=detections.phrase_ids,
-        boxes=detections.boxes,
-        rles=tuple(rles),
-        scores=detections.score,
-        detector_scores=detections.score,
-        clip_scores=np.full_like(predicted_iou, np.nan),
-        predicted_iou=predicted_iou,
-        score_matrix=detections.scores,
-        sources=np.array(["detector"] * len(rles), dtype=np.str_),
-    )
+def _inside(box: Float32[np.ndarray, "4"], image_size: tuple[int, int]) -> Float32[np.ndarray, "4"]:
+    """A detector's box may reach beyond the picture."""
+    return box.clip(0, np.array(image_size[::-1] * 2, dtype=np.float32))
 
 
-def _from_text(
-    phrases: tuple[str, ...],
-    image_size: tuple[int, int],
-    rles: Sequence[RLE],
-    predicted_iou: Float32[np.ndarray, "p"],
-) -> Instances:
-    """One instance per phrase, ranked by predicted IoU: no detector has scored it."""
-    unknown = np.full_like(predicted_iou, np.nan)
-    return Instances(
-        phrases=phrases,
-        image_size=image_size,
-        phrase_ids=np.arange(len(phrases)),
-        boxes=_tight_boxes(rles),
-        rles=tuple(rles),
-        scores=predicted_iou,
-        detector_scores=unknown,
-        clip_scores=unknown,
-        predicted_iou=predicted_iou,
-        score_matrix=np.full((len(phrases), len(phrases)), np.nan, dtype=np.float32),
-        sources=np.array(["text"] * len(rles), dtype=np.str_),
-    )
+def _checked(embedding: ImageEmbedding | None, image: SourceImage) -> ImageEmbedding | None:
+    if embedding is not None and tuple(embedding.original_size) != image.size:
+        raise PromptError(f"the embedding must be of an image of {image.size}, got one of {embedding.original_size}")
+    return embedding
 
 
-def _tight_boxes(rles: Sequence[RLE]) -> Float32[np.ndarray, "n 4"]:
-    """Xyxy boxes around the pixels of each mask; the far sides lie behind the last pixel."""
-    xywh = np.array([coco_mask.toBbox(rle) for rle in rles], dtype=np.float32).reshape(-1, 4)
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-
-
-def _encode_masks(prediction: MaskPrediction, image_size: tuple[int, int]) -> list[RLE]:
-    """Run-length encode the first mask of every prompt, a few at full size at a time."""
-    height, width = image_size
-    step = max(1, _PIXELS_AT_ONCE // (height * width))
-    return [rle for i in range(0, len(prediction), step) for rle in encode_rle(prediction[i : i + step].masks[:, 0])]
+def _check_adapter(text_encoder: TextEncoder | None, segmenter: Segmenter) -> None:
+    """Raise ConfigError unless the segmenter was trained with embeddings of this width."""
+    if text_encoder is None:
+        raise ConfigError("text_prompt 'adapter' needs a text encoder, got none")
+    text_dim = segmenter.model.config.text_dim if isinstance(segmenter, Predictor) else None
+    if text_dim is None:
+        raise ConfigError("this segmenter has no text prompt of its own: use text_prompt 'dense-clip', or mode 'box'")
+    if text_dim != text_encoder.dim:
+        raise ConfigError(
+            f"the text encoder must give embeddings of width {text_dim}, "
+            f"which the segmenter was trained with, got {text_encoder.dim}"
+        )

@@ -1,9 +1,9 @@
-"""Detections and text embeddings -> prompts for the segmenter."""
+"""Detections, text embeddings and heat maps -> prompts for the segmenter."""
 
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from grounded.errors import PromptError
@@ -42,6 +42,49 @@ def build(
         raise PromptError(f"text embeddings must be one per phrase, {found.scores.shape[1]}, got {len(text)}")
     boxes, ids = (torch.from_numpy(array).to(text.device) for array in (found.boxes, found.phrase_ids))
     return Prompts(boxes=boxes, text=text[ids][:, None])  # (n, 1, c)
+
+
+def build_dense(
+    points: Float[Tensor, "p k 2"],
+    labels: Int64[Tensor, "p k"],
+    masks: Float[Tensor, "p 1 l1 l2"],
+    detections: Detections | None = None,
+) -> Prompts:
+    """Return the prompts that heat maps of p phrases give, for a segmenter without a text token.
+
+    Alone, they give one prompt per phrase. With detections there is one prompt per box, in which the foreground points
+    of the box's own phrase that lie inside it remain, and all background points outside; coarse masks are left out, for
+    they cover all objects of a phrase.
+
+    Args:
+        points: (x, y) in original pixels.
+        labels: 1 foreground, 0 background, -1 padding.
+        masks: the coarse masks as low-resolution logits in the segmenter's own frame.
+        detections: the boxes of "box+text".
+
+    Raises:
+        PromptError: there is not one row per phrase.
+    """
+    expected = len(points) if detections is None else detections.scores.shape[1]
+    if not len(points) == len(labels) == len(masks) == expected:
+        counts = f"{len(points)} of points, {len(labels)} of labels, {len(masks)} of masks"
+        raise PromptError(f"heat prompts must have one row per phrase, {expected}, got {counts}")
+    if detections is None:
+        return Prompts(points=points, point_labels=labels, masks=masks)
+    boxes, ids = (torch.from_numpy(array).to(points.device) for array in (detections.boxes, detections.phrase_ids))
+    points, labels = points[ids], labels[ids]  # (n, k, 2), (n, k)
+    inside = ((points >= boxes[:, None, :2]) & (points <= boxes[:, None, 2:])).all(dim=-1)
+    return Prompts(points=points, point_labels=labels.where(inside == (labels == 1), -1), boxes=boxes)
+
+
+def with_points(prompts: Prompts, points: Float[Tensor, "n k 2"], labels: Int64[Tensor, "n k"]) -> Prompts:
+    """Return `prompts` with k points more for each, in original pixels; label -1 is padding."""
+    if points.shape[1] == 0:
+        return prompts
+    if prompts.points is not None and prompts.point_labels is not None:
+        points = torch.cat([prompts.points, points.to(prompts.points)], dim=1)
+        labels = torch.cat([prompts.point_labels, labels.to(prompts.point_labels)], dim=1)
+    return Prompts(points=points, point_labels=labels, boxes=prompts.boxes, masks=prompts.masks, text=prompts.text)
 
 
 def _needed(value: T | None, name: str, mode: Mode) -> T:

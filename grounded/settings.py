@@ -21,6 +21,7 @@ class DetectorConfig:
 
     kind: str = "grounding-dino"  # which file of grounded/detectors reads the checkpoint
     checkpoint: str = "bundled:detector"  # bundled:NAME, a local folder or a hub id; bundled needs no download
+    tokenizer: str | None = None  # folder of the tokenizer of an original .pth file; None looks beside the file
     box_threshold: float = 0.3  # lowest own-phrase score kept: below it false positives outnumber objects
     phrase_score: Literal["mean", "max"] = "mean"  # over a phrase's tokens; mean is the published COCO protocol
     nms_threshold: float = 0.7  # box IoU within a phrase; high, since the detector is trained to answer once per object
@@ -76,16 +77,8 @@ class PromptingConfig:
     def __post_init__(self) -> None:
         _check_share("mask_nms_threshold", self.mask_nms_threshold)
         _check_share("mask_containment_threshold", self.mask_containment_threshold)
-
-    @property
-    def needs_detector(self) -> bool:
-        """Whether boxes are prompted."""
-        return self.mode != "text"
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether text embeddings are prompted."""
-        return self.mode != "box"
+        if self.mode != "box" and self.text_prompt == "none":
+            raise ConfigError(f"mode {self.mode!r} needs a text_prompt, got 'none'")
 
 
 @dataclass(frozen=True)
@@ -157,10 +150,14 @@ class FallbackConfig:
     source: Literal["none", "automatic", "text"] = "none"  # automatic masks ranked by CLIP, or text-prompted masks
     fallback_threshold: float = 0.6  # least CLIP score accepted: every mask of the picture is a candidate
     points_per_side: int = 16  # of the automatic mask generator; fine enough for what is worth naming
+    pred_iou_thresh: float = 0.8  # of the generator, below its default for ViT-H: CLIP looks at every mask again
+    stability_score_thresh: float = 0.9  # likewise
     max_instances: int = 10  # per phrase, best first
 
     def __post_init__(self) -> None:
         _check_share("fallback_threshold", self.fallback_threshold)
+        _check_share("pred_iou_thresh", self.pred_iou_thresh)
+        _check_share("stability_score_thresh", self.stability_score_thresh)
         _check_positive("points_per_side", self.points_per_side)
         _check_positive("max_instances", self.max_instances)
 
@@ -178,6 +175,30 @@ class PipelineConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     fallback: FallbackConfig = field(default_factory=FallbackConfig)
     device: str = "auto"  # "auto" takes the first CUDA device where there is one, else the CPU
+
+    def __post_init__(self) -> None:
+        if self.fallback.source == "text" and self.prompting.text_prompt == "none":
+            raise ConfigError("fallback.source 'text' needs a prompting.text_prompt, got 'none'")
+
+    @property
+    def needs_detector(self) -> bool:
+        """Whether boxes are prompted."""
+        return self.prompting.mode != "text"
+
+    @property
+    def needs_text_prompt(self) -> bool:
+        """Whether the segmenter is prompted with phrases."""
+        return self.prompting.mode != "box" or self.fallback.source == "text"
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether CLIP scores masks."""
+        return self.filtering.enabled or self.fallback.source != "none"
+
+    @property
+    def needs_clip(self) -> bool:
+        """Whether CLIP has anything to do."""
+        return self.needs_text_prompt or self.needs_scores
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars; `from_dict` reads them back."""

@@ -1,22 +1,35 @@
 """Values that travel through the pipeline, and the protocols of its exchangeable parts.
 
-Boxes are xyxy float pixels of the upright original image; masks are (height, width) bool of the same frame.
+Boxes are xyxy float pixels of the upright original image; masks are (height, width) bool of the same frame, or their
+run-length encodings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from PIL import Image
 from torch import Tensor
 
 from grounded.arrays import check_phrase_ids, check_shape, select_rows, set_frozen
 from grounded.instances import Instances
+from grounded.settings import ScoringConfig
 from segany import MaskPrediction, Prompts
+from segany.masks import RLE
 
-__all__ = ["Detections", "Detector", "Instances", "RegionScorer", "Segmenter", "TextEncoder"]
+__all__ = [
+    "Detections",
+    "Detector",
+    "HeatPrompter",
+    "HeatPrompts",
+    "ImageTextEncoder",
+    "Instances",
+    "RegionScorer",
+    "Segmenter",
+    "TextEncoder",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +88,20 @@ class Detections:
         return (self[i] for i in range(len(self)))
 
 
+@dataclass(frozen=True, eq=False)
+class HeatPrompts:
+    """What p heat maps say to a segmenter, one prompt for each phrase.
+
+    points  (p, k, 2), (x, y) pixels of the original image, the surest first
+    labels  (p, k): 1 foreground, 0 background, -1 padding
+    logits  (p, gh, gw), a coarse mask that covers the whole image, positive inside
+    """
+
+    points: Float[Tensor, "p k 2"]
+    labels: Int64[Tensor, "p k"]
+    logits: Float[Tensor, "p gh gw"]
+
+
 @runtime_checkable
 class Detector(Protocol):
     """Finds boxes for phrases."""
@@ -99,6 +126,21 @@ class TextEncoder(Protocol):
 
 
 @runtime_checkable
+class ImageTextEncoder(TextEncoder, Protocol):
+    """Embeds phrases and pictures into one space, and compares them there."""
+
+    def encode_images(self, crops: Iterable[Image.Image]) -> Float[Tensor, "n c"]:
+        """Return one embedding of unit length per RGB picture."""
+        ...
+
+    def log_odds(
+        self, embeddings: Float[Tensor, "*n c"], phrases: Sequence[str], config: ScoringConfig
+    ) -> Float[Tensor, "*n p"]:
+        """Return the log-odds of every phrase for every embedding, each against the negatives of `config`."""
+        ...
+
+
+@runtime_checkable
 class Segmenter(Protocol):
     """Answers prompts with masks. `segany.Predictor` is one. An embedding is a value that the caller holds."""
 
@@ -115,8 +157,18 @@ class Segmenter(Protocol):
 class RegionScorer(Protocol):
     """Scores masks against phrases by what they show."""
 
-    def score(
-        self, image: Image.Image, masks: Bool[np.ndarray, "n h w"], phrases: Sequence[str]
-    ) -> Float[Tensor, "n p"]:
-        """Return the probability of every phrase for every mask, each against a fixed bank of negatives."""
+    def score(self, image: Image.Image, rles: Sequence[RLE], phrases: Sequence[str]) -> Float32[np.ndarray, "n p"]:
+        """Return the probability of every phrase for every mask of an RGB image, each against fixed negatives.
+
+        A phrase never changes the score of another one.
+        """
+        ...
+
+
+@runtime_checkable
+class HeatPrompter(Protocol):
+    """Turns phrases into points and coarse masks, for segmenters without a text prompt of their own."""
+
+    def prompts(self, image: Image.Image, phrases: Sequence[str]) -> HeatPrompts:
+        """Return one prompt for each phrase in an RGB image."""
         ...

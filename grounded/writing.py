@@ -1,16 +1,18 @@
 """What `grounded segment` leaves on disk: `overlay.png`, `masks/` and `result.json`."""
 
 import io
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from grounded.drawing import draw
-from grounded.files import write_atomically
+from grounded.files import explained, json_bytes, written_together
 from grounded.images import SourceImage
 from grounded.types import Instances
 from segany.masks import decode_rle
@@ -24,23 +26,35 @@ def write_result(
     """Write the result of one image into `folder`, over an earlier one.
 
     Masks are PNG files of the image's size, 255 inside and 0 outside, named by rank and phrase ("000-a-dog.png").
-    `result.json` is written last: where it is, the rest is complete. Its "image" section states the file name and the
-    EXIF orientation that was applied.
+    Everything is written under temporary names first, so that a full disk or an interrupt leaves the earlier result.
+    `result.json` takes its place last: where it is, the rest is complete. Its "image" section states the file name,
+    the EXIF orientation that was applied, and the notes of the image if there are any.
+
+    Raises:
+        OutputError: a file cannot be written.
     """
-    masks = folder / "masks"
-    masks.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").unlink(missing_ok=True)
+    masks, result = folder / "masks", folder / "result.json"
     names = [mask_name(i, str(label)) for i, label in enumerate(instances.labels)]
-    for name, rle in zip(names, instances.rles, strict=True):
-        mask = decode_rle([rle])[0].numpy().astype(np.uint8) * 255
-        write_atomically(masks / name, png_bytes(Image.fromarray(mask)))
-    # Masks that an earlier run left there would be counted as instances of this one.
-    for path in masks.iterdir():
-        if _MASK_NAME.fullmatch(path.name) and path.name not in names:
-            path.unlink()
-    write_atomically(folder / "overlay.png", png_bytes(draw(source, instances)))
-    image = {"file": source.path.name if source.path else None, "orientation": source.orientation}
-    instances.to_json(folder / "result.json", image=image, models=models)
+    with written_together() as write:
+        for name, rle in zip(names, instances.rles, strict=True):
+            mask = decode_rle([rle])[0].numpy().astype(np.uint8) * 255
+            write(masks / name, png_bytes(Image.fromarray(mask)))
+        write(folder / "overlay.png", png_bytes(draw(source, instances)))
+        write(result, json_bytes(instances.to_dict(_image_section(source), models)))
+        with explained(folder):
+            result.unlink(missing_ok=True)
+            masks.mkdir(exist_ok=True)
+            # Masks that an earlier run left there would be counted as instances of this one.
+            for path in masks.iterdir():
+                if _MASK_NAME.fullmatch(path.name) and path.name not in names:
+                    path.unlink()
+
+
+def _image_section(source: SourceImage) -> dict[str, Any]:
+    # A file name may be no text: any bytes will do on most systems.
+    name = os.fsencode(source.path.name).decode(errors="replace") if source.path else None
+    section: dict[str, Any] = {"file": name, "orientation": source.orientation}
+    return {**section, "notes": list(source.notes)} if source.notes else section
 
 
 def output_folders(images: Sequence[Path], out: Path) -> list[Path]:

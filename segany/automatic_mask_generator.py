@@ -60,7 +60,12 @@ class AutomaticMaskGenerator:
             raise ValueError(f"point_grids must hold a grid for each of {layers} layers, got {len(self.point_grids)}")
 
     @torch.no_grad()
-    def generate(self, image: ImageLike, progress: bool | Callable[[int, int], None] = False) -> AutomaticMasks:
+    def generate(
+        self,
+        image: ImageLike,
+        progress: bool | Callable[[int, int], None] = False,
+        embedding: ImageEmbedding | None = None,
+    ) -> AutomaticMasks:
         """Find the masks of everything in `image`.
 
         Masks come best predicted IoU first. With crops, those of the smallest crops come first, and with
@@ -69,6 +74,7 @@ class AutomaticMaskGenerator:
         Args:
             image: PIL image, path or uint8 (height, width, 3) RGB array, as `Predictor.encode` takes it.
             progress: True shows a progress bar; a function is called with (points done, points in all).
+            embedding: of the whole image, where the caller has it; crops are embedded in any case.
 
         Raises ImageError as `open_image` does.
         """
@@ -77,7 +83,10 @@ class AutomaticMaskGenerator:
         crops = layered_crops((picture.height, picture.width), self.crop_n_layers, self.crop_overlap_ratio)
         counter = _PointCounter(progress, total=sum(len(grids[crop.layer]) for crop in crops))
         found = AutomaticMasks.concatenate(
-            [self._search_crop(picture, crop, grids[crop.layer], counter) for crop in crops]
+            [
+                self._search_crop(picture, crop, grids[crop.layer], counter, embedding if crop.layer == 0 else None)
+                for crop in crops
+            ]
         )
         if len(crops) > 1:
             # Prefer masks from smaller crops.
@@ -92,12 +101,17 @@ class AutomaticMaskGenerator:
         return build_layer_point_grids(self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor)
 
     def _search_crop(
-        self, picture: Image.Image, crop: Crop, grid: Float[Tensor, "n 2"], counter: "_PointCounter"
+        self,
+        picture: Image.Image,
+        crop: Crop,
+        grid: Float[Tensor, "n 2"],
+        counter: "_PointCounter",
+        embedding: ImageEmbedding | None,
     ) -> AutomaticMasks:
         """Distinct masks found in one crop of the picture."""
         image_size = (picture.height, picture.width)
         height, width = crop.size
-        embedding = self.predictor.encode(picture.crop(crop.box))
+        embedding = embedding or self.predictor.encode(picture.crop(crop.box))
         candidates = []
         for points in (grid * torch.tensor([width, height])).split(self.points_per_batch):
             candidates += self._propose(embedding, points, crop, image_size)

@@ -3,7 +3,6 @@
 Files are read with safetensors or `torch.load(weights_only=True)`: loading a checkpoint never runs code from it.
 """
 
-import contextlib
 import json
 import os
 import pickle
@@ -17,7 +16,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from segany.config import PRESETS, SegAnyConfig
+from segany.errors import CheckpointError
 from segany.files import PathLike, read_safetensors, write_safetensors
+from segany.hub import HubModel
 from segany.model import SegAny
 from segany.prompt_encoder import PromptEncoder
 from segany.state_dict import POSITION_CODE, TEXT_PREFIX, config_from_shapes, from_hugging_face, is_hugging_face
@@ -27,10 +28,6 @@ _CONFIG_FILE = "config.json"
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be found, cannot be read, or does not fit the model."""
 
 
 def load(
@@ -54,7 +51,8 @@ def load(
 
     Raises CheckpointError, with the names of files or of the first missing and unexpected tensors.
     """
-    path = _find(source)
+    place = locate(source)
+    path = place.find() if isinstance(place, HubModel) else place
     state, config = _read_folder(path) if path.is_dir() else _read_file(path)
     if text_dim is not None and config.text_dim != text_dim:
         if config.text_dim is not None:
@@ -80,8 +78,11 @@ def save(model: SegAny, path: PathLike, dtype: torch.dtype = torch.float16) -> N
     write_safetensors(path, state, {"config": json.dumps(model.config.to_dict())})
 
 
-def _find(source: PathLike) -> Path:
-    """The file or folder that `source` names. A folder may have to be downloaded first."""
+def locate(source: PathLike) -> Path | HubModel:
+    """Where the weights of a `source` of `load` are: a file or folder, or a repository that may have to be downloaded.
+
+    Raises CheckpointError where there is nothing of that name.
+    """
     name = os.fspath(source)
     if name in BUNDLED:
         if not BUNDLED[name].is_file():
@@ -93,32 +94,8 @@ def _find(source: PathLike) -> Path:
     if name in PRESETS:
         raise CheckpointError(f"{name!r} names a preset without weights: give a checkpoint file, a folder or a hub id")
     if isinstance(source, str) and _HUB_ID.fullmatch(name) and not name.endswith(_FILE_SUFFIXES):
-        return _find_on_hub(name)
+        return HubModel(name, needed=((_CONFIG_FILE,), _WEIGHT_FILES))
     raise CheckpointError(f"{name}: no such checkpoint file or folder, and not a hub id such as facebook/sam-vit-base")
-
-
-def _find_on_hub(repo_id: str) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise CheckpointError(f"{repo_id}: a hub id needs the package huggingface_hub ({error})") from error
-
-    try:
-        folder = Path(hf_hub_download(repo_id, _CONFIG_FILE)).parent
-        for name in _WEIGHT_FILES:
-            with contextlib.suppress(EntryNotFoundError):
-                hf_hub_download(repo_id, name)
-                return folder
-        reason = "no such weights there"
-    except LocalEntryNotFoundError:
-        reason = "not in the local cache, and the hub is out of reach"
-    except (OSError, ValueError) as error:
-        reason = _first_line(error)
-    raise CheckpointError(
-        f"{repo_id}: cannot get {_CONFIG_FILE} and {' or '.join(_WEIGHT_FILES)} ({reason}); "
-        "give the path of a local folder that holds these files"
-    )
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Tensor], SegAnyConfig]:

@@ -35,8 +35,15 @@ def interior_point(masks: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n 2"]:
 
     Of equally far pixels the first in row order. [0, 0] for an empty mask.
     """
-    points, _ = _deepest_points(masks)
+    points, _ = deepest_points(masks)
     return points
+
+
+def deepest_points(masks: Bool[Tensor, "*n h w"]) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n"]]:
+    """The `interior_point` of each mask and its distance from the boundary in pixels; both 0 for an empty mask."""
+    found = [_deepest_point(mask) for mask in masks.reshape(-1, *masks.shape[-2:]).cpu().numpy()]
+    deepest = torch.tensor(found, dtype=torch.float32, device=masks.device).reshape(*masks.shape[:-2], 3)
+    return deepest[..., :2], deepest[..., 2]
 
 
 def error_point(
@@ -50,8 +57,8 @@ def error_point(
     Returns:
         points and labels: 1 for missed foreground, 0 for false foreground, -1 (and point [0, 0]) without any error.
     """
-    missed_points, missed_depths = _deepest_points(truths & ~predictions)
-    false_points, false_depths = _deepest_points(predictions & ~truths)
+    missed_points, missed_depths = deepest_points(truths & ~predictions)
+    false_points, false_depths = deepest_points(predictions & ~truths)
     is_missed = missed_depths > false_depths
     points = torch.where(is_missed[..., None], missed_points, false_points)
     labels = is_missed.long().masked_fill((missed_depths == 0) & (false_depths == 0), NO_POINT)
@@ -92,13 +99,6 @@ def random_point(
     found = total.squeeze(-1) > 0
     points = torch.cat([x, y], dim=-1) * found[..., None]
     return points.float(), torch.where(found, FOREGROUND, NO_POINT)
-
-
-def _deepest_points(masks: Bool[Tensor, "*n h w"]) -> tuple[Float[Tensor, "*n 2"], Float[Tensor, "*n"]]:
-    """The pixel farthest from the boundary of each mask and its distance in pixels, both 0 for an empty mask."""
-    found = [_deepest_point(mask) for mask in masks.reshape(-1, *masks.shape[-2:]).cpu().numpy()]
-    deepest = torch.tensor(found, dtype=torch.float32, device=masks.device).reshape(*masks.shape[:-2], 3)
-    return deepest[..., :2], deepest[..., 2]
 
 
 def _deepest_point(mask: Bool[np.ndarray, "h w"]) -> tuple[float, float, float]:

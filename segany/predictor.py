@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.model import SegAny
-from segany.prompts import Index, Prompts, as_selection
+from segany.prompts import Index, PromptError, Prompts, as_selection
 from segany.transforms import ImageLike, ResizeFrame, Size, prepare_image
 
 _MASKS_AT_ONCE = 32  # masks brought to full size together; bounds the float memory behind bool masks
@@ -175,11 +175,7 @@ class Predictor:
             ForeignEmbeddingError: the embedding was made by another model.
             PromptError: the prompts do not fit this model.
         """
-        if embedding.fingerprint != self.fingerprint:
-            raise ForeignEmbeddingError(
-                f"the embedding was made by model {embedding.fingerprint}, this predictor is {self.fingerprint}"
-            )
-        frame = ResizeFrame(embedding.original_size, embedding.resized_size, self.model.config.image_size)
+        frame = self._frame(embedding)
         features = embedding.features.to(self.device)
         prompts = _to_model_frame(prompts.to(self.device), frame)
         chunk = chunk or self._default_chunk()
@@ -188,6 +184,36 @@ class Predictor:
         parts = [self.model.decode(features, prompts[start : start + chunk], multimask_output) for start in starts]
         logits, predicted_iou = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return MaskPrediction(logits, predicted_iou, frame.original_size, frame.resized_size, frame.image_size)
+
+    @torch.no_grad()
+    def mask_prompts(
+        self, embedding: ImageEmbedding, masks: Float[Tensor, "n h w"] | Bool[Tensor, "n h w"]
+    ) -> Float[Tensor, "n 1 l l"]:
+        """Mask prompts out of masks of the whole original image, from wherever they come.
+
+        Args:
+            embedding: from `encode` of a predictor with the same fingerprint.
+            masks: at any resolution, full size as well as a coarse heat map: logits, or bool, which counts as logits
+                of 8 inside and -8 outside.
+
+        Returns:
+            low-resolution logits as `Prompts.masks` wants them, confidently negative on the padding of the model frame.
+
+        Raises:
+            ForeignEmbeddingError: the embedding was made by another model.
+            PromptError: the masks have no pixel.
+        """
+        if 0 in masks.shape[1:]:
+            raise PromptError(f"masks must be (n, h, w) with at least one pixel each, got {tuple(masks.shape)}")
+        frame = self._frame(embedding)
+        return frame.mask_prompts(masks.to(self.device), self.model.config.low_res_size)
+
+    def _frame(self, embedding: ImageEmbedding) -> ResizeFrame:
+        if embedding.fingerprint != self.fingerprint:
+            raise ForeignEmbeddingError(
+                f"the embedding was made by model {embedding.fingerprint}, this predictor is {self.fingerprint}"
+            )
+        return ResizeFrame(embedding.original_size, embedding.resized_size, self.model.config.image_size)
 
     def _default_chunk(self) -> int:
         config = self.model.config

@@ -5,24 +5,31 @@ the top left corner, the rest is padding. Every step equals that of the publishe
 weights see what they were trained on.
 """
 
-import os
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image, ImageOps
+from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from segany.config import SegAnyConfig
+from segany.pixels import ImageError, ImageLike, read
 
-ImageLike = Image.Image | np.ndarray | str | os.PathLike[str]
 Size = tuple[int, int]  # (height, width)
 
+# A mask that is certain of every pixel, as logits: a probability of 0.9997. Predictions go about as far, so that a mask
+# prompt made of it looks like those of training; no prediction is infinitely certain.
+CONFIDENT_LOGIT = 8.0
+_PIXELS_AT_ONCE = 1 << 22  # of masks on their way to the model frame; bounds the float memory behind bool masks
 
-class ImageError(ValueError):
-    """An image cannot be read, or is not 8-bit RGB."""
+
+def logits_of(masks: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n h w"]:
+    """Masks as logits: 8 inside, -8 outside, in float16, which holds both exactly in half the memory."""
+    inside = torch.tensor(CONFIDENT_LOGIT, dtype=torch.float16, device=masks.device)
+    return torch.where(masks, inside, -inside)
 
 
 @dataclass(frozen=True)
@@ -68,26 +75,38 @@ class ResizeFrame:
         frame = F.interpolate(low_res, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
         return F.interpolate(frame[..., :height, :width], self.original_size, mode="bilinear", align_corners=False)
 
+    def crop_padding(self, low_res: Float[Tensor, "*n side side"]) -> Float[Tensor, "*n h w"]:
+        """The part of low-resolution mask logits that shows the picture; a cell partly on padding is kept."""
+        height, width = (math.ceil(extent * low_res.shape[-1] / self.image_size) for extent in self.resized_size)
+        return low_res[..., :height, :width]
+
+    def mask_prompts(
+        self, masks: Float[Tensor, "n h w"] | Bool[Tensor, "n h w"], low_res_size: int
+    ) -> Float[Tensor, "n 1 side side"]:
+        """The way back from `restore_logits`: masks of the whole picture as low-resolution mask prompts, in float32.
+
+        Bilinear, smoothed where the masks shrink, to the resized picture; a confident negative on the padding; bilinear
+        to `low_res_size`, the side of the mask prompts.
+
+        Args:
+            masks: at least one pixel each, of any size and aspect: logits, or bool, which counts as `logits_of` it.
+        """
+        side = (low_res_size, low_res_size)
+        prompts = torch.zeros((len(masks), 1, *side), device=masks.device)
+        right, bottom = self.image_size - self.resized_size[1], self.image_size - self.resized_size[0]
+        step = max(1, _PIXELS_AT_ONCE // max(masks.shape[1] * masks.shape[2], self.image_size**2))
+        for start in range(0, len(masks), step):
+            part = masks[start : start + step]
+            logits = (logits_of(part) if part.dtype == torch.bool else part)[:, None].float()
+            resized = F.interpolate(logits, self.resized_size, mode="bilinear", antialias=True)
+            padded = F.pad(resized, (0, right, 0, bottom), value=-CONFIDENT_LOGIT)
+            prompts[start : start + step] = F.interpolate(padded, side, mode="bilinear", antialias=True)
+        return prompts
+
 
 def open_image(image: ImageLike) -> Image.Image:
-    """An RGB picture from a path, a PIL image or a uint8 (height, width, 3) RGB array.
-
-    EXIF orientation is applied to paths and PIL images; an array is taken as it lies.
-    Raises ImageError for unreadable files and for arrays of another shape or type.
-    """
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ImageError(f"image array must be (height, width, 3) uint8, got {image.shape} {image.dtype}")
-        if 0 in image.shape:
-            raise ImageError(f"image must have at least one pixel, got {image.shape}")
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    try:
-        with Image.open(image) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read image {os.fspath(image)}: {error}") from error
+    """An upright RGB picture from a path, a PIL image or a uint8 array. See `segany.pixels.read`; raises ImageError."""
+    return read(image).pixels
 
 
 def prepare_image(image: ImageLike, config: SegAnyConfig) -> tuple[Float[Tensor, "3 s s"], ResizeFrame]:

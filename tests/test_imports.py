@@ -17,16 +17,17 @@ LEVELS = {
     "grounded": 0,  # the package itself: __version__ and lazy names, which cost nothing
     **dict.fromkeys(("grounded.errors", "grounded.files", "grounded.arrays", "grounded.schema"), BASE),
     **dict.fromkeys(("grounded.types", "grounded.instances", "grounded.phrases"), BASE),
-    **dict.fromkeys(("grounded.settings", "grounded.config", "grounded.formats"), BASE),
-    **dict.fromkeys(("grounded.images", "grounded.timing"), BASE),
-    **dict.fromkeys(("grounded.detectors", "grounded.clip", "grounded.prompts", "grounded.suppression"), 3),
+    **dict.fromkeys(("grounded.settings", "grounded.config", "grounded.formats", "grounded.suppression"), BASE),
+    **dict.fromkeys(("grounded.images", "grounded.timing", "grounded.answers"), BASE),
+    **dict.fromkeys(("grounded.detectors", "grounded.clip", "grounded.prompts"), 3),
     **dict.fromkeys(("grounded.regions", "grounded.dense_clip", "grounded.refine", "grounded.fallback"), 3),
-    **dict.fromkeys(("grounded.drawing", "grounded.answers"), 3),
-    **dict.fromkeys(("grounded.loading", "grounded.download"), 4),
+    **dict.fromkeys(("grounded.drawing", "grounded.cutouts"), 3),
+    **dict.fromkeys(("grounded.loading", "grounded.download", "grounded.question"), 4),
     "grounded.pipeline": 5,
     **dict.fromkeys(("grounded.video", "grounded.labelling", "grounded.evaluation", "grounded.writing"), 6),
-    **dict.fromkeys(("grounded.cli", "grounded.ui", "app", "recipes", "benchmarks"), 7),
-    "grounded.__main__": 8,
+    "grounded.commands": 7,
+    **dict.fromkeys(("grounded.cli", "grounded.ui", "app", "recipes", "benchmarks"), 8),
+    "grounded.__main__": 9,
 }
 # These work on stored values, without any model.
 VALUES_ONLY = ("grounded.evaluation", "grounded.labelling.export")

@@ -10,18 +10,26 @@ if TYPE_CHECKING:
 
     from grounded.types import Detector
 
-KINDS = ("grounding-dino",)
+KINDS = ("grounding-dino", "groundingdino-py", "owl")
 
 
 def build(config: DetectorConfig, device: "str | torch.device" = "cpu") -> "Detector":
     """Load the detector that `config` describes onto `device`.
 
     Raises:
-        ConfigError: `config.kind` is unknown, or there are no such bundled weights.
+        ConfigError: `config.kind` is unknown, its package is not installed, or there are no such bundled weights.
         CheckpointError: the checkpoint cannot be read completely.
     """
     if config.kind == "grounding-dino":
         from grounded.detectors.grounding_dino import GroundingDino
 
         return GroundingDino.from_pretrained(config.checkpoint, config, device)
+    if config.kind == "groundingdino-py":
+        from grounded.detectors import groundingdino_py
+
+        return groundingdino_py.load(config.checkpoint, config, device, tokenizer=config.tokenizer)
+    if config.kind == "owl":
+        from grounded.detectors.owl import Owl
+
+        return Owl.from_pretrained(config.checkpoint, config, device)
     raise ConfigError(f"detector kind must be one of {', '.join(KINDS)}, got {config.kind!r}")

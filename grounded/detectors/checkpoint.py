@@ -1,14 +1,13 @@
-"""Reading a Grounding DINO in the layout of the Hugging Face hub: completely, or not at all."""
+"""Reading a detector of `transformers` in the layout of the Hugging Face hub: completely, or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import is_offline_mode, snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -20,16 +19,44 @@ from transformers.utils import logging
 
 from grounded.config import bundled_folder
 from segany import CheckpointError
+from segany.hub import HubModel
 
-# What a folder must hold, each with the names under which it may come.
-_FILES = {
-    "config.json": ("config.json",),
-    "model.safetensors": ("model.safetensors", "model.safetensors.index.json"),
-    "preprocessor_config.json": ("preprocessor_config.json", "processor_config.json"),
-    "tokenizer.json": ("tokenizer.json", "vocab.txt"),
-}
-_WANTED = ", ".join(_FILES)
-_FAMILIES = ("grounding-dino", "mm-grounding-dino")
+# The tokenizer's other files, and weights in several parts.
+_EXTRA = ("*.json", "merges.txt", "model-*.safetensors")
+_INSTEAD = (
+    'name a local folder that holds them, detector={"checkpoint": FOLDER} in Python, '
+    "or detector: {checkpoint: FOLDER} in a YAML file"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Detectors that are read alike: what messages call them, their types in config.json, and their vocabulary."""
+
+    article: str
+    name: str
+    model_types: tuple[str, ...]
+    vocabulary: str
+
+    @property
+    def files(self) -> dict[str, tuple[str, ...]]:
+        """What a folder must hold, each with the names under which it may come."""
+        return {
+            "config.json": ("config.json",),
+            "model.safetensors": ("model.safetensors", "model.safetensors.index.json"),
+            "preprocessor_config.json": ("preprocessor_config.json", "processor_config.json"),
+            "tokenizer.json": ("tokenizer.json", self.vocabulary),
+        }
+
+    @property
+    def wanted(self) -> str:
+        """The files in words."""
+        return ", ".join(self.files)
+
+
+# LLMDet (Fu et al., 2025) was published for `transformers` as MM Grounding DINO, which it is but for its training.
+GROUNDING_DINO = Family("a", "Grounding DINO", ("grounding-dino", "mm-grounding-dino"), "vocab.txt")
+OWL = Family("an", "OWL-ViT", ("owlvit", "owlv2"), "vocab.json")
 
 
 class Parts(NamedTuple):
@@ -40,41 +67,62 @@ class Parts(NamedTuple):
     tokenizer: Any
 
 
-def find_folder(source: str | PathLike[str]) -> Path:
+def locate(source: str | PathLike[str], family: Family = GROUNDING_DINO) -> Path | HubModel:
+    """Where the files of `source` are: "bundled:NAME" and folders here, a hub id perhaps still to be downloaded.
+
+    Raises:
+        CheckpointError: there is no such folder.
+        ConfigError: no bundled weights of that name.
+    """
+    folder = bundled_folder(str(source)) or Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(source, PathLike) or not _may_be_hub_id(str(source)):
+        raise CheckpointError(
+            f"no such folder: {source}; {family.article} {family.name} is a folder with {family.wanted}, or a hub id"
+        )
+    return HubModel(str(source), needed=tuple(family.files.values()), extra=_EXTRA, instead=_INSTEAD)
+
+
+def find_folder(source: str | PathLike[str], family: Family = GROUNDING_DINO) -> Path:
     """The local folder that holds the files of `source`: "bundled:NAME", a folder, or a hub id, which is downloaded.
 
     Raises:
         CheckpointError: there is no such folder, a file is missing in it, or the hub cannot be reached.
         ConfigError: no bundled weights of that name.
     """
-    folder = bundled_folder(str(source)) or Path(source).expanduser()
-    if not folder.is_dir():
-        if isinstance(source, PathLike) or not _may_be_hub_id(str(source)):
-            raise CheckpointError(f"no such folder: {source}; a Grounding DINO is a folder with {_WANTED}, or a hub id")
-        folder = _download(str(source))
-    for name, alternatives in _FILES.items():
+    place = locate(source, family)
+    folder = place.find() if isinstance(place, HubModel) else place
+    for name, alternatives in family.files.items():
         if not any((folder / alternative).is_file() for alternative in alternatives):
-            raise CheckpointError(f"{folder} has no {name}; a Grounding DINO folder holds {_WANTED}")
+            raise CheckpointError(
+                f"{folder} has no {name}; {family.article} {family.name} folder holds {family.wanted}"
+            )
     return folder
 
 
-def load_parts(source: str | PathLike[str], dtype: torch.dtype = torch.float32) -> Parts:
-    """Load a Grounding DINO or MM Grounding DINO of `transformers` with its processors.
+def load_parts(
+    source: str | PathLike[str], dtype: torch.dtype = torch.float32, family: Family = GROUNDING_DINO
+) -> Parts:
+    """Load a zero-shot detector of `transformers` with its processors.
 
     Args:
         source: "bundled:NAME", a folder or a hub id.
         dtype: of the parameters, whatever the file stores.
+        family: what the detector must be.
 
     Raises:
         CheckpointError: see `find_folder`; also where a file is damaged, the model is of another family, or the weights
             do not fill it: a network that is partly random still answers, so it is never returned.
     """
-    folder = find_folder(source)
+    folder = find_folder(source, family)
     try:
-        with _quiet():
-            family = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-            if family not in _FAMILIES:
-                raise CheckpointError(f"{folder} must hold a model of type {' or '.join(_FAMILIES)}, got {family}")
+        with quiet():
+            found = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+            if found not in family.model_types:
+                raise CheckpointError(
+                    f"{folder} must hold a model of type {' or '.join(family.model_types)}, got {found}"
+                )
             model, report = AutoModelForZeroShotObjectDetection.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -89,56 +137,30 @@ def load_parts(source: str | PathLike[str], dtype: torch.dtype = torch.float32) 
     except CheckpointError:
         raise
     except Exception as error:  # damaged files surface as errors of JSON, safetensors, tokenizers and pydantic alike
-        raise CheckpointError(f"cannot read the Grounding DINO in {folder}: {_first_line(error)}") from error
-    _check_filled(folder, report)
+        raise CheckpointError(f"cannot read the {family.name} in {folder}: {_first_line(error)}") from error
+    check_filled(str(folder), report["missing_keys"], {entry[0] for entry in report["mismatched_keys"]})
     return Parts(model.eval(), image_processor, tokenizer)
 
 
-def _may_be_hub_id(source: str) -> bool:
-    """Whether `source` is of the form "owner/name"; anything else can only be a path."""
-    return source.count("/") == 1 and not source.startswith(("/", ".", "~")) and not source.endswith("/")
+def check_filled(source: str, missing: Collection[str], mismatched: Collection[str]) -> None:
+    """Refuse weights that leave parameters random. Surplus entries of a file do no harm.
 
+    Args:
+        source: what messages name.
+        missing: names of parameters that the file lacks.
+        mismatched: names of parameters that have another shape in the file.
 
-def _download(hub_id: str) -> Path:
-    names = [name for alternatives in _FILES.values() for name in alternatives]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=[*names, "*.json", "model-*.safetensors"]))
-    except Exception as error:  # errors of the hub, the connection and the disk have no common base
-        raise CheckpointError(
-            f"cannot get {hub_id} from the Hugging Face hub ({_reason(error)}); wanted {_WANTED}: "
-            "download them elsewhere and pass the path of their folder as the checkpoint"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, GatedRepoError):
-        return "access to it must be granted first"
-    if isinstance(error, RepositoryNotFoundError):
-        return "no such folder here, and no such repository there"
-    if is_offline_mode():
-        return "offline mode is on, and it is not in the local cache"
-    if isinstance(error, LocalEntryNotFoundError):
-        return "no connection, and it is not in the local cache"
-    return _first_line(error)
-
-
-def _check_filled(folder: Path, report: dict[str, Any]) -> None:
-    """Surplus entries of a file do no harm; missing ones, or ones of another shape, leave random weights behind."""
-    missing = sorted(report["missing_keys"])
-    mismatched = sorted(str(entry[0]) for entry in report["mismatched_keys"])
-    for fault, keys in (("lack", missing), ("have another shape for", mismatched)):
-        if keys:
-            shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise CheckpointError(f"the weights in {folder} {fault} {shown}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    Raises:
+        CheckpointError: there are such parameters.
+    """
+    for fault, names in (("lack", sorted(missing)), ("have another shape for", sorted(mismatched))):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise CheckpointError(f"the weights in {source} {fault} {shown}")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the bars and tables of loading off stderr; what matters of them is raised as an error here."""
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -149,3 +171,13 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bar:
             logging.enable_progress_bar()
+
+
+def _may_be_hub_id(source: str) -> bool:
+    """Whether `source` is of the form "owner/name"; anything else can only be a path."""
+    return source.count("/") == 1 and not source.startswith(("/", ".", "~")) and not source.endswith("/")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

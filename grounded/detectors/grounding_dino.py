@@ -1,4 +1,4 @@
-"""Grounding DINO (Liu et al., 2023) and MM Grounding DINO (Zhao et al., 2024) through `transformers`.
+"""Grounding DINO (Liu et al., 2023), MM Grounding DINO (Zhao et al., 2024) and LLMDet (Fu et al., 2025).
 
 The network scores tokens, not phrases. Here each phrase keeps its own span of tokens, so that a detection's label is
 the index of one of the phrases that were asked for, and never a string put together from tokens above a threshold.
@@ -14,17 +14,18 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.models.grounding_dino.modeling_grounding_dino import SPECIAL_TOKENS
 
 from grounded.detectors import sizes
 from grounded.detectors.checkpoint import load_parts
 from grounded.detectors.chunks import split_phrases
+from grounded.detectors.inputs import open_inputs
 from grounded.detectors.postprocess import phrase_scores, place_columns, select, to_pixels
 from grounded.detectors.shared_text import DistinctPromptEncoder
 from grounded.detectors.token_spans import Delimiters, Query, join_phrases, tokenise_phrases
 from grounded.errors import GroundedError, PromptError
-from grounded.images import ImageLike, open_image
+from grounded.images import ImageLike
+from grounded.phrases import shortened
 from grounded.settings import DetectorConfig
 from grounded.types import Detections
 from segany import CheckpointError
@@ -46,7 +47,8 @@ class GroundingDino:
     prompts may differ. A long list of phrases is searched in several passes, each of which runs the whole network.
 
     Args:
-        model: `GroundingDinoForObjectDetection` or `MMGroundingDinoForObjectDetection`, in eval mode, on its device.
+        model: `GroundingDinoForObjectDetection` or `MMGroundingDinoForObjectDetection` of `transformers`, or a network
+            with their `config`, `dtype` and interface, in eval mode, on its device.
         image_processor: its saved image processor.
         tokenizer: its BERT tokenizer.
         config: thresholds and picture size; `kind` and `checkpoint` are not looked at.
@@ -59,14 +61,15 @@ class GroundingDino:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         image_processor: Any,
         tokenizer: Any,
         config: DetectorConfig | None = None,
         batch_size: int = 4,
         name: str = "grounding-dino",
     ):
-        self.model, self.image_processor, self.tokenizer = model, image_processor, tokenizer
+        self.model: Any = model
+        self.image_processor, self.tokenizer = image_processor, tokenizer
         self.config = config or DetectorConfig()
         self.batch_size = batch_size
         self.name = name
@@ -115,13 +118,7 @@ class GroundingDino:
             ImageError: a picture is not one.
             PromptError: a phrase has no word, or is too long for the detector.
         """
-        if len(images) != len(phrases):
-            raise ValueError(f"phrases must be one list per image, got {len(phrases)} for {len(images)} images")
-        for own in phrases:
-            if isinstance(own, str):
-                raise PromptError(f"the phrases of an image must be a sequence of phrases, got {own!r}")
-        pictures = [open_image(image).pixels for image in images]
-        asked = [tuple(own) for own in phrases]
+        pictures, asked = open_inputs(images, phrases)
         queries = {own: self._queries(own) for own in dict.fromkeys(asked)}
         jobs = [
             _Job(i, query, self._shown_size(picture))
@@ -146,7 +143,7 @@ class GroundingDino:
         limit = self._max_phrase_tokens()
         for phrase, ids in zip(phrases, tokens, strict=True):
             if len(ids) > limit:
-                raise PromptError(f"a phrase must have at most {limit} tokens, got {len(ids)}: {phrase!r}")
+                raise PromptError(f"a phrase must have at most {limit} tokens, got {len(ids)}: {shortened(phrase)!r}")
         runs = split_phrases([len(ids) for ids in tokens], self.model.config.max_text_len)
         return [join_phrases(tokens, run, self.delimiters) for run in runs]
 

@@ -235,7 +235,13 @@ def main(
     clip = train_clip.load_shipped().eval()
     scenes = open_pool(pool)
     settings = Settings(
-        out, steps, learning_rate=rate * 4e-4, muon_rate=rate * 7e-4, not_for_muon=("rel_pos",), decay_share=0.5
+        out,
+        steps,
+        learning_rate=rate * 4e-4,
+        muon_rate=rate * 7e-4,
+        not_for_muon=("rel_pos",),
+        decay_share=0.5,
+        boosted=encoder_steps,
     )
     train(
         trainee,

@@ -28,6 +28,8 @@ class Settings:
     learning_rate: float
     warmup: int = 100
     decay_share: float = 0.35  # of all steps, at the end
+    boosted: int = 0  # first steps, on an easier task, that bear a higher rate
+    boost: float = 2.0  # by how much
     weight_decay: float = 0.02
     muon_rate: float | None = None  # learning rate of the matrices; None: AdamW for everything
     not_for_muon: tuple[str, ...] = ()  # pieces of names of matrices that stay with AdamW
@@ -53,7 +55,8 @@ class Batches(Dataset):
 def rate_at(step: int, settings: Settings) -> float:
     """The learning rate of a step as a fraction of the full one."""
     decay = max(int(settings.steps * settings.decay_share), 1)
-    return min((step + 1) / settings.warmup, 1.0, (settings.steps - step) / decay)
+    scale = min((step + 1) / settings.warmup, 1.0, (settings.steps - step) / decay)
+    return scale * settings.boost if step < settings.boosted else scale
 
 
 def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:

@@ -163,11 +163,25 @@ def test_wrong_override(overrides: dict, message: str):
 
 
 @pytest.mark.parametrize(
-    ("mode", "detector", "text"), [("box", True, False), ("text", False, True), ("box+text", True, True)]
+    ("overrides", "detector", "text", "scores"),
+    [
+        pytest.param({}, True, False, False, id="box"),
+        pytest.param({"mode": "text"}, False, True, False, id="text"),
+        pytest.param({"mode": "box+text"}, True, True, False, id="box+text"),
+        pytest.param({"filtering": {"enabled": True}}, True, False, True, id="filtering"),
+        pytest.param({"fallback": {"source": "automatic"}}, True, False, True, id="automatic masks"),
+        pytest.param({"fallback": {"source": "text"}}, True, True, True, id="text-prompted masks"),
+    ],
 )
-def test_what_a_mode_needs(mode: str, detector: bool, text: bool):
-    prompting = PromptingConfig(mode=mode)
-    assert (prompting.needs_detector, prompting.needs_text) == (detector, text)
+def test_what_is_needed(overrides: dict, detector: bool, text: bool, scores: bool):
+    settled = config.override(PipelineConfig(), **overrides)
+    assert (settled.needs_detector, settled.needs_text_prompt, settled.needs_scores) == (detector, text, scores)
+
+
+@pytest.mark.parametrize("overrides", [{"mode": "text"}, {"mode": "box+text"}, {"fallback": {"source": "text"}}])
+def test_text_needs_a_way_in(overrides: dict):
+    with pytest.raises(ConfigError, match="text_prompt"):
+        config.override(PipelineConfig(), text_prompt="none", **overrides)
 
 
 @pytest.mark.parametrize("checkpoint", ["folder", "owner/name", "local-dir:/x"])

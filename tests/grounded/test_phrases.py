@@ -1,7 +1,7 @@
 import pytest
 
 from grounded.errors import PromptError
-from grounded.phrases import parse
+from grounded.phrases import parse, shortened
 from tests.data import unchecked
 
 
@@ -28,6 +28,22 @@ from tests.data import unchecked
         ),
         pytest.param((" a \n cat ", "", "dog"), ("a cat", "dog"), id="sequence is cleaned"),
         pytest.param(["cat", "cat"], ("cat",), id="duplicates in a sequence"),
+        pytest.param(["cat", "", "dog"], ("cat", "dog"), id="blank entry in a sequence"),
+        pytest.param("caf\u00e9. cafe\u0301", ("caf\u00e9",), id="duplicates but for composition"),
+        pytest.param("红杯子。猫，狗；鸟、鱼．｡", ("红杯子", "猫", "狗", "鸟", "鱼"), id="Chinese and Japanese stops"),
+        pytest.param("قطة، كلب؛ طائر۔", ("قطة", "كلب", "طائر"), id="Arabic stops"),
+        pytest.param("बिल्ली। कुत्ता", ("बिल्ली", "कुत्ता"), id="danda"),
+        pytest.param("１．５リットルの瓶、猫", ("１．５リットルの瓶", "猫"), id="between full-width digits"),
+        pytest.param("red\u3000mug", ("red mug",), id="ideographic space"),
+        pytest.param("a\0dog\x07\x1b[0m. cat\x7f", ("a dog [0m", "cat"), id="control characters"),
+        pytest.param("\ufeffa d\u00adog", ("a dog",), id="byte order mark and soft hyphen"),
+        pytest.param("\u200fכלב\u200e. \u2067קול\u2069", ("כלב", "קול"), id="direction marks"),
+        pytest.param("red\u200bmug", ("red mug",), id="zero-width space"),
+        pytest.param("👩\u200d🚀. 🐶", ("👩\u200d🚀", "🐶"), id="emoji"),
+        pytest.param("dog\udcff. \ud800", ("dog",), id="halves of surrogate pairs"),
+        pytest.param("a" * 10_000, ("a" * 10_000,), id="10,000 characters"),
+        pytest.param(". ".join(f"dog {i}" for i in range(2000)), tuple(f"dog {i}" for i in range(2000)), id="2,000"),
+        pytest.param([f"dog {i}" for i in range(2000)] * 2, tuple(f"dog {i}" for i in range(2000)), id="twice 2,000"),
     ],
 )
 def test_parse(text: str | list[str], phrases: tuple[str, ...]):
@@ -35,10 +51,27 @@ def test_parse(text: str | list[str], phrases: tuple[str, ...]):
     assert parse(phrases) == phrases  # what came out goes in again
 
 
-@pytest.mark.parametrize("text", ["", " \n", ".,;", "?", [], [""], [" ", "."]], ids=repr)
+@pytest.mark.parametrize(
+    "text", ["", " \n", ".,;", "?", "。、", "\0\0", "\u200f", "\u0301", "\ud800", [], [""], [" ", "."]], ids=ascii
+)
 def test_nothing_left(text: str | list[str]):
     with pytest.raises(PromptError, match="holds no phrase"):
         parse(text)
+
+
+def test_a_long_text_is_shortened_in_messages():
+    with pytest.raises(PromptError, match="holds no phrase") as caught:
+        parse("." * 10_000)
+    assert len(str(caught.value)) < 160
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", ""), ("a" * 8, "a" * 8), ("a" * 9, "aaaaaaa…"), ("aaaaaa bbb", "aaaaaa…")],
+    ids=["empty", "fits", "cut", "cut at a space"],
+)
+def test_shortened(text: str, expected: str):
+    assert shortened(text, 8) == expected
 
 
 @pytest.mark.parametrize(

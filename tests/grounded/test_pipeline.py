@@ -135,9 +135,9 @@ def test_masks_within_a_phrase_are_suppressed(random_config: PipelineConfig):
 @pytest.mark.parametrize(
     ("mode", "stages"),
     [
-        ("box", ["open", "detect", "text", "encode", "decode"]),
-        ("text", ["open", "text", "encode", "decode"]),
-        ("box+text", ["open", "detect", "text", "encode", "decode"]),
+        ("box", ["open", "detect", "encode", "decode", "masks"]),
+        ("text", ["open", "text", "encode", "decode", "masks"]),
+        ("box+text", ["open", "detect", "text", "encode", "decode", "masks"]),
     ],
 )
 def test_stopwatch(random_pipelines: dict[str, Pipeline], mode: str, stages: list[str]):
@@ -166,7 +166,7 @@ def test_parts_without_use_are_not_loaded(random_config: PipelineConfig, mode: s
     ("text_dim", "message"),
     [
         pytest.param(
-            None, "needs a segmenter with a text prompt, this one has none: use mode 'box'", id="no text prompt"
+            None, "no text prompt of its own: use text_prompt 'dense-clip', or mode 'box'", id="no text prompt"
         ),
         pytest.param(8, "must give embeddings of width 8, .* got 16", id="another width"),
     ],
@@ -185,7 +185,7 @@ def test_segmenter_that_does_not_fit(
     [
         ("box", "detector", "mode 'box' needs a detector, got none"),
         ("box+text", "detector", "mode 'box.text' needs a detector, got none"),
-        ("text", "text_encoder", "mode 'text' needs a text encoder, got none"),
+        ("text", "text_encoder", "text_prompt 'adapter' needs a text encoder, got none"),
     ],
 )
 def test_missing_part(

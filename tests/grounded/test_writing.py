@@ -1,13 +1,16 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from grounded.errors import OutputError
 from grounded.images import open_image
 from grounded.instances import Instances
 from grounded.writing import mask_name, output_folders, write_result
+from tests.grounded.failures import fill_disk
 from tests.grounded.test_instances import MASKS, assert_same, build
 
 
@@ -65,3 +68,36 @@ def test_a_second_run_leaves_no_masks_of_the_first(tmp_path: Path):
     (tmp_path / "masks" / "own.png").write_bytes(b"not ours")
     write_result(tmp_path, source, build()[1])
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["000-a-dog.png", "own.png"]
+
+
+def test_notes_and_odd_names_are_stored(tmp_path: Path):
+    path = tmp_path / os.fsdecode(b"no\xfftext.png")  # no text, and a file name all the same
+    Image.new("RGBA", (40, 30)).save(path)
+    write_result(tmp_path / "out", open_image(path), Instances.empty(("a dog",), (30, 40)))
+    image = json.loads((tmp_path / "out" / "result.json").read_text())["image"]
+    assert (image["file"], image["notes"]) == ("no\ufffdtext.png", ["transparent pixels are shown on white"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("file", ["001-a-dog.png", "overlay.png", "result.json"])
+def test_a_full_disk_leaves_the_earlier_result(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = open_image(np.zeros((30, 40, 3), np.uint8))
+    write_result(tmp_path / "old", source, build()[:1])
+    before = contents(tmp_path)
+    fill_disk(monkeypatch, file)
+    for folder in ("old", "new/folder"):
+        with pytest.raises(OutputError, match=rf"^cannot write {tmp_path}/{folder}/.*{file}: the disk is full$"):
+            write_result(tmp_path / folder, source, build())
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_file_in_place_of_the_masks(tmp_path: Path):
+    (tmp_path / "masks").write_bytes(b"")
+    for instances in (build(), Instances.empty(("a dog",), (30, 40))):
+        with pytest.raises(OutputError, match="cannot write"):
+            write_result(tmp_path, open_image(np.zeros((30, 40, 3), np.uint8)), instances)
+    assert list(contents(tmp_path)) == ["masks"]

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +9,7 @@ import segany
 from segany import CheckpointError, Prompts, SegAny
 from segany.files import read_safetensors
 from segany.state_dict import POSITION_CODE
+from tests.hub import fill_cache, use_hub
 from tests.segany import reference
 from tests.segany.reference import SMALL, SMALL_TEXT, assert_close
 
@@ -238,20 +236,20 @@ class TestSource:
         with pytest.raises(CheckpointError, match=message):
             segany.load(source)
 
-    def test_a_hub_id_without_network_is_one_clear_line(self, tmp_path):
-        """In a process of its own, since the offline switch is read when huggingface_hub is imported."""
-        program = (
-            "import segany\n"
-            "try:\n    segany.load('facebook/sam-vit-base')\n"
-            "except segany.CheckpointError as error:\n    print(error)\n"
+    def test_a_hub_id_without_network_is_one_clear_line(self, tmp_path, monkeypatch):
+        use_hub(monkeypatch, tmp_path)
+        with pytest.raises(CheckpointError) as error:
+            segany.load("facebook/sam-vit-base")
+        assert str(error.value) == (
+            "cannot get facebook/sam-vit-base: it is not in the local cache, and offline mode is on (HF_HUB_OFFLINE); "
+            "wanted config.json, model.safetensors or pytorch_model.bin: "
+            "give the path of a local folder that holds them"
         )
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-        output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-        assert output.stdout == (
-            "facebook/sam-vit-base: cannot get config.json and model.safetensors or pytorch_model.bin "
-            "(not in the local cache, and the hub is out of reach); "
-            "give the path of a local folder that holds these files\n"
-        )
+
+    def test_a_hub_id_is_read_from_the_cache(self, hugging_face_folder, tmp_path, monkeypatch):
+        use_hub(monkeypatch, tmp_path / "cache")
+        fill_cache(tmp_path / "cache", "facebook/sam-vit-base", hugging_face_folder)
+        assert_same_weights(segany.load("facebook/sam-vit-base"), segany.load(hugging_face_folder))
 
 
 class TestOptions:

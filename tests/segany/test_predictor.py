@@ -5,9 +5,19 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from segany import PRESETS, ForeignEmbeddingError, ImageEmbedding, MaskPrediction, Predictor, Prompts, SegAny
+from segany import (
+    PRESETS,
+    ForeignEmbeddingError,
+    ImageEmbedding,
+    MaskPrediction,
+    Predictor,
+    PromptError,
+    Prompts,
+    SegAny,
+)
 from segany.files import write_safetensors
 from segany.predictor import EmbeddingFileError
+from tests.data import disk
 from tests.segany import reference
 from tests.segany.reference import PROMPT_KINDS, SMALL, assert_close
 
@@ -116,6 +126,32 @@ class TestPredict:
         first = predictor.predict(embedding, boxes).best()
         second = predictor.predict(embedding, Prompts(boxes=boxes.boxes, masks=first.low_res_logits))
         assert second.low_res_logits.shape == (5, 3, 64, 64)
+
+
+class TestMaskPrompts:
+    @pytest.mark.parametrize("shape", [(90, 140), (14, 14), (400, 300)], ids=["full size", "heat map", "larger"])
+    def test_are_accepted_as_prompts(self, predictor, embedding, boxes, shape):
+        masks = predictor.mask_prompts(embedding, torch.randn(5, *shape))
+        assert masks.shape == (5, 1, 64, 64)
+        answer = predictor.predict(embedding, Prompts(boxes=boxes.boxes, masks=masks))
+        assert torch.isfinite(answer.low_res_logits).all()
+
+    def test_masks_come_back(self, predictor, embedding, prediction):
+        masks = torch.from_numpy(np.stack([disk(90, 140, 60, 50, 25), disk(90, 140, 120, 20, 18)]))
+        prompts = predictor.mask_prompts(embedding, masks)
+        restored = dataclasses.replace(prediction.best()[:2], low_res_logits=prompts).masks[:, 0]
+        assert ((restored & masks).sum((1, 2)) > 0.95 * (restored | masks).sum((1, 2))).all()
+
+    def test_none(self, predictor, embedding):
+        assert predictor.mask_prompts(embedding, torch.zeros(0, 90, 140)).shape == (0, 1, 64, 64)
+
+    def test_masks_without_pixels_are_refused(self, predictor, embedding):
+        with pytest.raises(PromptError, match=r"at least one pixel each, got \(2, 0, 140\)"):
+            predictor.mask_prompts(embedding, torch.zeros(2, 0, 140))
+
+    def test_a_foreign_embedding_is_refused(self, predictor, embedding):
+        with pytest.raises(ForeignEmbeddingError):
+            predictor.mask_prompts(dataclasses.replace(embedding, fingerprint="other"), torch.zeros(1, 90, 140))
 
 
 class TestMaskPrediction:

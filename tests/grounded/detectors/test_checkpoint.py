@@ -116,7 +116,7 @@ def test_hub_id_without_connection(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(CheckpointError, match="nobody/no-such-detector") as error:
         find_folder("nobody/no-such-detector")
     message = one_line(error)
-    for part in ("offline mode", "config.json, model.safetensors", "pass the path of their folder"):
+    for part in ("offline mode", "config.json, model.safetensors", "name a local folder that holds them"):
         assert part in message
 
 

@@ -250,5 +250,5 @@ def test_libraries_are_imported_only_when_a_detector_is_built():
 
 
 def test_unknown_kind():
-    with pytest.raises(ConfigError, match="kind must be one of grounding-dino, got 'yolo'"):
+    with pytest.raises(ConfigError, match="kind must be one of grounding-dino, groundingdino-py, owl, got 'yolo'"):
         detectors.build(DetectorConfig(kind="yolo"))

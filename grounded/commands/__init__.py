@@ -1,0 +1,1 @@
+"""Commands of `grounded`, each in a file of its own."""

@@ -1,0 +1,200 @@
+"""One question about one image, from the detector's boxes to instances."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from grounded import answers, fallback, prompts
+from grounded.errors import PromptError
+from grounded.images import SourceImage
+from grounded.refine import MaskPrompting, assign_points, refine
+from grounded.settings import PipelineConfig
+from grounded.timing import Stopwatch
+from grounded.types import Detections, HeatPrompter, Instances, RegionScorer, Segmenter, TextEncoder
+from segany import MaskPrediction, Prompts
+from segany.points import FOREGROUND
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """What answers questions. A `Pipeline` is one."""
+
+    @property
+    def config(self) -> PipelineConfig: ...
+    @property
+    def segmenter(self) -> Segmenter: ...
+    @property
+    def text_encoder(self) -> TextEncoder | None: ...
+    @property
+    def scorer(self) -> RegionScorer | None: ...
+    @property
+    def heat_prompter(self) -> HeatPrompter | None: ...
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """A user's k points in original pixels, and their labels: 1 foreground, 0 background."""
+
+    points: Float[torch.Tensor, "k 2"]
+    labels: Int[torch.Tensor, "k"]
+
+
+NO_CLICKS = Clicks(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of one image. It lives as long as its answer takes."""
+
+    parts: Parts
+    image: SourceImage
+    phrases: tuple[str, ...]
+    watch: Stopwatch
+    clicks: Clicks = NO_CLICKS
+    kept: Any | None = None  # the segmenter's embedding of the image, where the caller has one
+
+    @cached_property
+    def embedding(self) -> Any:
+        """The segmenter's embedding, made when first needed: an image without prompts is not embedded."""
+        if self.kept is not None:
+            return self.kept
+        with self.watch.stage("encode"):
+            return self.parts.segmenter.encode(self.image.pixels)
+
+    def answer(self, detections: Detections | None) -> Instances:
+        """From the detections to instances, best first; without a detector (None), from the phrases alone."""
+        config = self.parts.config
+        everything = range(len(self.phrases))
+        found = self._from_text(everything) if detections is None else self._from_boxes(detections)
+        strays = self._from_strays(detections)
+        found = answers.distinct(self._judged(Instances.concatenate([found, strays])), config.prompting)
+        wanted = answers.missed(found)
+        if detections is None or config.fallback.source == "none" or not wanted:
+            return found
+        return Instances.concatenate([found, self._fall_back(wanted)]).sorted()
+
+    def _from_boxes(self, detections: Detections) -> Instances:
+        """One instance for each box, prompted with it, with its share of the clicks, and by mode with its phrase."""
+        if len(detections) == 0:
+            return self._nothing
+        config = self.parts.config
+        points, labels, _ = assign_points(detections.boxes, self.clicks.points, self.clicks.labels)
+        given = prompts.with_points(self._box_prompts(detections), points, labels)
+        embedding = self.embedding
+        with self.watch.stage("decode"):
+            prediction = self._predict(embedding, given)
+        if rounds := config.refinement.refine_rounds:
+            with self.watch.stage("refine"):
+                prediction = refine(
+                    self.parts.segmenter,
+                    embedding,
+                    prediction,
+                    torch.from_numpy(detections.boxes),
+                    given.text,
+                    rounds,
+                    given.points,
+                    given.point_labels,
+                )
+        with self.watch.stage("masks"):
+            return answers.from_detections(self.phrases, prediction, detections)
+
+    def _box_prompts(self, detections: Detections) -> Prompts:
+        """Each box, and in mode "box+text" its phrase beside it."""
+        prompting = self.parts.config.prompting
+        if prompting.mode != "box+text":
+            return prompts.build(detections, None, "box")
+        if prompting.text_prompt == "adapter":
+            return prompts.build(detections, self._embed(self.phrases), "box+text")
+        return prompts.build_dense(*self._heat(self.phrases), detections)
+
+    def _from_text(self, wanted: Sequence[int]) -> Instances:
+        """At most one instance for each wanted phrase, prompted with the phrase alone."""
+        asked = [self.phrases[i] for i in wanted]
+        if self.parts.config.prompting.text_prompt == "adapter":
+            given = prompts.build(None, self._embed(asked), "text")
+        else:
+            given = prompts.build_dense(*self._heat(asked))
+        embedding = self.embedding
+        with self.watch.stage("decode"):
+            prediction = self._predict(embedding, given)
+        with self.watch.stage("masks"):
+            rles, predicted_iou = answers.encode_masks(prediction), answers.first_iou(prediction)
+            return answers.from_masks(self.phrases, self.image.size, rles, np.array(wanted), predicted_iou, "text")
+
+    def _embed(self, phrases: Sequence[str]) -> Float[torch.Tensor, "p c"]:
+        assert self.parts.text_encoder is not None  # checked when the pipeline was built
+        with self.watch.stage("text"):
+            return self.parts.text_encoder.encode(phrases)
+
+    def _heat(self, phrases: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Points, labels and mask prompts of phrases."""
+        segmenter = self.parts.segmenter
+        assert self.parts.heat_prompter is not None and isinstance(segmenter, MaskPrompting)
+        with self.watch.stage("text"):
+            heat = self.parts.heat_prompter.prompts(self.image.pixels, phrases)
+        return heat.points, heat.labels, segmenter.mask_prompts(self.embedding, heat.logits)
+
+    def _predict(self, embedding: Any, given: Prompts) -> MaskPrediction:
+        several = self.parts.config.prompting.multimask_output
+        return self.parts.segmenter.predict(embedding, given, multimask_output=several).best()
+
+    def _from_strays(self, detections: Detections | None) -> Instances:
+        """One instance for each foreground click that lies in no detection."""
+        boxes = np.zeros((0, 4), np.float32) if detections is None else detections.boxes
+        _, _, strays = assign_points(boxes, self.clicks.points, self.clicks.labels)
+        if not strays:
+            return self._nothing
+        points = self.clicks.points[strays]
+        if len(self.phrases) > 1 and self.parts.scorer is None:
+            raise PromptError(
+                f"the point {points[0].tolist()} lies in no detection and may mean any of {len(self.phrases)} phrases: "
+                "ask for one phrase, or switch filtering on"
+            )
+        given = Prompts(points=points[:, None], point_labels=torch.full((len(points), 1), FOREGROUND))
+        embedding = self.embedding
+        with self.watch.stage("decode"):
+            prediction = self.parts.segmenter.predict(embedding, given, multimask_output=True).best()
+        rles = answers.encode_masks(prediction)
+        ids = np.zeros(len(rles), np.int64)
+        if len(self.phrases) > 1 and self.parts.scorer is not None:
+            ids = self.parts.scorer.score(self.image.pixels, rles, self.phrases).argmax(axis=1)
+        return answers.from_masks(self.phrases, self.image.size, rles, ids, answers.first_iou(prediction), "point")
+
+    def _judged(self, instances: Instances) -> Instances:
+        """With filtering, add CLIP's scores and drop what does not look like its phrase; a user's click is no guess."""
+        filtering, scorer = self.parts.config.filtering, self.parts.scorer
+        if not filtering.enabled or scorer is None or len(instances) == 0:
+            return instances
+        with self.watch.stage("score"):
+            instances = answers.with_clip_scores(
+                instances, scorer.score(self.image.pixels, instances.rles, self.phrases)
+            )
+        return instances[(instances.clip_scores >= filtering.clip_threshold) | (instances.sources == "point")]
+
+    def _fall_back(self, wanted: Sequence[int]) -> Instances:
+        """Instances for phrases that have none."""
+        config, scorer = self.parts.config.fallback, self.parts.scorer
+        assert scorer is not None
+        if config.source == "text":
+            found = self._from_text(wanted)
+            rles, predicted_iou = found.rles, found.predicted_iou
+        else:
+            embedding = self.embedding
+            with self.watch.stage("automatic"):
+                masks = fallback.everything(self.parts.segmenter, embedding, self.image.pixels, config)
+            rles, predicted_iou = masks.rles, masks.predicted_iou.numpy()
+        with self.watch.stage("score"):
+            asked = [self.phrases[i] for i in wanted]
+            probabilities = scorer.score(self.image.pixels, rles, asked)
+        if config.source == "text":  # each mask answers its own phrase only
+            probabilities = np.where(found.phrase_ids[:, None] == np.array(wanted), probabilities, 0)
+        return fallback.accepted(self.phrases, self.image.size, wanted, rles, predicted_iou, probabilities, config)
+
+    @property
+    def _nothing(self) -> Instances:
+        return Instances.empty(self.phrases, self.image.size)
