@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grounded.cutouts import cutouts
     from grounded.drawing import draw
-    from grounded.errors import ConfigError, GroundedError, ImageError, PromptError, ResultError
+    from grounded.errors import ConfigError, GroundedError, ImageError, OutputError, PromptError, ResultError
     from grounded.instances import Instances
     from grounded.phrases import parse
     from grounded.pipeline import Pipeline
@@ -22,10 +23,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "PipelineConfig": "settings",
+    "cutouts": "cutouts",
     "draw": "drawing",
     "ConfigError": "errors",
     "GroundedError": "errors",
     "ImageError": "errors",
+    "OutputError": "errors",
     "PromptError": "errors",
     "ResultError": "errors",
     "Instances": "instances",
@@ -41,11 +44,13 @@ __all__ = [
     "GroundedError",
     "ImageError",
     "Instances",
+    "OutputError",
     "Pipeline",
     "PipelineConfig",
     "PromptError",
     "ResultError",
     "Stopwatch",
+    "cutouts",
     "draw",
     "parse",
 ]

@@ -5,7 +5,7 @@ import hashlib
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as coco_mask
 
@@ -18,6 +18,8 @@ Colour: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[int, int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+# Of the picture in floats: what a processor cache holds; a large picture in floats would take gigabytes.
+_PIXELS_AT_ONCE = 1 << 16
 _INK, _PAPER = (20, 20, 24), (255, 255, 255)
 
 
@@ -44,13 +46,13 @@ def draw(
     if source.size != instances.image_size:
         raise ImageError(f"the image must be of (height, width) {instances.image_size}, got {source.size}")
     labels = [str(label) for label in instances.labels]
-    canvas = np.array(source.pixels, dtype=np.float32)
+    canvas = np.array(source.pixels)
     line_width = max(1.5, max(source.size) / 350)
     areas = np.array([coco_mask.area(rle) for rle in instances.rles])
     for i in np.argsort(-areas, kind="stable"):
         mask = decode_rle([instances.rles[i]])[0].numpy()
         _blend_mask(canvas, mask, phrase_colour(labels[i]), opacity, line_width)
-    overlay = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
+    overlay = Image.fromarray(canvas)
 
     captions = labels
     if show_scores:
@@ -72,7 +74,7 @@ def phrase_colour(phrase: str) -> Colour:
 
 
 def _blend_mask(
-    canvas: Float32[np.ndarray, "h w 3"],
+    canvas: UInt8[np.ndarray, "h w 3"],
     mask: Bool[np.ndarray, "h w"],
     colour: Colour,
     opacity: float,
@@ -82,18 +84,30 @@ def _blend_mask(
     if not mask.any():
         return
     rows, columns = (_span(np.any(mask, axis=axis), margin=round(3 * line_width) + 2) for axis in (1, 0))
-    window = canvas[rows, columns]
     sharp = Image.fromarray(mask[rows, columns].astype(np.uint8) * 255)
-    soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(line_width / 2)), dtype=np.float32)[..., None] / 255
-    # A blurred mask passes 1/2 at the border: values around 1/2 are a line along it, as wide as the blur.
-    border = 4 * soft * (1 - soft)
-    area = ((soft - 0.5) * 4 + 0.5).clip(0, 1)
+    soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(line_width / 2)))
+    window = canvas[rows, columns]
+    step = max(1, _PIXELS_AT_ONCE // soft.shape[1])
+    for start in range(0, len(soft), step):
+        strip = slice(start, start + step)
+        window[strip] = _blended(window[strip], soft[strip], colour, opacity)
+
+
+def _blended(
+    pixels: UInt8[np.ndarray, "h w 3"], soft: UInt8[np.ndarray, "h w"], colour: Colour, opacity: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Paint where `soft`, a blurred mask, is above one half, and a line along that border as wide as the blur."""
+    cover = soft[..., None].astype(np.float32) / 255
+    border = 4 * cover * (1 - cover)  # 1 where the blurred mask passes 1/2
+    area = ((cover - 0.5) * 4 + 0.5).clip(0, 1)
+    blended = pixels.astype(np.float32)
     for paint, alpha in (
         (colour, opacity * area),
         (_INK, 0.55 * (border * 4).clip(0, 1)),  # a dark rim keeps the line visible on a ground of its own colour
         (colour, ((border - 0.45) * 3).clip(0, 1)),
     ):
-        window += alpha * (np.array(paint, dtype=np.float32) - window)
+        blended += alpha * (np.array(paint, dtype=np.float32) - blended)
+    return blended.round().astype(np.uint8)
 
 
 def _span(occupied: Bool[np.ndarray, "side"], margin: int) -> slice:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 from grounded import formats
 from grounded.arrays import check_phrase_ids, check_shape, select_rows, set_frozen
 from grounded.errors import ResultError
-from grounded.files import write_atomically
+from grounded.files import json_bytes, write_atomically
 from segany.masks import RLE, decode_rle
 
 SOURCES = ("detector", "text", "automatic", "point")
@@ -187,8 +187,7 @@ class Instances:
         models: Mapping[str, Any] | None = None,
     ) -> None:
         """Write `to_dict` as a JSON file, atomically."""
-        text = json.dumps(self.to_dict(image, models), indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomically(path, f"{text}\n".encode())
+        write_atomically(path, json_bytes(self.to_dict(image, models)))
 
     def to_coco(
         self,

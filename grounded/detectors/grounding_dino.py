@@ -111,7 +111,8 @@ class GroundingDino:
             phrases: for each picture its p phrases; a picture without phrases has no detections.
 
         Returns:
-            b Detections in pixels of their pictures, best first; p may differ between pictures.
+            b Detections in pixels of their pictures, best first; p may differ between pictures. A phrase of which the
+            tokenizer knows no piece has none.
 
         Raises:
             ValueError: not one list of phrases per picture.
@@ -144,8 +145,10 @@ class GroundingDino:
         for phrase, ids in zip(phrases, tokens, strict=True):
             if len(ids) > limit:
                 raise PromptError(f"a phrase must have at most {limit} tokens, got {len(ids)}: {shortened(phrase)!r}")
-        runs = split_phrases([len(ids) for ids in tokens], self.model.config.max_text_len)
-        return [join_phrases(tokens, run, self.delimiters) for run in runs]
+        # Of words that it cannot spell, such as those of a foreign script, the network knows nothing: it would guess.
+        known = [i for i, ids in enumerate(tokens) if set(ids) != {self.tokenizer.unk_token_id}]
+        runs = split_phrases([len(tokens[i]) for i in known], self.model.config.max_text_len)
+        return [join_phrases(tokens, known[run.start : run.stop], self.delimiters) for run in runs]
 
     def _max_phrase_tokens(self) -> int:
         """Positions are counted anew in each phrase, its delimiter included."""

@@ -1,61 +1,139 @@
-"""Choose the detector's threshold on validation scenes: `python -m recipes.tiny.calibrate`.
+"""Choose the thresholds of configs/tiny.yaml on validation scenes: `python -m recipes.tiny.calibrate`.
 
-Taken is the threshold with the greatest share of objects found less the shares of negative phrases of every kind that
-yield a detection. Write it into configs/tiny.yaml; test scenes have no part in this.
+Three steps, each a table and the value to write into the preset; later steps are for the preset as it stands, so write
+one value and run the next step. Test scenes have no part in this.
+
+- `temperature` of CLIP's scores: the likeliest, over true masks with the phrases asked of their scenes.
+- `thresholds` of detector and CLIP together: the greatest share of objects found, less the shares of negative phrases
+  of each kind that yield a mask.
+- `fallback`: the same for masks of everything, with the detector left out.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
 import click
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
-from grounded import Pipeline
-from recipes.tiny.measure import NEGATIVE_KINDS, query, scenes
-from segany.boxes import box_iou
+from grounded import Instances, Pipeline
+from recipes.tiny.measure import NEGATIVE_KINDS, Asked, mask_iou, query, scenes, stacked
+from recipes.tiny.measure_stages import without_detections
+from recipes.tiny.scenes import Scene
+from segany.masks import encode_rle
 
-THRESHOLDS = tuple(round(0.1 + 0.02 * i, 2) for i in range(31))
+TEMPERATURES = (0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
+BOX_THRESHOLDS = tuple(round(0.06 + 0.02 * i, 2) for i in range(18))
+CLIP_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+FALLBACK_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 
-def best_scores(pipeline: Pipeline, count: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Per object the score of the best detection on it (0 when there is none), per negative phrase that of its best."""
-    objects: list[float] = []
-    negatives: dict[str, list[float]] = {kind: [] for kind in NEGATIVE_KINDS}
+def validation(count: int) -> Iterator[tuple[Scene, list[Asked]]]:
     for number, scene in tqdm(scenes("validation", count), total=count, file=sys.stderr, mininterval=2):
-        asked = query(number, scene)
-        detections = pipeline.detector.detect([scene.image], [[item.phrase for item in asked]])[0]
+        yield scene, query(number, scene)
+
+
+def pair_likelihoods(temperature: float, count: int) -> tuple[float, float]:
+    """Mean negative log-likelihood over right and over wrong pairs of a true mask and a phrase."""
+    scorer = Pipeline.from_config("tiny", filtering={"enabled": True}, scoring={"temperature": temperature}).scorer
+    right: list[float] = []
+    wrong: list[float] = []
+    for scene, asked in validation(count):
+        rles = encode_rle(torch.from_numpy(stacked(scene.objects, scene.image.shape[:2])))
+        scores = scorer.score(Image.fromarray(scene.image), rles, [item.phrase for item in asked])
+        for row, thing in zip(scores, scene.objects, strict=True):
+            for score, item in zip(row, asked, strict=True):
+                (right if any(thing is one for one in item.wanted) else wrong).append(float(score))
+    return float(-np.log(np.clip(right, 1e-6, 1)).mean()), float(-np.log(np.clip(1 - np.array(wrong), 1e-6, 1)).mean())
+
+
+class Tally:
+    """What was found for each object and each negative phrase, so that any threshold can be tried afterwards."""
+
+    def __init__(self) -> None:
+        self.objects: list[np.ndarray] = []  # (k, s) scores of the instances on the object
+        self.negatives: dict[str, list[np.ndarray]] = {kind: [] for kind in NEGATIVE_KINDS}
+
+    def add(self, scene: Scene, asked: list[Asked], instances: Instances, scores: np.ndarray) -> None:
+        """One scene's instances with s scores each, (n, s)."""
         for index, item in enumerate(asked):
-            mine = detections[detections.phrase_ids == index]
+            rows = np.flatnonzero(instances.phrase_ids == index)
             if item.kind != "present":
-                negatives[item.kind].append(float(mine.score.max()) if len(mine) else 0.0)
+                self.negatives[item.kind].append(scores[rows])
                 continue
-            overlaps = box_iou(torch.tensor([o.box for o in item.wanted]), torch.from_numpy(mine.boxes)).numpy()
-            for row in overlaps:
-                on_it = mine.score[row >= 0.5]
-                objects.append(float(on_it.max()) if len(on_it) else 0.0)
-    return objects, negatives
+            overlaps = mask_iou(stacked(item.wanted, scene.image.shape[:2]), instances[rows].masks)
+            self.objects += [scores[rows[overlap >= 0.5]] for overlap in overlaps]
+
+    def shares(self, thresholds: tuple[float, ...]) -> dict[str, float]:
+        """Share of objects, and of negative phrases of each kind, with an instance that reaches all thresholds."""
+        kinds = {"objects": self.objects, **self.negatives}
+        return {
+            kind: float(np.mean([bool((one >= np.array(thresholds)).all(axis=1).any()) for one in found]))
+            for kind, found in kinds.items()
+        }
 
 
-def share_above(scores: Sequence[float], threshold: float) -> float:
-    return float((np.array(scores) >= threshold).mean())
+def gain(shares: dict[str, float]) -> float:
+    return shares["objects"] - sum(shares[kind] for kind in NEGATIVE_KINDS)
+
+
+def print_best(rows: dict[tuple[float, ...], dict[str, float]], names: tuple[str, ...], shown: int = 12) -> None:
+    """The best rows as a table, and the best as lines of the preset."""
+    ranked = sorted(rows, key=lambda thresholds: gain(rows[thresholds]), reverse=True)
+    print("| " + " | ".join((*names, "objects found", *NEGATIVE_KINDS)) + " |\n|" + "---|" * (len(names) + 4))
+    for thresholds in ranked[:shown]:
+        print("| " + " | ".join(f"{v:.3f}" for v in (*thresholds, *rows[thresholds].values())) + " |")
+    print("\n" + "\n".join(f"{name}: {value}" for name, value in zip(names, ranked[0], strict=True)))
+
+
+def calibrate_temperature(count: int) -> None:
+    """Print the likelihood at each temperature."""
+    losses = {temperature: pair_likelihoods(temperature, count) for temperature in TEMPERATURES}
+    print("| temperature | right pairs | wrong pairs |\n|---|---|---|")
+    for temperature, (right, wrong) in losses.items():
+        print(f"| {temperature:.3f} | {right:.4f} | {wrong:.4f} |")
+    print(f"\ntemperature: {min(losses, key=lambda t: sum(losses[t]))}")
+
+
+def calibrate_thresholds(count: int) -> None:
+    """Print the best pairs of detector and CLIP threshold."""
+    pipeline = Pipeline.from_config(
+        "tiny", box_threshold=BOX_THRESHOLDS[0], filtering={"enabled": True, "clip_threshold": 0.0}
+    )
+    tally = Tally()
+    for scene, asked in validation(count):
+        instances = pipeline.segment(scene.image, [item.phrase for item in asked])
+        tally.add(scene, asked, instances, np.stack([instances.detector_scores, instances.clip_scores], 1))
+    rows = {(box, clip): tally.shares((box, clip)) for box in BOX_THRESHOLDS for clip in CLIP_THRESHOLDS}
+    print_best(rows, ("box_threshold", "clip_threshold"))
+
+
+def calibrate_fallback(count: int) -> None:
+    """Print the best thresholds of the fallback."""
+    lenient = {"source": "automatic", "fallback_threshold": FALLBACK_THRESHOLDS[0]}
+    pipeline = without_detections(Pipeline.from_config("tiny", fallback=lenient))
+    tally = Tally()
+    for scene, asked in validation(count):
+        instances = pipeline.segment(scene.image, [item.phrase for item in asked])
+        tally.add(scene, asked, instances, instances.clip_scores[:, None])
+    print_best({(t,): tally.shares((t,)) for t in FALLBACK_THRESHOLDS}, ("fallback_threshold",))
+
+
+STEPS: dict[str, Callable[[int], None]] = {
+    "temperature": calibrate_temperature,
+    "thresholds": calibrate_thresholds,
+    "fallback": calibrate_fallback,
+}
 
 
 @click.command()
+@click.argument("step", type=click.Choice(list(STEPS)))
 @click.option("--scenes", "count", default=300, show_default=True)
-def main(count: int) -> None:
-    """Print what every threshold gives, and the one to take."""
-    pipeline = Pipeline.from_config("tiny", box_threshold=THRESHOLDS[0])
-    objects, negatives = best_scores(pipeline, count)
-    print("| threshold | objects found | " + " | ".join(NEGATIVE_KINDS) + " |\n|" + "---|" * (2 + len(NEGATIVE_KINDS)))
-    gains = []
-    for threshold in THRESHOLDS:
-        found = share_above(objects, threshold)
-        shares = [share_above(negatives[kind], threshold) for kind in NEGATIVE_KINDS]
-        gains.append(found - sum(shares))
-        print(f"| {threshold:.2f} | " + " | ".join(f"{value:.3f}" for value in (found, *shares)) + " |")
-    print(f"\nbox_threshold: {THRESHOLDS[int(np.argmax(gains))]}")
+def main(step: str, count: int) -> None:
+    """Print what the values of one step give, and the one to take."""
+    STEPS[step](count)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from PIL import Image
 
 from grounded import Instances, Pipeline
-from grounded.config import override
 from grounded.refine import refine
-from grounded.timing import Stopwatch
 from grounded.types import Detections
 from recipes.tiny.measure import NEGATIVE_KINDS, Asked, matched_iou, paired_iou, query, stacked
 from recipes.tiny.scenes import Scene
 from recipes.tiny.vocabulary import noun_phrase, nouns
 from segany import Prompts
 from segany.boxes import box_iou
-
-
-def with_settings(pipeline: Pipeline, **overrides) -> Pipeline:
-    """The same models under other settings."""
-    return replace(pipeline, config=override(pipeline.config, **overrides))
 
 
 def measure_more_phrases(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
@@ -73,7 +67,7 @@ def _same_answers(first: Instances, second: Instances) -> bool:
 
 
 def measure_refinement(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
-    """Mean IoU before and after rounds of refinement, over the detections that lie on an object of their phrase."""
+    """Mean IoU before refinement and what rounds of it gain, over detections that lie on an object of their phrase."""
     overlaps: dict[int, list[float]] = defaultdict(list)
     for number, scene in numbered:
         asked = query(number, scene)
@@ -82,13 +76,13 @@ def measure_refinement(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]
         if not len(detections):
             continue
         embedding = pipeline.segmenter.encode(_rgb(scene))
-        given = Prompts(boxes=detections.boxes)
-        first = pipeline.segmenter.predict(embedding, given, multimask_output=False)
+        boxes = torch.from_numpy(detections.boxes)
+        first = pipeline.segmenter.predict(embedding, Prompts(boxes=boxes), multimask_output=False)
         for rounds in (0, 1, 2):
-            answer = refine(pipeline.segmenter, embedding, first, given, rounds)
+            answer = refine(pipeline.segmenter, embedding, first, boxes, rounds=rounds)
             overlaps[rounds] += paired_iou(answer.masks[:, 0].numpy(), truths).tolist()
-    names = {0: "before", 1: "one round", 2: "two rounds"}
-    return {name: float(np.mean(overlaps[rounds])) for rounds, name in names.items()}
+    before, one, two = (float(np.mean(overlaps[rounds])) for rounds in (0, 1, 2))
+    return {"before": before, "gain of one round": one - before, "gain of two rounds": two - before}
 
 
 def _on_objects(detections: Detections, asked: Sequence[Asked]) -> tuple[Detections, np.ndarray]:
@@ -108,10 +102,10 @@ def measure_fallback(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) 
     """Recall and false positives of the fallback alone: the detector finds nothing anywhere."""
     overlaps: list[np.ndarray] = []
     yielded: dict[str, list[bool]] = {kind: [] for kind in NEGATIVE_KINDS}
-    blind = replace(pipeline, detector=Blind())
+    blind = without_detections(pipeline)
     for number, scene in numbered:
         asked = query(number, scene)
-        instances = blind.segment(scene.image, [item.phrase for item in asked], Stopwatch())
+        instances = blind.segment(scene.image, [item.phrase for item in asked])
         for index, item in enumerate(asked):
             mine = instances[instances.phrase_ids == index]
             if item.kind == "present":
@@ -125,10 +119,13 @@ def measure_fallback(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) 
     }
 
 
-class Blind:
-    """A detector that never finds anything."""
+def without_detections(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with a detector that never finds anything."""
+    return replace(pipeline, detector=_Blind())
 
-    def detect(self, images: Sequence, phrases: Sequence[Sequence[str]]) -> list[Detections]:
+
+class _Blind:
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[Detections]:
         return [Detections.empty(len(own)) for own in phrases]
 
 
@@ -149,7 +146,5 @@ def measure_text_alone(pipelines: dict[str, Pipeline], numbered: Iterable[tuple[
     return {name: float(np.mean(values)) for name, values in overlaps.items()}
 
 
-def _rgb(scene: Scene):
-    from PIL import Image
-
+def _rgb(scene: Scene) -> Image.Image:
     return Image.fromarray(scene.image)

@@ -188,7 +188,7 @@ class TestRefineOne:
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [
-            pytest.param({"index": 99, "points": [[1, 1]]}, IndexError, "", id="no such instance"),
+            pytest.param({"index": 99, "points": [[1, 1]]}, IndexError, "99", id="no such instance"),
             pytest.param({"index": 0}, PromptError, "must have points or strokes", id="nothing"),
             pytest.param({"index": 0, "points": [[1, 1, 1]]}, PromptError, "points must be", id="wrong shape"),
             pytest.param(

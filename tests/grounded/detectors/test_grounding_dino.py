@@ -252,3 +252,14 @@ def test_libraries_are_imported_only_when_a_detector_is_built():
 def test_unknown_kind():
     with pytest.raises(ConfigError, match="kind must be one of grounding-dino, groundingdino-py, owl, got 'yolo'"):
         detectors.build(DetectorConfig(kind="yolo"))
+
+
+@pytest.mark.parametrize("phrases", [["猫"], ["猫", "🐶 🐱"], ["猫", "a cat"], ["a cat", "猫", "dog"]])
+def test_words_that_the_tokenizer_cannot_spell_find_nothing(family_folder: Path, phrases: list[str]):
+    detector = load(family_folder)
+    foreign = [phrase for phrase in phrases if not phrase.isascii()]
+    detections = detector.detect([picture()], [phrases])[0]
+    assert detections.scores.shape[1] == len(phrases)
+    assert not {phrases[i] for i in detections.phrase_ids} & set(foreign)
+    known = [phrase for phrase in phrases if phrase.isascii()]
+    assert len(detections) == (len(detector.detect([picture()], [known])[0]) if known else 0)
