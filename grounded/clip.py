@@ -5,13 +5,11 @@ Phrases are embedded through templates whose embeddings are averaged, as for the
 """
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import open_clip
@@ -20,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from grounded.cache import EmbeddingCache
 from grounded.config import bundled_folder
 from grounded.images import ImageLike, open_image
 from grounded.settings import ClipConfig, ScoringConfig
@@ -37,33 +36,6 @@ _INSTEAD = (
 )
 # Texts and crops in one forward: enough to keep a GPU busy, little memory on a CPU.
 _BATCH = 64
-
-
-class EmbeddingCache:
-    """A bounded mapping from phrases to embeddings that forgets what was not asked for longest. Safe with threads."""
-
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self._entries: OrderedDict[str, Float[Tensor, c]] = OrderedDict()
-        self._lock = Lock()
-
-    def find(self, phrases: Sequence[str]) -> dict[str, Float[Tensor, "c"]]:
-        """Return those of `phrases` that are known."""
-        with self._lock:
-            found = {phrase: self._entries[phrase] for phrase in phrases if phrase in self._entries}
-            for phrase in found:
-                self._entries.move_to_end(phrase)
-        return found
-
-    def store(self, embeddings: Mapping[str, Float[Tensor, "c"]]) -> None:
-        """Add `embeddings`, then forget the oldest entries beyond the capacity."""
-        with self._lock:
-            self._entries.update(embeddings)
-            while len(self._entries) > self.capacity:
-                self._entries.popitem(last=False)
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 class ClipTextEncoder:
@@ -92,8 +64,9 @@ class ClipTextEncoder:
         self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
         self.name = name
         self._cache = EmbeddingCache(cache_size)
+        self._banks: dict[tuple[str, ...], Tensor] = {}
         # Asked of the model, because not every tower of open_clip states its width.
-        self._dim = len(self._embed("a"))
+        self._dim = self._embed(["a"]).shape[1]
 
     @classmethod
     def from_pretrained(
@@ -152,7 +125,7 @@ class ClipTextEncoder:
         missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in known]
         if missing:
             # One by one: the last bits of a product depend on how many rows it has.
-            fresh = {phrase: self._embed(phrase) for phrase in missing}
+            fresh = {phrase: self._embed([phrase])[0] for phrase in missing}
             self._cache.store(fresh)
             known |= fresh
         return torch.stack([known[phrase] for phrase in phrases])
@@ -192,7 +165,7 @@ class ClipTextEncoder:
             config: gives the negatives, when one means the same as a phrase, and the temperature.
         """
         temperature = config.temperature or self.temperature
-        bank = self.encode(config.negatives)  # (k, c)
+        bank = self._bank(config.negatives)  # (k, c)
         against = embeddings @ bank.T / temperature  # (*n, k)
         log_odds = [embeddings.new_zeros((*embeddings.shape[:-1], 0))]
         for phrase in phrases:
@@ -201,14 +174,21 @@ class ClipTextEncoder:
             log_odds.append((embeddings @ text / temperature - rivals.logsumexp(dim=-1))[..., None])
         return torch.cat(log_odds, dim=-1)
 
+    def _bank(self, negatives: tuple[str, ...]) -> Float[Tensor, "k c"]:
+        """Embeddings of negatives, which come together always, and so may be made together."""
+        if negatives not in self._banks:
+            self._banks[negatives] = self._embed(negatives)
+        return self._banks[negatives]
+
     @torch.no_grad()
-    def _embed(self, phrase: str) -> Float[Tensor, "c"]:
-        texts = [template.replace("{}", phrase) for template in self.templates]
+    def _embed(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
+        texts = [template.replace("{}", phrase) for phrase in phrases for template in self.templates]
         parts = [
             self.model.encode_text(self.tokenizer(texts[start : start + _BATCH]).to(self.device), normalize=True)
             for start in range(0, len(texts), _BATCH)
         ]
-        return normalize(torch.cat(parts).mean(dim=0), dim=-1)
+        embeddings = torch.cat(parts).unflatten(0, (len(phrases), len(self.templates)))  # (p, templates, c)
+        return normalize(embeddings.mean(dim=1), dim=-1)
 
 
 def locate(source: str | PathLike[str]) -> Path | HubModel:

@@ -18,7 +18,7 @@ LEVELS = {
     **dict.fromkeys(("grounded.errors", "grounded.files", "grounded.arrays", "grounded.schema"), BASE),
     **dict.fromkeys(("grounded.types", "grounded.instances", "grounded.phrases"), BASE),
     **dict.fromkeys(("grounded.settings", "grounded.config", "grounded.formats", "grounded.suppression"), BASE),
-    **dict.fromkeys(("grounded.images", "grounded.timing", "grounded.answers"), BASE),
+    **dict.fromkeys(("grounded.images", "grounded.timing", "grounded.answers", "grounded.cache"), BASE),
     **dict.fromkeys(("grounded.detectors", "grounded.clip", "grounded.prompts"), 3),
     **dict.fromkeys(("grounded.regions", "grounded.dense_clip", "grounded.refine", "grounded.fallback"), 3),
     **dict.fromkeys(("grounded.drawing", "grounded.cutouts"), 3),
