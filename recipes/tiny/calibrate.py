@@ -24,7 +24,7 @@ from recipes.tiny.measure_stages import without_detections
 from recipes.tiny.scenes import Scene
 from segany.masks import encode_rle
 
-TEMPERATURES = (0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
+TEMPERATURES = (0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
 BOX_THRESHOLDS = tuple(round(0.06 + 0.02 * i, 2) for i in range(18))
 CLIP_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 FALLBACK_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))

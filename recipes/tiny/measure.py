@@ -23,8 +23,9 @@ class Asked:
 
 def mask_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """IoU of all pairs of (n, h, w) and (m, h, w) bool masks, (n, m); 0 where both are empty."""
-    a = first.reshape(len(first), -1).astype(np.float32)
-    b = second.reshape(len(second), -1).astype(np.float32)
+    pixels = first.shape[1] * first.shape[2]  # stated, because it cannot be guessed for no masks
+    a = first.reshape(len(first), pixels).astype(np.float32)
+    b = second.reshape(len(second), pixels).astype(np.float32)
     both = a @ b.T
     union = a.sum(1)[:, None] + b.sum(1)[None] - both
     return both / np.maximum(union, 1)

@@ -206,9 +206,9 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
 @click.command()
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
-@click.option("--steps", default=3000, show_default=True)
-@click.option("--encoder-steps", default=1000, show_default=True, help="Steps for the encoder alone, at the start.")
-@click.option("--text-from", default=1500, show_default=True, help="The step from which text embeddings are mixed in.")
+@click.option("--steps", default=2400, show_default=True)
+@click.option("--encoder-steps", default=800, show_default=True, help="Steps for the encoder alone, at the start.")
+@click.option("--text-from", default=1200, show_default=True, help="The step from which text embeddings are mixed in.")
 @click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option(

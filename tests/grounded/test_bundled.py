@@ -72,16 +72,37 @@ def test_batch_equals_single(pipeline: Pipeline, truth: dict[str, list[np.ndarra
         assert_same(together, pipeline.segment(one, text))
 
 
-def test_box_and_text_find_the_dog(truth: dict[str, list[np.ndarray]]):
-    best = Pipeline.from_config("tiny", device="cpu", mode="box+text").segment(PICNIC, "dog")[0]
-    assert max(iou(best.masks[0], mask) for mask in truth["dog"]) > 0.8
+def test_boxes_alone_find_the_dog(truth: dict[str, list[np.ndarray]]):
+    best = Pipeline.from_config("tiny", device="cpu", mode="box").segment(PICNIC, "dog")[0]
+    assert max(iou(best.masks[0], mask) for mask in truth["dog"]) > 0.7
     assert best.sources.tolist() == ["detector"]
 
 
-def test_text_alone_answers_with_the_phrases_asked(truth: dict[str, list[np.ndarray]]):
-    # Where the mask lies is a figure of recipes.tiny.evaluate: the bundled text prompt alone is weak.
-    instances = Pipeline.from_config("tiny", device="cpu", mode="text").segment(PICNIC, list(truth))
-    assert 0 < len(instances) <= len(truth)
-    assert set(instances.labels.tolist()) <= set(truth)
+@pytest.mark.parametrize(
+    ("text_prompt", "phrases"),
+    [("adapter", ["dog", "pizza", "watermelon", "butterfly", "balloon"]), ("dense-clip", ["dog", "balloon"])],
+)
+def test_text_alone_finds_what_it_names(truth: dict[str, list[np.ndarray]], text_prompt: str, phrases: list[str]):
+    pipeline = Pipeline.from_config("tiny", device="cpu", mode="text", text_prompt=text_prompt)
+    instances = pipeline.segment(PICNIC, phrases)
     assert set(instances.sources.tolist()) == {"text"}
-    assert np.isnan(instances.detector_scores).all() and instances.masks.any((1, 2)).all()
+    assert np.isnan(instances.detector_scores).all()
+    for phrase in phrases:
+        assert covered(instances, phrase, truth[phrase], threshold=0.6) == 1, phrase
+
+
+def test_clip_judges_each_mask(pipeline: Pipeline):
+    instances = pipeline.segment(PICNIC, "dog. pizza")
+    assert (instances.clip_scores > 0.9).all()
+    np.testing.assert_allclose(instances.scores**2, instances.clip_scores * instances.detector_scores, rtol=1e-5)
+
+
+def test_what_the_detector_missed_is_found_among_all_masks(truth: dict[str, list[np.ndarray]]):
+    fallback = {"source": "automatic", "points_per_side": 12}
+    instances = Pipeline.from_config("tiny", device="cpu", box_threshold=1.0, fallback=fallback).segment(
+        PICNIC, ["dog", "balloon", "helicopter"]
+    )
+    assert set(instances.sources.tolist()) == {"automatic"}
+    assert set(instances.labels.tolist()) == {"dog", "balloon"}
+    for phrase in ("dog", "balloon"):
+        assert covered(instances, phrase, truth[phrase], threshold=0.6) == 1, phrase
