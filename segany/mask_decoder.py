@@ -4,7 +4,7 @@ Parameter names are those of Meta's published checkpoints.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from segany.config import SegAnyConfig
@@ -43,7 +43,8 @@ class MaskDecoder(nn.Module):
 
         `multimask_output` True gives the masks for ambiguous prompts, False the single one, None all: single one first.
         """
-        tokens, image = self._attend(features, position_code, prompts)
+        tokens, cells = self.attend(features, position_code, prompts)
+        image = cells.transpose(1, 2).unflatten(2, features.shape[-2:])
         heads = list(self.output_hypernetworks_mlps)
         wanted = range(len(heads))[output_slice(multimask_output)]
         # (n, m, c / 8): each mask is a 1x1 convolution of the upscaled image. Token 0 is for the IoU.
@@ -52,19 +53,22 @@ class MaskDecoder(nn.Module):
         logits = (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
         return logits, self.iou_prediction_head(tokens[:, 0])[:, output_slice(multimask_output)]
 
-    def _attend(
+    def attend(
         self, features: Float[Tensor, "#n c h w"], position_code: Float[Tensor, "1 c h w"], prompts: PromptTokens
-    ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n c h w"]]:
+    ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n l c"]]:
+        """Tokens and image cells that have seen one another."""
+        tokens, valid = self.add_output_tokens(prompts)
+        image = features + prompts.dense  # stays shared, with first axis 1, where there is no mask prompt
+        return self.transformer(tokens, to_cells(image), to_cells(position_code), valid)
+
+    def add_output_tokens(self, prompts: PromptTokens) -> tuple[Float[Tensor, "n t c"], Bool[Tensor, "n t"] | None]:
+        """The tokens that will hold the answers, then those of the prompts, and which of them may be attended to."""
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         output_tokens = output_tokens.expand(len(prompts.sparse), -1, -1)
         valid = prompts.valid
         if valid is not None:
             valid = torch.cat([valid.new_ones(output_tokens.shape[:2]), valid], dim=1)
-        image = features + prompts.dense  # stays shared, with first axis 1, where there is no mask prompt
-        tokens, cells = self.transformer(
-            torch.cat([output_tokens, prompts.sparse], dim=1), to_cells(image), to_cells(position_code), valid
-        )
-        return tokens, cells.transpose(1, 2).unflatten(2, image.shape[-2:])
+        return torch.cat([output_tokens, prompts.sparse], dim=1), valid
 
 
 def to_cells(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b l c"]:

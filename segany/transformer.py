@@ -65,14 +65,14 @@ class TwoWayBlock(nn.Module):
         image_code: Float[Tensor, "1 l c"],
         valid: Bool[Tensor, "n t"] | None,
     ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n l c"]]:
-        tokens = self.norm1(self._attend_to_tokens(tokens, token_code, valid))
+        tokens = self.norm1(self.attend_to_tokens(tokens, token_code, valid))
         coded_image = image + image_code
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_code, coded_image, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
         image = self.norm4(image + self.cross_attn_image_to_token(coded_image, tokens + token_code, tokens, valid))
         return tokens, image
 
-    def _attend_to_tokens(
+    def attend_to_tokens(
         self, tokens: Float[Tensor, "n t c"], token_code: Float[Tensor, "n t c"], valid: Bool[Tensor, "n t"] | None
     ) -> Float[Tensor, "n t c"]:
         if self.first:
