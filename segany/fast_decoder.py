@@ -85,7 +85,7 @@ class FastDecoder:
         return Proposals(
             predicted_iou=decoder.iou_prediction_head(tokens[:, 0])[:, outputs],
             mask_tokens=tokens[:, 1 : 1 + len(decoder.output_hypernetworks_mlps)][:, outputs],
-            cells=cells.unflatten(1, features.shape[-2:]),
+            cells=cells.to(self.dtype).unflatten(1, features.shape[-2:]),
             visible=visible,
             decoder=self,
             outputs=range(len(decoder.output_hypernetworks_mlps))[outputs],

@@ -1,8 +1,8 @@
 """The decoder's upscaling as matrix products.
 
-A transposed convolution whose kernel is as large as its stride is one linear layer per cell: a cell alone gives its 2 x 2
-block of outputs. So channels stay last from the transformer to the masks, layer normalisation runs over contiguous
-memory, and only the cells that are wanted need be computed.
+A transposed convolution whose kernel is as large as its stride is a linear layer for each cell, which alone gives its
+2 x 2 block of outputs. So channels stay last from the transformer to the masks, layer normalisation runs over
+contiguous memory, and only the cells that are wanted need be computed.
 """
 
 import torch
