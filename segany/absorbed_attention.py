@@ -83,9 +83,8 @@ class Scores:
 
 def by_head(x: Float[Tensor, "n heads t d"], y: Float[Tensor, "heads d l"]) -> Float[Tensor, "n heads t l"]:
     """x @ y, one product for each head: a broadcast product would copy y for each n. The result is contiguous."""
-    n = len(x)
     product = x.transpose(0, 1).flatten(1, 2) @ y  # (heads, n * t, l)
-    return product.unflatten(1, (n, -1)).transpose(0, 1).contiguous()
+    return product.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1).contiguous()
 
 
 class TokensToImage:
