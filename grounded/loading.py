@@ -62,5 +62,5 @@ def dense_clip(clip: "ClipTextEncoder", config: PipelineConfig) -> "DenseClip":
 def load_segmenter(config: PipelineConfig, device: torch.device) -> Segmenter:
     """Load the segmenter of `config.segmenter`."""
     source = bundled_name(config.segmenter.checkpoint) or config.segmenter.checkpoint
-    model = segany.load(source, device=device, dtype=getattr(torch, config.segmenter.dtype))
-    return segany.Predictor(model)
+    model = segany.load(source, device=device, dtype=config.segmenter.dtype)
+    return segany.Predictor(model, compile=config.segmenter.compile)

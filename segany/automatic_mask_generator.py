@@ -5,23 +5,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from segany.automatic_masks import AutomaticMasks
+from segany.blocks import blocks
 from segany.boxes import box_area, nms
 from segany.crops import Crop, layered_crops, near_crop_edge
-from segany.masks import encode_rle, mask_area, masks_to_boxes, remove_small_regions, rle_area, stability_score
-from segany.points import FOREGROUND, build_layer_point_grids
-from segany.predictor import ImageEmbedding, MaskPrediction, Predictor
-from segany.prompts import Prompts
-from segany.transforms import ImageLike, open_image
+from segany.drafts import Drafts
+from segany.fast_decoder import Proposals
+from segany.masks import mask_area, masks_to_boxes, remove_small_regions
+from segany.points import build_layer_point_grids
+from segany.predictor import ImageEmbedding, Predictor
+from segany.restore import ComposedResize
+from segany.rle import RLE, encode_columns, encode_rle, rle_area
+from segany.transforms import ImageLike, ResizeFrame, open_image
 
-# Full-size logits held at once, in pixels: 256 MB of float32.
-_PIXELS_AT_ONCE = 1 << 26
+# Crops embedded together, and pixels of the masks drawn together. A CPU gains nothing from more than fits its cache.
+_CROPS_AT_ONCE, _CROPS_AT_ONCE_ELSEWHERE = {"cpu": 2}, 8
+_PIXELS_AT_ONCE, _PIXELS_AT_ONCE_ELSEWHERE = {"cpu": 1 << 22}, 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,10 @@ class AutomaticMaskGenerator:
 
     Arguments and defaults are those of segment-anything's `SamAutomaticMaskGenerator`, and so are the answers. The
     defaults were chosen for ViT-H.
+
+    What costs much is done for few: predicted IoU for all points, low-resolution logits where it is high enough,
+    stability and boxes at full size for those (`ComposedResize.measure`), and only what is left after non-maximum
+    suppression is drawn and encoded. At most a gigabyte of logits is kept meanwhile (`Drafts`).
 
     Raises ValueError for arguments that do not fit together.
     """
@@ -82,12 +90,12 @@ class AutomaticMaskGenerator:
         grids = self._point_grids()
         crops = layered_crops((picture.height, picture.width), self.crop_n_layers, self.crop_overlap_ratio)
         counter = _PointCounter(progress, total=sum(len(grids[crop.layer]) for crop in crops))
-        found = AutomaticMasks.concatenate(
-            [
-                self._search_crop(picture, crop, grids[crop.layer], counter, embedding if crop.layer == 0 else None)
-                for crop in crops
-            ]
-        )
+        parts = []
+        for crop, crop_embedding in self._embed(picture, crops, embedding):
+            search = _Search.begin(self, crop, (picture.height, picture.width), crop_embedding)
+            parts.append(search.run(grids[crop.layer], counter))
+            del crop_embedding, search  # before the next crops are embedded
+        found = AutomaticMasks.concatenate(parts)
         if len(crops) > 1:
             # Prefer masks from smaller crops.
             found = found[nms(found.boxes, 1 / box_area(found.crop_boxes), self.crop_nms_thresh)]
@@ -100,59 +108,24 @@ class AutomaticMaskGenerator:
         assert self.points_per_side is not None  # checked in __post_init__
         return build_layer_point_grids(self.points_per_side, self.crop_n_layers, self.crop_n_points_downscale_factor)
 
-    def _search_crop(
-        self,
-        picture: Image.Image,
-        crop: Crop,
-        grid: Float[Tensor, "n 2"],
-        counter: "_PointCounter",
-        embedding: ImageEmbedding | None,
-    ) -> AutomaticMasks:
-        """Distinct masks found in one crop of the picture."""
-        image_size = (picture.height, picture.width)
-        height, width = crop.size
-        embedding = embedding or self.predictor.encode(picture.crop(crop.box))
-        candidates = []
-        for points in (grid * torch.tensor([width, height])).split(self.points_per_batch):
-            candidates += self._propose(embedding, points, crop, image_size)
-            counter.advance(len(points))
-        merged = _Candidates.concatenate(candidates)
-        kept = merged[nms(merged.boxes, merged.prediction.predicted_iou[:, 0], self.box_nms_thresh)]
-        return _encode(kept, crop, image_size)
-
-    def _propose(
-        self, embedding: ImageEmbedding, points: Float[Tensor, "n 2"], crop: Crop, image_size: tuple[int, int]
-    ) -> list["_Candidates"]:
-        """Good and stable masks for points in pixels of the crop."""
-        labels = torch.full((len(points), 1), FOREGROUND)
-        prediction = self.predictor.predict(embedding, Prompts(points=points[:, None], point_labels=labels))
-        points = points.repeat_interleave(prediction.predicted_iou.shape[1], dim=0).to(prediction.predicted_iou.device)
-        prediction = _one_mask_per_prompt(prediction)
-        if self.pred_iou_thresh > 0:  # predicted IoU can be negative, and 0 means no filter
-            # Few masks pass, and only those are worth drawing at full size.
-            good = prediction.predicted_iou[:, 0] > self.pred_iou_thresh
-            prediction, points = prediction[good], points[good]
-        parts = _parts(len(points), crop.size)
-        return [self._judge(prediction[part], points[part], crop, image_size) for part in parts]
-
-    def _judge(
-        self, prediction: MaskPrediction, points: Float[Tensor, "n 2"], crop: Crop, image_size: tuple[int, int]
-    ) -> "_Candidates":
-        """Those masks that are stable and not cut off by the crop."""
-        logits = prediction.logits[:, 0]  # (n, h, w)
-        stability = stability_score(logits, offset=self.stability_score_offset)
-        stable = stability >= self.stability_score_thresh
-        offset = points.new_tensor(crop.box[:2])
-        boxes = masks_to_boxes(logits[stable] > 0) + offset.repeat(2)
-        candidates = _Candidates(prediction[stable], boxes, stability[stable], points[stable] + offset)
-        return candidates[~near_crop_edge(boxes, crop, image_size)]
+    def _embed(
+        self, picture: Image.Image, crops: list[Crop], embedding: ImageEmbedding | None
+    ) -> Iterator[tuple[Crop, ImageEmbedding]]:
+        """Embeddings of the crops, a few at a time; `embedding` is that of the first one, where it is known."""
+        if embedding is not None:
+            yield crops[0], embedding
+            crops = crops[1:]
+        for part in blocks(len(crops), _CROPS_AT_ONCE.get(self.predictor.device.type, _CROPS_AT_ONCE_ELSEWHERE)):
+            embeddings = self.predictor.encode_batch([picture.crop(crop.box) for crop in crops[part]])
+            for crop in crops[part]:
+                yield crop, embeddings.pop(0)
 
     def _clean(self, found: AutomaticMasks) -> AutomaticMasks:
         """Remove small holes and islands, then the duplicates that this made."""
-        parts = [
-            _remove_small_regions(found[part], self.min_mask_region_area)
-            for part in _parts(len(found), found.image_size)
-        ]
+        step = _masks_at_once(found.image_size, found.boxes.device)
+        parts = [_remove_small_regions(found[part], self.min_mask_region_area) for part in blocks(len(found), step)]
+        if not parts:
+            return found
         cleaned = AutomaticMasks.concatenate([part for part, _ in parts])
         was_clean = torch.cat([clean for _, clean in parts])
         # Prefer masks that were clean already.
@@ -163,26 +136,99 @@ class AutomaticMaskGenerator:
 class _Candidates:
     """Masks that are not drawn yet, with coordinates in pixels of the whole image."""
 
-    prediction: MaskPrediction  # one mask for each of n prompts
+    predicted_iou: Float[Tensor, "n"]
     boxes: Float[Tensor, "n 4"]
     stability_score: Float[Tensor, "n"]
     points: Float[Tensor, "n 2"]
+    drafts: Int[Tensor, "n 2"]  # where the logits are, see `Drafts`
 
     def __getitem__(self, index: Tensor) -> "_Candidates":
-        return _Candidates(self.prediction[index], self.boxes[index], self.stability_score[index], self.points[index])
+        return _Candidates(*(values[index] for values in vars(self).values()))
+
+    @classmethod
+    def none(cls, device: torch.device) -> "_Candidates":
+        scores, pairs = torch.zeros(0, device=device), torch.zeros(0, 2, device=device)
+        return cls(scores, torch.zeros(0, 4, device=device), scores, pairs, pairs.long())
 
     @classmethod
     def concatenate(cls, parts: list["_Candidates"]) -> "_Candidates":
-        prediction = replace(
-            parts[0].prediction,
-            low_res_logits=torch.cat([part.prediction.low_res_logits for part in parts]),
-            predicted_iou=torch.cat([part.prediction.predicted_iou for part in parts]),
+        return cls(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """The search for masks in one crop of the picture."""
+
+    settings: AutomaticMaskGenerator
+    crop: Crop
+    image_size: tuple[int, int]  # of the whole picture
+    drafts: Drafts
+    resize: ComposedResize
+
+    @classmethod
+    def begin(
+        cls, settings: AutomaticMaskGenerator, crop: Crop, image_size: tuple[int, int], embedding: ImageEmbedding
+    ) -> "_Search":
+        predictor = settings.predictor
+        config = predictor.model.config
+        frame = ResizeFrame(embedding.original_size, embedding.resized_size, config.image_size)
+        resize = frame.composed((config.low_res_size, config.low_res_size), predictor.device)
+        return cls(settings, crop, image_size, Drafts(predictor, embedding), resize)
+
+    def run(self, grid: Float[Tensor, "n 2"], counter: "_PointCounter") -> AutomaticMasks:
+        """Distinct masks for points in [0, 1]."""
+        height, width = self.crop.size
+        candidates = [_Candidates.none(self.settings.predictor.device)]
+        for batch in (grid * torch.tensor([width, height])).split(self.settings.points_per_batch):
+            for points, proposals in self.drafts.propose(batch):
+                candidates.append(self._judge(points, proposals))
+                del proposals  # before the next ones are made
+            counter.advance(len(batch))
+        merged = _Candidates.concatenate(candidates)
+        return self._encode(merged[nms(merged.boxes, merged.predicted_iou, self.settings.box_nms_thresh)])
+
+    def _judge(self, points: Float[Tensor, "p 2"], proposals: Proposals) -> "_Candidates":
+        """Those masks that are good, stable and not cut off by the crop, for points in pixels of the crop."""
+        predicted_iou = proposals.predicted_iou
+        good = torch.ones_like(predicted_iou, dtype=torch.bool)
+        if self.settings.pred_iou_thresh > 0:  # predicted IoU can be negative, and 0 means no filter
+            good = predicted_iou > self.settings.pred_iou_thresh
+        logits = proposals.low_res_logits(good)
+        measured = self.resize.measure(logits, self.settings.stability_score_offset)
+        corner = measured.boxes.new_tensor(self.crop.box[:2])
+        boxes = measured.boxes + corner.repeat(2)
+        stable = measured.stability_score >= self.settings.stability_score_thresh
+        chosen = stable & ~near_crop_edge(boxes, self.crop, self.image_size)
+        drafts = self.drafts.add(points, good, chosen, logits)
+        return _Candidates(
+            predicted_iou=predicted_iou[good][chosen],
+            boxes=boxes[chosen],
+            stability_score=measured.stability_score[chosen],
+            points=points.to(corner.device)[good.nonzero()[chosen, 0]] + corner,
+            drafts=drafts.to(corner.device),
         )
-        return cls(
-            prediction,
-            torch.cat([part.boxes for part in parts]),
-            torch.cat([part.stability_score for part in parts]),
-            torch.cat([part.points for part in parts]),
+
+    def _encode(self, kept: "_Candidates") -> AutomaticMasks:
+        """Draw the masks, a few at a time, and keep them as run lengths in the whole image."""
+        rles: dict[int, RLE] = {}
+        numbers, places = kept.drafts.cpu().unbind(1)
+        for number in numbers.unique().tolist():
+            logits = self.drafts.logits(number)
+            wanted = (numbers == number).nonzero()[:, 0]
+            for part in blocks(len(wanted), _masks_at_once(self.crop.size, logits.device)):
+                columns = self.resize.draw_columns(logits[places[wanted[part]].to(logits.device)])
+                encoded = encode_columns(columns, self.crop.box[:2], self.image_size)
+                rles |= zip(wanted[part].tolist(), encoded, strict=True)
+        ordered = tuple(rles[index] for index in range(len(numbers)))
+        return AutomaticMasks(
+            rles=ordered,
+            boxes=kept.boxes.cpu(),
+            areas=rle_area(ordered),
+            predicted_iou=kept.predicted_iou.cpu(),
+            stability_score=kept.stability_score.cpu(),
+            points=kept.points.cpu(),
+            crop_boxes=torch.tensor(self.crop.box, dtype=torch.float32).expand(len(ordered), 4),
+            image_size=self.image_size,
         )
 
 
@@ -203,39 +249,8 @@ class _PointCounter:
             self._bar.close()
 
 
-def _one_mask_per_prompt(prediction: MaskPrediction) -> MaskPrediction:
-    """(n, m) masks as (n * m, 1)."""
-    return replace(
-        prediction,
-        low_res_logits=prediction.low_res_logits.flatten(0, 1)[:, None],
-        predicted_iou=prediction.predicted_iou.flatten(0, 1)[:, None],
-    )
-
-
-def _parts(count: int, image_size: tuple[int, int]) -> Iterator[slice]:
-    """Slices of `count` masks that are small enough to be drawn at once; a single empty one for no masks."""
-    step = max(1, _PIXELS_AT_ONCE // (image_size[0] * image_size[1]))
-    return (slice(start, start + step) for start in range(0, max(count, 1), step))
-
-
-def _encode(candidates: _Candidates, crop: Crop, image_size: tuple[int, int]) -> AutomaticMasks:
-    """Draw the masks, a part at a time, and keep them as run lengths in the whole image."""
-    height, width = image_size
-    x0, y0, x1, y1 = crop.box
-    rles = []
-    for part in _parts(len(candidates.points), crop.size):
-        masks = candidates.prediction[part].masks[:, 0]
-        rles += encode_rle(F.pad(masks, (x0, width - x1, y0, height - y1)))
-    return AutomaticMasks(
-        rles=tuple(rles),
-        boxes=candidates.boxes.cpu(),
-        areas=rle_area(rles),
-        predicted_iou=candidates.prediction.predicted_iou[:, 0].cpu(),
-        stability_score=candidates.stability_score.cpu(),
-        points=candidates.points.cpu(),
-        crop_boxes=torch.tensor(crop.box, dtype=torch.float32).expand(len(rles), 4),
-        image_size=image_size,
-    )
+def _masks_at_once(size: tuple[int, int], device: torch.device) -> int:
+    return _PIXELS_AT_ONCE.get(device.type, _PIXELS_AT_ONCE_ELSEWHERE) // (size[0] * size[1])
 
 
 def _remove_small_regions(found: AutomaticMasks, min_area: int) -> tuple[AutomaticMasks, Bool[Tensor, "n"]]:

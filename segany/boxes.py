@@ -61,7 +61,7 @@ def nms(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], iou_threshold: 
     """Non-maximum suppression: indices of the xyxy boxes that stay, highest score first.
 
     A box is dropped when its IoU with a box that stays and scores higher is above `iou_threshold`.
-    Of equal scores the earlier box comes first.
+    Of equal scores the earlier box comes first. Memory for n boxes: some n numbers on a CPU, n² bits on a GPU.
     """
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 

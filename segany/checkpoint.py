@@ -21,13 +21,22 @@ from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.hub import HubModel
 from segany.model import SegAny
 from segany.prompt_encoder import PromptEncoder
-from segany.state_dict import POSITION_CODE, TEXT_PREFIX, config_from_shapes, from_hugging_face, is_hugging_face
+from segany.state_dict import (
+    POSITION_CODE,
+    TEXT_PREFIX,
+    config_from_shapes,
+    from_hugging_face,
+    from_mobile_sam,
+    is_hugging_face,
+    is_mobile_sam,
+)
 
 BUNDLED = {"tiny": Path(__file__).parent / "weights" / "tiny.safetensors"}
 _CONFIG_FILE = "config.json"
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_HUB_FILE = re.compile(r"(\w[\w.-]*/[\w.-]+)/([\w.-]+)")
 
 
 def load(
@@ -41,10 +50,11 @@ def load(
     Args:
         source: one of
             "tiny", the weights that come with this package, which know drawn scenes only;
-            a `.pth` file as Meta published them;
-            a `.safetensors` file, from `save` or with Meta's or Hugging Face's tensor names;
+            a `.pth` file as Meta published them, or MobileSAM's `mobile_sam.pt`;
+            a `.safetensors` file, from `save` or with one of these or Hugging Face's tensor names;
             a folder in the layout of `facebook/sam-vit-base` (config.json beside the weights);
-            the hub id of such a folder, taken from the local cache or downloaded.
+            the hub id of such a folder, or of one such file as in `dhkim2810/MobileSAM/mobile_sam.pt`, taken from the
+            local cache or downloaded.
         device: where to put the model; the CPU by default.
         dtype: of the image encoder. Prompts and masks are always computed in float32.
         text_dim: give a checkpoint without text prompt an untrained one of this width, to be trained.
@@ -52,7 +62,7 @@ def load(
     Raises CheckpointError, with the names of files or of the first missing and unexpected tensors.
     """
     place = locate(source)
-    path = place.find() if isinstance(place, HubModel) else place
+    path = _find(place) if isinstance(place, HubModel) else place
     state, config = _read_folder(path) if path.is_dir() else _read_file(path)
     if text_dim is not None and config.text_dim != text_dim:
         if config.text_dim is not None:
@@ -71,7 +81,10 @@ def save(model: SegAny, path: PathLike, dtype: torch.dtype = torch.float16) -> N
     Weights are stored as `dtype`, except for the position code, which keeps float32.
     Raises CheckpointError that names a tensor which `dtype` cannot hold.
     """
-    state = {key: value if key == POSITION_CODE else value.to(dtype) for key, value in model.state_dict().items()}
+    state = {
+        key: value.to(dtype) if value.is_floating_point() and key != POSITION_CODE else value
+        for key, value in model.state_dict().items()
+    }
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{key} is not finite as {dtype}")
@@ -95,7 +108,17 @@ def locate(source: PathLike) -> Path | HubModel:
         raise CheckpointError(f"{name!r} names a preset without weights: give a checkpoint file, a folder or a hub id")
     if isinstance(source, str) and _HUB_ID.fullmatch(name) and not name.endswith(_FILE_SUFFIXES):
         return HubModel(name, needed=((_CONFIG_FILE,), _WEIGHT_FILES))
+    match = _HUB_FILE.fullmatch(name) if isinstance(source, str) else None
+    if match and name.endswith(_FILE_SUFFIXES):
+        return HubModel(match[1], needed=((match[2],),), instead="give the path of a local file, which this is not")
     raise CheckpointError(f"{name}: no such checkpoint file or folder, and not a hub id such as facebook/sam-vit-base")
+
+
+def _find(model: HubModel) -> Path:
+    """The folder of a model, or its file where it was asked for by name."""
+    folder = model.find()
+    files = model.files(folder)
+    return folder if len(files) > 1 else files[0]
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Tensor], SegAnyConfig]:
@@ -117,11 +140,13 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], SegAnyConfig]:
 
 
 def _read_file(path: Path, decoder_heads: int = 8) -> tuple[dict[str, Tensor], SegAnyConfig]:
-    """State dict with Meta's names in float32, and the configuration: the stored one, or what the shapes tell."""
+    """State dict with Meta's or MobileSAM's names in float32, and its configuration: stored, or told by the shapes."""
     state, metadata = _read_tensors(path)
     if is_hugging_face(state):
         state = from_hugging_face(state)
-    state = {key: value.float() for key, value in state.items()}
+    elif is_mobile_sam(state):
+        state = from_mobile_sam(state)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     try:
         if "config" in metadata:
             return state, SegAnyConfig.from_dict(json.loads(metadata["config"]))

@@ -1,8 +1,47 @@
 """Sizes of a SegAny model: one frozen value, and the presets that have a name."""
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyViTConfig:
+    """Sizes of a TinyViT image encoder (Wu et al., 2022), a pyramid of stages; the defaults are those of MobileSAM.
+
+    The first stage convolves, so what belongs to attention has an entry for each stage after it.
+
+    Raises ValueError where sizes do not fit together.
+    """
+
+    dims: tuple[int, ...] = (64, 128, 160, 320)  # channels of each stage
+    depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of each stage
+    heads: tuple[int, ...] = (4, 5, 10)
+    window_sizes: tuple[int, ...] = (7, 14, 7)  # sides of the windows, in cells of the stage
+    mlp_ratio: float = 4.0
+    conv_ratio: float = 4.0  # hidden channels of the first stage's blocks, for each of their own
+
+    def __post_init__(self) -> None:
+        stages = len(self.dims)
+        if stages < 2 or len(self.depths) != stages or {len(self.heads), len(self.window_sizes)} != {stages - 1}:
+            raise ValueError(
+                f"dims and depths must have one entry for each of two stages or more, heads and window_sizes one less, "
+                f"got {stages}, {len(self.depths)}, {len(self.heads)} and {len(self.window_sizes)} entries"
+            )
+        for name in ("dims", "depths", "window_sizes"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        require_multiple("dims[0]", self.dims[0], "2", 2)  # half of them come from the first convolution
+        for dim, heads in zip(self.dims[1:], self.heads, strict=True):
+            require_multiple("dims", dim, "heads", heads)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels an embedding cell: 4 in the first stage, twice as many in each one after it but the last."""
+        return 4 * 2 ** (len(self.dims) - 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +55,12 @@ class SegAnyConfig:
 
     image_size: int = 1024  # side of the square model frame, in pixels
     patch_size: int = 16  # the embedding has image_size / patch_size cells a side
-    encoder_dim: int
-    encoder_depth: int
-    encoder_heads: int
+    tiny_vit: TinyViTConfig | None = None  # the image encoder, in place of the plain ViT that the next lines describe
+    encoder_dim: int = 0  # a plain ViT needs the first three
+    encoder_depth: int = 0
+    encoder_heads: int = 0
+    global_blocks: tuple[int, ...] = ()  # blocks that attend over the whole image; all others stay within windows
     mlp_ratio: float = 4.0
-    global_blocks: tuple[int, ...]  # blocks that attend over the whole image; all others stay within windows
     window_size: int = 14  # side of a window, in embedding cells
     prompt_dim: int = 256  # channels of the image embedding and of prompt tokens
     mask_channels: int = 16  # hidden channels of the mask-prompt convolutions
@@ -36,20 +76,28 @@ class SegAnyConfig:
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
-        self._require_multiple("image_size", self.image_size, "patch_size", self.patch_size)
-        self._require_multiple("encoder_dim", self.encoder_dim, "encoder_heads", self.encoder_heads)
+        require_multiple("image_size", self.image_size, "patch_size", self.patch_size)
+        if self.tiny_vit is None:
+            self._check_plain_vit()
+        else:
+            self._check_tiny_vit(self.tiny_vit)
         # The mask head works at prompt_dim / 8 channels.
-        self._require_multiple("prompt_dim", self.prompt_dim, "8", 8)
+        require_multiple("prompt_dim", self.prompt_dim, "8", 8)
         divisor = self.attention_downsample * self.decoder_heads
-        self._require_multiple("prompt_dim", self.prompt_dim, "attention_downsample * decoder_heads", divisor)
+        require_multiple("prompt_dim", self.prompt_dim, "attention_downsample * decoder_heads", divisor)
+
+    def _check_plain_vit(self) -> None:
+        require_multiple("encoder_dim", self.encoder_dim, "encoder_heads", self.encoder_heads)
         outside = [index for index in self.global_blocks if not 0 <= index < self.encoder_depth]
         if outside:
             raise ValueError(f"global_blocks must lie in 0..{self.encoder_depth - 1}, got {outside}")
 
-    @staticmethod
-    def _require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
-        if value <= 0 or divisor <= 0 or value % divisor:
-            raise ValueError(f"{name} must be a positive multiple of {divisor_name} ({divisor}), got {value}")
+    def _check_tiny_vit(self, tiny_vit: TinyViTConfig) -> None:
+        given = [name for name in _PLAIN_VIT if getattr(self, name)]
+        if given:
+            raise ValueError(f"{', '.join(given)} describe a plain ViT, which tiny_vit takes the place of")
+        if self.patch_size != tiny_vit.patch_size:
+            raise ValueError(f"patch_size must be that of tiny_vit, {tiny_vit.patch_size}, got {self.patch_size}")
 
     @property
     def grid_size(self) -> int:
@@ -67,19 +115,40 @@ class SegAnyConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, so that the result can be written as JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        values = dataclasses.asdict(self, dict_factory=_plain)
+        if self.tiny_vit is None:
+            del values["tiny_vit"]  # as files of plain ViTs have always been
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SegAnyConfig":
         """Inverse of `to_dict`. Raises ValueError that names unknown or missing keys."""
-        fields = dataclasses.fields(cls)
-        unknown = sorted(set(values) - {field.name for field in fields})
-        required = {field.name for field in fields if field.default is dataclasses.MISSING}
-        missing = sorted(required - set(values))
-        if unknown or missing:
-            raise ValueError(f"SegAnyConfig: unknown keys {unknown}, missing keys {missing}")
-        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**arguments)
+        tiny_vit = values.get("tiny_vit")
+        if tiny_vit is None:
+            return _from_dict(cls, values, required=_PLAIN_VIT)
+        return _from_dict(cls, {**values, "tiny_vit": _from_dict(TinyViTConfig, tiny_vit)})
+
+
+# What a plain ViT cannot do without, and another encoder does not have.
+_PLAIN_VIT = ("encoder_dim", "encoder_depth", "encoder_heads", "global_blocks")
+
+
+def require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    """Raise ValueError where `value` is not a positive multiple of `divisor`."""
+    if value <= 0 or divisor <= 0 or value % divisor:
+        raise ValueError(f"{name} must be a positive multiple of {divisor_name} ({divisor}), got {value}")
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
+
+
+def _from_dict(cls: type[_T], values: dict[str, Any], required: Collection[str] = ()) -> _T:
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown, missing = sorted(set(values) - names), sorted(set(required) - set(values))
+    if unknown or missing:
+        raise ValueError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}")
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 PRESETS: dict[str, SegAnyConfig] = {
@@ -99,6 +168,8 @@ PRESETS: dict[str, SegAnyConfig] = {
         iou_hidden_dim=128,
         text_dim=128,
     ),
+    # MobileSAM (Zhang et al., 2023).
+    "vit_t": SegAnyConfig(tiny_vit=TinyViTConfig()),
     "vit_b": SegAnyConfig(encoder_dim=768, encoder_depth=12, encoder_heads=12, global_blocks=(2, 5, 8, 11)),
     "vit_l": SegAnyConfig(encoder_dim=1024, encoder_depth=24, encoder_heads=16, global_blocks=(5, 11, 17, 23)),
     "vit_h": SegAnyConfig(encoder_dim=1280, encoder_depth=32, encoder_heads=16, global_blocks=(7, 15, 23, 31)),

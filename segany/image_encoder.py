@@ -4,13 +4,17 @@ Follows Li et al., "Exploring Plain Vision Transformer Backbones for Object Dete
 "MViTv2" (decomposed relative positions). Parameter names are those of Meta's published checkpoints.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segany.config import SegAnyConfig
 from segany.layers import FeedForward, LayerNorm2d
+from segany.relative_attention import RelativeAttention
+
+_TOKENS_AT_ONCE = 1024  # on a CPU: enough for full speed, few enough that their activations stay near the cache
 
 
 class ImageEncoder(nn.Module):
@@ -72,67 +76,26 @@ class Block(nn.Module):
         self.mlp = FeedForward(dim, config.encoder_mlp_dim, nn.GELU())
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        x = x + self._attend(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        if self.window_size is None:
+            return in_bands(self._transform, self._attend(x), multiple=1)
+        # Windows do not see each other, so a row of them passes through the whole block alone.
+        return in_bands(lambda band: self._transform(self._attend(band)), x, multiple=self.window_size)
 
     def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        if self.window_size is None:
-            return self.attn(x)
-        windows = split_windows(x, self.window_size)
-        return join_windows(self.attn(windows), x.shape[1], x.shape[2])
+        return x + self.attn(self.norm1(x))
+
+    def _transform(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        return x + self.mlp(self.norm2(x))
 
 
-class RelativeAttention(nn.Module):
-    """Self-attention over an s x s grid, biased by row and column distance.
+def in_bands(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b h w c"], multiple: int) -> Tensor:
+    """`function`, which must treat every `multiple` rows of every grid apart, applied to some rows at a time on a CPU.
 
-    The bias of query q at (y, x) for a key at (y', x') is q . rel_pos_h[y - y'] + q . rel_pos_w[x - x'].
+    Large activations come from fresh memory, and to be given its pages costs a CPU about as long as to compute them;
+    small ones use the same memory again. Exact. Training keeps all activations anyway, and compilers plan their own.
     """
-
-    def __init__(self, dim: int, heads: int, grid_size: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        # One row per signed distance, from -(s - 1) to s - 1.
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid_size - 1, dim // heads))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid_size - 1, dim // heads))
-
-    def forward(self, x: Float[Tensor, "b s s c"]) -> Float[Tensor, "b s s c"]:
-        batch, side, _, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, side * side, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (b, heads, s * s, head_dim)
-        # Written out: the fused kernel falls back to a slower path where the bias itself needs a gradient.
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self._position_bias(q, side)
-        out = scores.softmax(dim=-1) @ v  # (b, heads, s * s, head_dim)
-        return self.proj(out.transpose(1, 2).reshape(batch, side, side, dim))
-
-    def _position_bias(self, q: Float[Tensor, "b n l d"], side: int) -> Float[Tensor, "b n l l"]:
-        q = q.unflatten(2, (side, side))  # (b, heads, y, x, head_dim)
-        rows = by_distance(self.rel_pos_h, side)  # (y, y', head_dim)
-        columns = by_distance(self.rel_pos_w, side)  # (x, x', head_dim)
-        row_bias = torch.einsum("bnyxd,ykd->bnyxk", q, rows)
-        column_bias = torch.einsum("bnyxd,xkd->bnyxk", q, columns)
-        bias = row_bias[..., :, None] + column_bias[..., None, :]  # (b, heads, y, x, y', x')
-        return bias.flatten(4, 5).flatten(2, 3)
-
-
-def by_distance(table: Float[Tensor, "distances d"], side: int) -> Float[Tensor, "s s d"]:
-    """Entry [i, j] is the row of `table` for the signed distance i - j."""
-    position = torch.arange(side, device=table.device)
-    return table[position[:, None] - position[None, :] + side - 1]
-
-
-def split_windows(x: Float[Tensor, "b h w c"], size: int) -> Float[Tensor, "m size size c"]:
-    """Cut a grid into size x size windows, row by row; zeros fill up the right and bottom edges."""
-    _, height, width, channels = x.shape
-    x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
-    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # (b, rows, size, columns, size, c)
-    return x.transpose(2, 3).reshape(-1, size, size, channels)
-
-
-def join_windows(windows: Float[Tensor, "m size size c"], height: int, width: int) -> Float[Tensor, "b h w c"]:
-    """Inverse of `split_windows` for a height x width grid: put the windows back and drop the padding."""
-    size, channels = windows.shape[2], windows.shape[3]
-    rows, columns = -(-height // size), -(-width // size)
-    x = windows.reshape(-1, rows, columns, size, size, channels).transpose(2, 3)  # (b, rows, size, columns, size, c)
-    return x.reshape(-1, rows * size, columns * size, channels)[:, :height, :width]
+    if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
+        return function(x)
+    rows = multiple * max(1, _TOKENS_AT_ONCE // (multiple * x.shape[2]))
+    bands = [function(band) for image in x.split(1) for band in image.split(rows, dim=1)]
+    return torch.cat(bands, dim=1).reshape(x.shape)

@@ -1,66 +1,32 @@
-"""Boolean masks: COCO run-length encoding, areas, boxes, IoU, stability, small regions.
+"""Boolean masks: areas, boxes, IoU, stability, small regions. Their run-length encoding is in `segany.rle`.
 
 A mask is (height, width) bool; functions take any number of leading axes unless their signature says otherwise.
 """
 
-from collections.abc import Sequence
-from typing import TypedDict
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pycocotools import mask as coco_mask
 from scipy import ndimage
 from torch import Tensor
+
+from segany.rle import RLE, decode_rle, encode_rle, rle_area
+
+__all__ = [
+    "RLE",
+    "decode_rle",
+    "encode_rle",
+    "mask_area",
+    "mask_iou",
+    "masks_to_boxes",
+    "occupied_to_boxes",
+    "remove_small_regions",
+    "rle_area",
+    "stability_score",
+]
 
 # Intersections are counted as float32 products, in blocks of pixels: sums below 2**24 are exact, memory stays small.
 _PIXEL_BLOCK = 1 << 20
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
-
-
-class RLE(TypedDict):
-    """COCO run-length encoding of one mask, fit for JSON."""
-
-    size: list[int]  # [height, width]
-    counts: str  # compressed run lengths, column by column
-
-
-def encode_rle(masks: Bool[Tensor | np.ndarray, "n h w"]) -> list[RLE]:
-    """Masks to COCO's compressed run-length encoding."""
-    # Runs go down the columns. (n, w, h) in row-major order is what pycocotools calls (h, w, n) in Fortran order.
-    columns = torch.as_tensor(masks).cpu().transpose(1, 2).contiguous().numpy().view(np.uint8)
-    return [
-        RLE(size=[int(side) for side in encoded["size"]], counts=encoded["counts"].decode("ascii"))
-        for encoded in coco_mask.encode(columns.transpose(2, 1, 0))
-    ]
-
-
-def decode_rle(rles: Sequence[RLE], image_size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
-    """Masks from run-length encodings.
-
-    Args:
-        rles: encodings of one size.
-        image_size: expected (height, width) in pixels; needed only where `rles` may be empty.
-
-    Raises:
-        ValueError: the encodings differ in size from one another or from `image_size`, or there are none and no size.
-    """
-    if image_size is None:
-        if not rles:
-            raise ValueError("decode_rle needs image_size when there are no encodings")
-        image_size = (int(rles[0]["size"][0]), int(rles[0]["size"][1]))
-    for index, rle in enumerate(rles):
-        if tuple(rle["size"]) != tuple(image_size):
-            raise ValueError(f"encoding {index} must be of size {list(image_size)}, got {list(rle['size'])}")
-    if not rles:
-        return torch.zeros((0, *image_size), dtype=torch.bool)
-    columns = coco_mask.decode(list(rles)).transpose(2, 1, 0).view(bool)  # (n, w, h)
-    return torch.from_numpy(columns).transpose(1, 2).contiguous()
-
-
-def rle_area(rles: Sequence[RLE]) -> Int[Tensor, "n"]:
-    """Pixels in each encoded mask, without decoding it."""
-    return torch.tensor([int(coco_mask.area(rle)) for rle in rles], dtype=torch.int64)
 
 
 def mask_area(masks: Bool[Tensor, "*n h w"]) -> Int[Tensor, "*n"]:
@@ -76,10 +42,15 @@ def masks_to_boxes(masks: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n 4"]:
     """
     if masks.numel() == 0:
         return torch.zeros((*masks.shape[:-2], 4), device=masks.device)
-    x0, x1 = _first_and_last(masks.any(dim=-2))
-    y0, y1 = _first_and_last(masks.any(dim=-1))
+    return occupied_to_boxes(columns=masks.any(dim=-2), rows=masks.any(dim=-1))
+
+
+def occupied_to_boxes(columns: Bool[Tensor, "*n w"], rows: Bool[Tensor, "*n h"]) -> Float[Tensor, "*n 4"]:
+    """The boxes of `masks_to_boxes` from the columns and the rows in which there is a pixel; at least one of each."""
+    x0, x1 = _first_and_last(columns)
+    y0, y1 = _first_and_last(rows)
     boxes = torch.stack([x0, y0, x1, y1], dim=-1)
-    return (boxes * masks.any(dim=-1).any(dim=-1, keepdim=True)).float()
+    return (boxes * columns.any(dim=-1, keepdim=True)).float()
 
 
 def _first_and_last(occupied: Bool[Tensor, "*n side"]) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"]]:

@@ -12,18 +12,20 @@ from segany.image_encoder import ImageEncoder
 from segany.mask_decoder import MaskDecoder, output_slice
 from segany.prompt_encoder import PromptEncoder
 from segany.prompts import Prompts
+from segany.tiny_vit import TinyViT
 
 
 class SegAny(nn.Module):
     """Segment Anything (Kirillov et al., 2023), optionally with a text prompt.
 
-    Its state dict has the keys of Meta's published checkpoints, and two more modules where `config.text_dim` is set.
+    Its state dict has the keys of Meta's published checkpoints, or of MobileSAM's where `config.tiny_vit` is set, and
+    two more modules where `config.text_dim` is set.
     """
 
     def __init__(self, config: SegAnyConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_encoder = ImageEncoder(config)
+        self.image_encoder = ImageEncoder(config) if config.tiny_vit is None else TinyViT(config)
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config)
 
@@ -35,7 +37,7 @@ class SegAny(nn.Module):
         side = self.config.image_size
         if pixels.shape[-1] != side:
             raise ValueError(f"pixels must be (b, 3, {side}, {side}), got {tuple(pixels.shape)}")
-        return self.image_encoder(pixels.to(self.image_encoder.pos_embed.dtype))
+        return self.image_encoder(pixels.to(next(self.image_encoder.parameters()).dtype))
 
     def decode(
         self, features: Float[Tensor, "b c h w"], prompts: Prompts, multimask_output: bool | None
@@ -67,5 +69,5 @@ class SegAny(nn.Module):
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]

@@ -19,7 +19,6 @@ from segany.model import SegAny
 from segany.prompts import Index, PromptError, Prompts, as_selection
 from segany.transforms import ImageLike, ResizeFrame, Size, prepare_image
 
-_MASKS_AT_ONCE = 32  # masks brought to full size together; bounds the float memory behind bool masks
 # Floats of per-prompt image features worked on together: what the cache of a CPU or the memory of a GPU holds well.
 # Measured for ViT-B on a CPU with 2 MB of cache a core: 4 prompts together take the least time for each.
 _FLOATS_AT_ONCE = {"cpu": 1 << 22}
@@ -115,12 +114,7 @@ class MaskPrediction:
     @property
     def masks(self) -> Bool[Tensor, "n m height width"]:
         """Logits above zero, at the original size."""
-        shape = (*self.low_res_logits.shape[:2], *self.original_size)
-        masks = torch.empty(shape, dtype=torch.bool, device=self.low_res_logits.device)
-        step = max(1, _MASKS_AT_ONCE // max(1, masks.shape[1]))
-        for start in range(0, len(self), step):
-            masks[start : start + step] = self[start : start + step].logits > 0
-        return masks
+        return self.frame.restore_masks(self.low_res_logits)
 
     def best(self) -> "MaskPrediction":
         """The mask of highest predicted IoU for each prompt (m = 1)."""

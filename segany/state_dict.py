@@ -1,11 +1,13 @@
-"""State dicts of Segment Anything: Hugging Face names to Meta's names, and the configuration that the shapes tell."""
+"""State dicts of Segment Anything: other names to Meta's and MobileSAM's, and the configuration that shapes tell."""
 
+import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from segany.config import SegAnyConfig
+from segany.config import SegAnyConfig, TinyViTConfig
 
 POSITION_CODE = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 TEXT_PREFIX = "prompt_encoder.text_"
@@ -73,35 +75,34 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({match[1] for key in state if (match := pattern.match(key))})
 
 
-def config_from_shapes(state: Mapping[str, Tensor], decoder_heads: int = 8) -> SegAnyConfig:
-    """The configuration of a state dict with Meta's names.
+def is_mobile_sam(state: Mapping[str, Tensor]) -> bool:
+    return "image_encoder.patch_embed.seq.0.c.weight" in state
 
-    Shapes tell all of it but `decoder_heads`, which is 8 in every published model.
+
+def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without what a `mobile_sam.pt` holds and its encoder never uses.
+
+    These are the classifier of the TinyViT, and in some copies of the file the places of attention biases.
+    """
+    unused = re.compile(r"image_encoder\.(?:(?:norm_)?head\..*|.*\.attention_bias_idxs)")
+    return {key: value for key, value in state.items() if not unused.fullmatch(key)}
+
+
+def config_from_shapes(state: Mapping[str, Tensor], decoder_heads: int = 8) -> SegAnyConfig:
+    """The configuration of a state dict with Meta's or MobileSAM's names.
+
+    Shapes tell all of it but `decoder_heads`, which is 8 in every published model, and the image size of a MobileSAM,
+    which is 1024 in the one that there is.
 
     Raises KeyError that names the first tensor missing, and ValueError where shapes do not fit together.
     """
-    encoder, prompts, decoder = "image_encoder", "prompt_encoder", "mask_decoder"
-    _, grid_size, _, encoder_dim = state[f"{encoder}.pos_embed"].shape
-    patch_size = state[f"{encoder}.patch_embed.proj.weight"].shape[-1]
-    depth = _count(state, f"{encoder}.blocks")
-    # An attention over s x s cells has 2 s - 1 relative positions an axis.
-    spans = [(len(state[f"{encoder}.blocks.{index}.attn.rel_pos_h"]) + 1) // 2 for index in range(depth)]
-    windows = {span for span in spans if span != grid_size}
-    if len(windows) > 1:
-        raise ValueError(f"all windows must be of one size, got {sorted(windows)}")
-    head_dim = state[f"{encoder}.blocks.0.attn.rel_pos_h"].shape[1]
-    prompt_dim = state[f"{encoder}.neck.0.weight"].shape[0]
+    prompts, decoder = "prompt_encoder", "mask_decoder"
+    encoder_sizes = _tiny_vit_sizes(state) if is_mobile_sam(state) else _plain_vit_sizes(state)
+    prompt_dim = state["image_encoder.neck.0.weight"].shape[0]
     layer = f"{decoder}.transformer.layers.0"
     text = state.get(f"{TEXT_PREFIX}projection.weight")
     return SegAnyConfig(
-        image_size=grid_size * patch_size,
-        patch_size=patch_size,
-        encoder_dim=encoder_dim,
-        encoder_depth=depth,
-        encoder_heads=encoder_dim // head_dim,
-        mlp_ratio=state[f"{encoder}.blocks.0.mlp.lin1.weight"].shape[0] / encoder_dim,
-        global_blocks=tuple(index for index, span in enumerate(spans) if span == grid_size),
-        window_size=windows.pop() if windows else grid_size,
+        **encoder_sizes,
         prompt_dim=prompt_dim,
         mask_channels=state[f"{prompts}.mask_downscaling.3.weight"].shape[0],
         decoder_depth=_count(state, f"{decoder}.transformer.layers"),
@@ -113,3 +114,45 @@ def config_from_shapes(state: Mapping[str, Tensor], decoder_heads: int = 8) -> S
         iou_depth=_count(state, f"{decoder}.iou_prediction_head.layers"),
         text_dim=None if text is None else text.shape[1],
     )
+
+
+def _plain_vit_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of `SegAnyConfig` for the image encoder of a Segment Anything."""
+    encoder = "image_encoder"
+    _, grid_size, _, encoder_dim = state[f"{encoder}.pos_embed"].shape
+    patch_size = state[f"{encoder}.patch_embed.proj.weight"].shape[-1]
+    depth = _count(state, f"{encoder}.blocks")
+    # An attention over s x s cells has 2 s - 1 relative positions an axis.
+    spans = [(len(state[f"{encoder}.blocks.{index}.attn.rel_pos_h"]) + 1) // 2 for index in range(depth)]
+    windows = {span for span in spans if span != grid_size}
+    if len(windows) > 1:
+        raise ValueError(f"all windows must be of one size, got {sorted(windows)}")
+    head_dim = state[f"{encoder}.blocks.0.attn.rel_pos_h"].shape[1]
+    return {
+        "image_size": grid_size * patch_size,
+        "patch_size": patch_size,
+        "encoder_dim": encoder_dim,
+        "encoder_depth": depth,
+        "encoder_heads": encoder_dim // head_dim,
+        "mlp_ratio": state[f"{encoder}.blocks.0.mlp.lin1.weight"].shape[0] / encoder_dim,
+        "global_blocks": tuple(index for index, span in enumerate(spans) if span == grid_size),
+        "window_size": windows.pop() if windows else grid_size,
+    }
+
+
+def _tiny_vit_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of `SegAnyConfig` for the image encoder of a MobileSAM."""
+    layers = "image_encoder.layers"
+    stages = range(_count(state, layers))
+    widths = ["image_encoder.patch_embed.seq.2", *(f"{layers}.{index}.downsample.conv3" for index in stages[:-1])]
+    dims = tuple(state[f"{name}.c.weight"].shape[0] for name in widths)
+    biases = [state[f"{layers}.{index}.blocks.0.attn.attention_biases"].shape for index in stages[1:]]
+    tiny_vit = TinyViTConfig(
+        dims=dims,
+        depths=tuple(_count(state, f"{layers}.{index}.blocks") for index in stages),
+        heads=tuple(heads for heads, _ in biases),
+        window_sizes=tuple(math.isqrt(distances) for _, distances in biases),
+        mlp_ratio=state[f"{layers}.1.blocks.0.mlp.fc1.weight"].shape[0] / dims[1],
+        conv_ratio=state[f"{layers}.0.blocks.0.conv1.c.weight"].shape[0] / dims[0],
+    )
+    return {"tiny_vit": tiny_vit, "patch_size": tiny_vit.patch_size}

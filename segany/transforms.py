@@ -6,6 +6,7 @@ weights see what they were trained on.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from segany.config import SegAnyConfig
 from segany.pixels import ImageError, ImageLike, read
+from segany.restore import Bands, ComposedResize
 
 Size = tuple[int, int]  # (height, width)
 
@@ -67,13 +69,22 @@ class ResizeFrame:
     def restore_logits(self, low_res: Float[Tensor, "n m h w"]) -> Float[Tensor, "n m height width"]:
         """Low-resolution mask logits to logits of the original picture.
 
-        Bilinear to the model frame, padding cut away, bilinear to the original size.
+        Bilinear to the model frame, padding cut away, bilinear to the original size, in one step and in float32; see
+        `ComposedResize`.
         """
-        height, width = self.resized_size
-        if low_res.shape[0] == 0 or low_res.shape[1] == 0:
-            return low_res.new_zeros(*low_res.shape[:2], *self.original_size)
-        frame = F.interpolate(low_res, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-        return F.interpolate(frame[..., :height, :width], self.original_size, mode="bilinear", align_corners=False)
+        low_res, kind, shape = low_res.float().flatten(0, 1), low_res.dtype, low_res.shape
+        return self.composed(shape[2:], low_res.device).restore(low_res).unflatten(0, shape[:2]).to(kind)
+
+    def restore_masks(self, low_res: Float[Tensor, "n m h w"]) -> Bool[Tensor, "n m height width"]:
+        """Where `restore_logits` is above zero, without holding full-size logits."""
+        resize = self.composed(low_res.shape[2:], low_res.device)
+        return resize.draw(low_res.float().flatten(0, 1)).unflatten(0, low_res.shape[:2])
+
+    def composed(self, low_res_size: Sequence[int], device: torch.device) -> ComposedResize:
+        """The way from (height, width) cells, which cover the whole model frame, to the original picture."""
+        axes = zip(low_res_size, self.resized_size, self.original_size, strict=True)
+        rows, columns = (Bands.build(cells, self.image_size, *sizes, device) for cells, *sizes in axes)
+        return ComposedResize(rows, columns)
 
     def crop_padding(self, low_res: Float[Tensor, "*n side side"]) -> Float[Tensor, "*n h w"]:
         """The part of low-resolution mask logits that shows the picture; a cell partly on padding is kept."""

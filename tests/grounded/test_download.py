@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
@@ -137,6 +138,21 @@ def test_download(folders: dict[str, Path], cache: Path, monkeypatch: pytest.Mon
         fetched.clear()
         assert run("base").stdout == result.stdout.replace("downloaded", "present")
         assert fetched == []
+
+
+def test_one_file_of_a_repository(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    torch.save({}, repository / "mobile_sam.pt")
+    (repository / "README.md").write_text("not needed")
+    with pytest.raises(CheckpointError, match=r"segmenter dhkim2810/MobileSAM \(mobile_sam\.pt\)"):
+        fetch("mobile", parts=("segmenter",))
+    with serve({"dhkim2810/MobileSAM": repository}) as (address, fetched):
+        use_hub(monkeypatch, cache, address)
+        (segmenter,) = fetch("mobile", parts=("segmenter",))
+        assert segmenter.downloaded
+        assert segmenter.files == ("mobile_sam.pt",)
+        assert fetched == ["mobile_sam.pt"]
 
 
 def test_kind_of_the_detector_tells_its_files(cache: Path):

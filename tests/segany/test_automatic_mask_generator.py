@@ -8,6 +8,7 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 
 from segany import automatic_mask_generator as module
+from segany import drafts
 from segany.automatic_mask_generator import AutomaticMaskGenerator
 from segany.boxes import nms
 from segany.masks import decode_rle, masks_to_boxes, remove_small_regions
@@ -135,7 +136,7 @@ def assert_same(sam: Sam, own: dict[str, np.ndarray], reference: dict[str, np.nd
         mask = (reference[name][index] for name in ("crop_boxes", "points", "predicted_iou"))
         assert not (different[index] & ~is_doubtful(sam, *mask)).any()
     np.testing.assert_array_equal(own["boxes"][same], reference["boxes"][same])
-    assert same.mean() > 0.9
+    assert same.mean() > 0.8  # of a dozen masks, two may have a doubtful pixel
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["whole image", "crops"])
@@ -220,8 +221,27 @@ def test_batch_size_does_not_matter(predictor, arguments, baseline, points_per_b
 
 
 def test_masks_drawn_one_by_one_are_the_same(predictor, arguments, baseline, monkeypatch):
-    monkeypatch.setattr(module, "_PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(module, "_PIXELS_AT_ONCE", {"cpu": 1})
     assert_equal(AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE), baseline)
+
+
+@pytest.mark.parametrize("floats", [0, 20_000], ids=["nothing kept", "some kept"])
+def test_masks_decoded_again_are_the_same(predictor, arguments, baseline, monkeypatch, floats):
+    monkeypatch.setattr(drafts, "FLOATS_KEPT", floats)
+    found = AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE)
+    assert_equal(found, baseline)
+    assert torch.equal(found.predicted_iou, baseline.predicted_iou)
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_crops_embedded_together_are_the_same(predictor, arguments, baseline, monkeypatch, count):
+    monkeypatch.setattr(module, "_CROPS_AT_ONCE", {"cpu": count})
+    assert_equal(AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE), baseline)
+
+
+def test_a_given_embedding_serves_the_whole_image(predictor, arguments, baseline):
+    found = AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE, embedding=predictor.encode(IMAGE))
+    assert_equal(found, baseline)
 
 
 def test_pil_image_and_array_give_the_same(predictor, arguments, baseline):
@@ -232,6 +252,12 @@ def test_explicit_grids_equal_the_built_ones(predictor, arguments, baseline):
     grids = [build_point_grid(6).numpy(), build_point_grid(6)]
     generator = AutomaticMaskGenerator(predictor, **(arguments | {"points_per_side": None}), point_grids=grids)
     assert_equal(generator.generate(IMAGE), baseline)
+
+
+def test_no_points(predictor, arguments):
+    arguments = arguments | {"points_per_side": None, "crop_n_layers": 0}
+    found = AutomaticMaskGenerator(predictor, **arguments, point_grids=[torch.zeros(0, 2)]).generate(IMAGE)
+    assert len(found) == 0
 
 
 def test_thinner_grids_in_crops(predictor, arguments):

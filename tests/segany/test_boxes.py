@@ -100,6 +100,14 @@ def test_batched_nms(class_ids, kept):
     assert boxes.batched_nms(CLUSTER, scores, torch.tensor(class_ids), 0.5).tolist() == kept
 
 
+def test_nms_of_as_many_boxes_as_a_fine_grid_of_points_gives():
+    corners = torch.rand(12_288, 2, generator=torch.Generator().manual_seed(0)) * 1000
+    many = torch.cat([corners, corners + 5], dim=1)
+    scores = torch.linspace(0, 1, len(many))
+    assert boxes.nms(many, scores, 1.0).tolist() == list(range(len(many)))[::-1]
+    assert 1000 < len(boxes.nms(many, scores, 0.5)) < len(many)
+
+
 def test_nms_of_nothing():
     assert boxes.nms(torch.zeros(0, 4), torch.zeros(0), 0.5).shape == (0,)
     assert boxes.batched_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5).shape == (0,)

@@ -1,17 +1,20 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from segment_anything import SamPredictor
 
 import segany
-from segany import CheckpointError, Prompts, SegAny
+from segany import PRESETS, CheckpointError, Predictor, Prompts, SegAny
 from segany.files import read_safetensors
 from segany.state_dict import POSITION_CODE
 from tests.hub import fill_cache, use_hub
-from tests.segany import reference
+from tests.segany import reference, reference_tiny_vit
 from tests.segany.reference import SMALL, SMALL_TEXT, assert_close
+from tests.segany.reference_tiny_vit import SMALL_MOBILE, mobile_sam_file
 
 
 @pytest.fixture
@@ -32,6 +35,11 @@ def hugging_face():
 def hugging_face_folder(hugging_face, tmp_path):
     hugging_face.save_pretrained(tmp_path / "sam-small")
     return tmp_path / "sam-small"
+
+
+@pytest.fixture(scope="module")
+def mobile_sam():
+    return reference_tiny_vit.mobile_sam(TestMobileSamFile.CONFIG)
 
 
 def assert_same_weights(actual: SegAny, expected: SegAny) -> None:
@@ -102,6 +110,87 @@ class TestMetaFile:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=rf"{name}: cannot be read"):
             segany.load(tmp_path / name)
+
+
+class TestMobileSamFile:
+    CONFIG = replace(SMALL_MOBILE, image_size=1024)  # no shape depends on the image size, so this is taken for granted
+
+    @pytest.fixture
+    def file(self, mobile_sam, tmp_path):
+        """A checkpoint in the names of MobileSAM's, with the classifier that it holds and does not use."""
+        path = tmp_path / "mobile_sam.pt"
+        torch.save(mobile_sam_file(mobile_sam), path)
+        return path
+
+    def test_loads_with_the_configuration_its_shapes_tell(self, file, mobile_sam):
+        loaded = segany.load(file)
+        assert loaded.config == self.CONFIG
+        assert not loaded.training
+        written, state = mobile_sam_file(mobile_sam), loaded.state_dict()
+        assert all(torch.equal(value, written[key]) for key, value in state.items())
+        assert {key.split(".")[1] for key in written.keys() - state.keys()} == {"norm_head", "head"}
+        assert state["image_encoder.patch_embed.seq.0.bn.num_batches_tracked"].dtype == torch.int64
+
+    def test_the_published_sizes_are_the_preset(self, tmp_path):
+        torch.save(SegAny(PRESETS["vit_t"]).state_dict(), tmp_path / "mobile_sam.pt")
+        assert segany.load(tmp_path / "mobile_sam.pt").config == PRESETS["vit_t"]
+
+    def test_answers_equal_the_reference(self, file, mobile_sam, drawing):
+        predictor, theirs = Predictor(segany.load(file)), SamPredictor(mobile_sam)
+        embedding = predictor.encode(drawing)
+        theirs.set_image(drawing)
+        assert_close(embedding.features, theirs.features)
+        point = np.array([[50.0, 40.0]])
+        prediction = predictor.predict(embedding, Prompts(points=point[None], point_labels=[[1]]))
+        _, predicted_iou, low_res = theirs.predict(point, np.array([1]))
+        assert_close(prediction.low_res_logits[0], torch.as_tensor(low_res))
+        assert_close(prediction.predicted_iou[0], torch.as_tensor(predicted_iou))
+        assert prediction.masks.shape == (1, 3, 90, 140)
+
+    def test_buffers_of_some_copies_are_left_out(self, mobile_sam, tmp_path):
+        state = mobile_sam_file(mobile_sam)
+        state["image_encoder.layers.1.blocks.0.attn.attention_bias_idxs"] = torch.zeros(49, 49, dtype=torch.int64)
+        torch.save(state, tmp_path / "copy.pt")
+        assert segany.load(tmp_path / "copy.pt").config == self.CONFIG
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"dims": (16, 32), "depths": (1, 1), "heads": (4,), "window_sizes": (5,)},
+            {"mlp_ratio": 2.0, "conv_ratio": 1.5},
+        ],
+        ids=["two stages", "ratios"],
+    )
+    def test_other_shapes(self, changes, tmp_path):
+        tiny_vit = replace(SMALL_MOBILE.tiny_vit, **changes)
+        config = replace(self.CONFIG, tiny_vit=tiny_vit, patch_size=tiny_vit.patch_size)
+        torch.save(SegAny(config).state_dict(), tmp_path / "model.pt")
+        assert segany.load(tmp_path / "model.pt").config == config
+
+    def test_missing_tensors_are_named(self, mobile_sam, tmp_path):
+        state = mobile_sam_file(mobile_sam)
+        del state["image_encoder.layers.1.blocks.0.attn.attention_biases"]
+        torch.save(state, tmp_path / "broken.pt")
+        with pytest.raises(CheckpointError, match=r"no tensor 'image_encoder\.layers\.1\.blocks\.0\.attn\.attention_b"):
+            segany.load(tmp_path / "broken.pt")
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+    def test_saved_with_its_configuration(self, dtype, tmp_path):
+        model = SegAny(SMALL_MOBILE).eval()
+        model.image_encoder.patch_embed.seq[0].bn.num_batches_tracked.fill_(100_000)
+        segany.save(model, tmp_path / "model.safetensors", dtype)
+        loaded = segany.load(tmp_path / "model.safetensors")
+        assert loaded.config == SMALL_MOBILE
+        assert loaded.image_encoder.patch_embed.seq[0].bn.num_batches_tracked == 100_000
+        assert dtype != torch.float32 or loaded.fingerprint() == model.fingerprint()
+
+    def test_a_file_on_the_hub_is_read_from_the_cache(self, file, tmp_path, monkeypatch):
+        use_hub(monkeypatch, tmp_path / "cache")
+        (tmp_path / "repository").mkdir()
+        file.rename(tmp_path / "repository" / "mobile_sam.pt")
+        fill_cache(tmp_path / "cache", "somebody/MobileSAM", tmp_path / "repository")
+        loaded = segany.load("somebody/MobileSAM/mobile_sam.pt")
+        assert_same_weights(loaded, segany.load(tmp_path / "repository" / "mobile_sam.pt"))
 
 
 class TestOwnFile:
@@ -230,6 +319,9 @@ class TestSource:
             ("no_such_name", "no_such_name: no such checkpoint file or folder"),
             ("weights/sam_vit_b.pth", r"weights/sam_vit_b\.pth: no such checkpoint file or folder"),
             ("a/b/c", "a/b/c: no such checkpoint file or folder"),
+            ("a/b/c/mobile_sam.pt", r"a/b/c/mobile_sam\.pt: no such checkpoint file or folder"),
+            ("../weights/mobile_sam.pt", r"weights/mobile_sam\.pt: no such checkpoint file or folder"),
+            ("vit_t", "'vit_t' names a preset without weights"),
         ],
     )
     def test_unknown_sources(self, source, message):
@@ -244,6 +336,15 @@ class TestSource:
             "cannot get facebook/sam-vit-base: it is not in the local cache, and offline mode is on (HF_HUB_OFFLINE); "
             "wanted config.json, model.safetensors or pytorch_model.bin: "
             "give the path of a local folder that holds them"
+        )
+
+    def test_a_file_on_the_hub_without_network_is_one_clear_line(self, tmp_path, monkeypatch):
+        use_hub(monkeypatch, tmp_path)
+        with pytest.raises(CheckpointError) as error:
+            segany.load("somebody/MobileSAM/mobile_sam.pt")
+        assert str(error.value) == (
+            "cannot get somebody/MobileSAM: it is not in the local cache, and offline mode is on (HF_HUB_OFFLINE); "
+            "wanted mobile_sam.pt: give the path of a local file, which this is not"
         )
 
     def test_a_hub_id_is_read_from_the_cache(self, hugging_face_folder, tmp_path, monkeypatch):

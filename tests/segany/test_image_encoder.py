@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segany import SegAny
-from segany.image_encoder import by_distance, join_windows, split_windows
+from segany.relative_attention import by_distance, join_windows, split_windows
 from tests.segany import reference
 from tests.segany.reference import SMALL, assert_close
 
@@ -49,14 +49,14 @@ def test_bfloat16_autocast_stays_near(model):
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 8), (3, 13), (4, 4), (1, 1)])
 def test_windows_round_trip(height, width):
     x = torch.randn(2, height, width, 5)
-    windows = split_windows(x, 4)
+    windows = split_windows(x, 4, torch.zeros(x.shape[-1]))
     assert windows.shape == (2 * -(-height // 4) * -(-width // 4), 4, 4, 5)
     assert torch.equal(join_windows(windows, height, width), x)
 
 
 def test_windows_are_neighbouring_cells():
     x = torch.arange(36.0).reshape(1, 6, 6, 1)
-    windows = split_windows(x, 4)
+    windows = split_windows(x, 4, torch.zeros(x.shape[-1]))
     assert torch.equal(windows[0, ..., 0], x[0, :4, :4, 0])
     assert torch.equal(windows[3, :2, :2, 0], x[0, 4:, 4:, 0])
     assert not windows[3, 2:].any()

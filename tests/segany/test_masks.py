@@ -1,12 +1,10 @@
-import json
-
-import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 from segment_anything.utils import amg
 
 from segany import masks
+from segany.rle import encode_rle
 
 
 def draw(picture: str) -> torch.Tensor:
@@ -24,53 +22,6 @@ def blobs(count: int, height: int = 37, width: int = 53, seed: int = 0) -> torch
 
 
 BLOBS = blobs(6)
-
-
-class TestRLE:
-    def test_round_trip(self):
-        assert torch.equal(masks.decode_rle(masks.encode_rle(BLOBS)), BLOBS)
-
-    def test_pycocotools_decodes_the_same(self):
-        for mask, rle in zip(BLOBS, masks.encode_rle(BLOBS), strict=True):
-            assert np.array_equal(coco_mask.decode(rle).astype(bool), mask.numpy())
-
-    def test_same_as_segment_anything(self):
-        expected = [amg.coco_encode_rle(rle) for rle in amg.mask_to_rle_pytorch(BLOBS)]
-        assert masks.encode_rle(BLOBS) == expected
-
-    def test_survives_json(self):
-        rles = masks.encode_rle(BLOBS)
-        assert json.loads(json.dumps(rles)) == rles
-
-    def test_numpy_and_one_by_one_equal_the_batch(self):
-        rles = masks.encode_rle(BLOBS)
-        assert masks.encode_rle(BLOBS.numpy()) == rles
-        assert [masks.encode_rle(mask[None])[0] for mask in BLOBS] == rles
-        assert torch.equal(torch.cat([masks.decode_rle([rle]) for rle in rles]), BLOBS)
-
-    def test_nothing(self):
-        assert masks.encode_rle(BLOBS[:0]) == []
-        assert masks.decode_rle([], image_size=(4, 5)).shape == (0, 4, 5)
-        assert masks.rle_area([]).shape == (0,)
-
-    def test_area(self):
-        areas = masks.rle_area(masks.encode_rle(BLOBS))
-        assert torch.equal(areas, masks.mask_area(BLOBS))
-        assert areas.tolist() == [amg.area_from_rle(rle) for rle in amg.mask_to_rle_pytorch(BLOBS)]
-
-    @pytest.mark.parametrize(
-        ("rles", "image_size", "message"),
-        [
-            pytest.param([], None, "needs image_size", id="nothing without a size"),
-            pytest.param(masks.encode_rle(BLOBS[:1]), (5, 5), r"must be of size \[5, 5\], got \[37, 53\]", id="size"),
-            pytest.param(
-                masks.encode_rle(BLOBS[:1]) + masks.encode_rle(BLOBS[:1, :9]), None, "encoding 1 must be", id="mixed"
-            ),
-        ],
-    )
-    def test_errors(self, rles, image_size, message):
-        with pytest.raises(ValueError, match=message):
-            masks.decode_rle(rles, image_size)
 
 
 class TestBoxes:
@@ -97,6 +48,10 @@ class TestBoxes:
         assert boxes.dtype == torch.float32
         assert (boxes == torch.tensor([0.0, 0.0, 4.0, 3.0])).all()
 
+    def test_occupied_rows_and_columns_are_enough(self):
+        boxes = masks.occupied_to_boxes(columns=BLOBS.any(dim=1), rows=BLOBS.any(dim=2))
+        assert torch.equal(boxes, masks.masks_to_boxes(BLOBS))
+
 
 class TestIoU:
     @pytest.mark.parametrize(
@@ -114,7 +69,7 @@ class TestIoU:
 
     def test_pairs_match_pycocotools(self):
         a, b = BLOBS, blobs(4, seed=1)
-        expected = coco_mask.iou(masks.encode_rle(a), masks.encode_rle(b), [0] * len(b))
+        expected = coco_mask.iou(encode_rle(a), encode_rle(b), [0] * len(b))
         assert masks.mask_iou(a, b).numpy() == pytest.approx(expected)
 
     def test_blocks_of_pixels_add_up(self, monkeypatch):

@@ -1,4 +1,5 @@
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from segment_anything import sam_model_registry
 
 from segany import PRESETS, PromptError, Prompts, SegAny, SegAnyConfig
+from segany.config import TinyViTConfig
 from tests.segany import reference
 from tests.segany.reference import SMALL, SMALL_TEXT, assert_close
 
@@ -141,8 +143,20 @@ class TestFingerprint:
 
 
 class TestConfig:
-    def test_round_trip(self):
-        assert SegAnyConfig.from_dict(SMALL_TEXT.to_dict()) == SMALL_TEXT
+    @pytest.mark.parametrize("config", [SMALL_TEXT, *PRESETS.values()], ids=["text", *PRESETS])
+    def test_round_trip(self, config):
+        assert SegAnyConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+    def test_plain_vits_are_stored_as_before_there_were_others(self):
+        assert "tiny_vit" not in SMALL.to_dict()
+
+    def test_patches_are_those_of_the_tiny_vit(self):
+        with pytest.raises(ValueError, match="patch_size must be that of tiny_vit, 16, got 32"):
+            SegAnyConfig(tiny_vit=TinyViTConfig(), patch_size=32)
+
+    def test_unknown_keys_of_the_tiny_vit_are_named(self):
+        with pytest.raises(ValueError, match=r"TinyViTConfig: unknown keys \['colour'\], missing keys \[\]"):
+            SegAnyConfig.from_dict({"tiny_vit": {"colour": 1}})
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -151,8 +165,12 @@ class TestConfig:
             ({"encoder_heads": 3}, "encoder_dim must be a positive multiple of encoder_heads"),
             ({"decoder_heads": 7}, "prompt_dim must be a positive multiple of attention_downsample"),
             ({"global_blocks": (3,)}, r"global_blocks must lie in 0..2, got \[3\]"),
+            (
+                {"tiny_vit": TinyViTConfig(), "global_blocks": ()},
+                "encoder_dim, encoder_depth, encoder_heads describe a plain ViT, which tiny_vit takes the place of",
+            ),
         ],
-        ids=["patches", "encoder heads", "decoder heads", "global blocks"],
+        ids=["patches", "encoder heads", "decoder heads", "global blocks", "two encoders"],
     )
     def test_sizes_must_fit(self, changes, message):
         with pytest.raises(ValueError, match=message):

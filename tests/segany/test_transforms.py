@@ -50,12 +50,21 @@ def test_pixels_equal_the_reference(sam, picture):
 @pytest.mark.parametrize("masks", [(2, 3), (1, 1)])
 def test_restored_logits_equal_the_reference(sam, size, masks):
     low_res, frame = torch.randn(*masks, 64, 64), ResizeFrame.fit(size, 256)
-    assert_close(frame.restore_logits(low_res), sam.postprocess_masks(low_res, frame.resized_size, size), 1e-6)
+    restored = frame.restore_logits(low_res)
+    assert_close(restored, sam.postprocess_masks(low_res, frame.resized_size, size), 1e-5)
+    assert torch.equal(frame.restore_masks(low_res), restored > 0)
+
+
+def test_restored_logits_keep_their_dtype():
+    low_res, frame = torch.randn(1, 1, 64, 64).bfloat16(), ResizeFrame.fit((90, 140), 256)
+    restored = frame.restore_logits(low_res)
+    assert torch.equal(restored, frame.restore_logits(low_res.float()).bfloat16())
 
 
 @pytest.mark.parametrize("masks", [(0, 3), (2, 0)])
 def test_no_logits(masks):
-    assert ResizeFrame.fit((90, 140), 256).restore_logits(torch.zeros(*masks, 64, 64)).shape == (*masks, 90, 140)
+    frame, none = ResizeFrame.fit((90, 140), 256), torch.zeros(*masks, 64, 64)
+    assert frame.restore_logits(none).shape == frame.restore_masks(none).shape == (*masks, 90, 140)
 
 
 def blob(height: int, width: int) -> torch.Tensor:
