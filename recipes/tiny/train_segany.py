@@ -1,8 +1,9 @@
 """Train the bundled segany `tiny`: points, boxes, masks and the text prompt, with corrective clicks.
 
 `python -m recipes.tiny.train_segany --pool runs/pool --out runs/segany`, then the same with `--export`
-writes segany/weights/tiny.safetensors. The text prompt is taught with CLIP image embeddings of mask crops (Segment
-Anything, section 7.5); from `--text-from` on, text embeddings of the phrase take their place half of the time.
+writes segany/weights/tiny.safetensors. The image encoder learns alone first, which takes the most steps and the least
+time for each. The text prompt is taught with CLIP image embeddings of mask crops (Segment Anything, section 7.5); from
+`--text-from` on, text embeddings of the phrase take their place half of the time.
 """
 
 from dataclasses import dataclass
@@ -206,11 +207,12 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
 @click.command()
 @click.option("--pool", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
-@click.option("--steps", default=2400, show_default=True)
-@click.option("--encoder-steps", default=800, show_default=True, help="Steps for the encoder alone, at the start.")
-@click.option("--text-from", default=1200, show_default=True, help="The step from which text embeddings are mixed in.")
+@click.option("--steps", default=4300, show_default=True)
+@click.option("--encoder-steps", default=3100, show_default=True, help="Steps for the encoder alone, at the start.")
+@click.option("--text-from", default=3200, show_default=True, help="The step from which text embeddings are mixed in.")
 @click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
+@click.option("--from-run", type=click.Path(path_type=Path), help="Start from the weights of another run, a folder.")
 @click.option(
     "--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors."
 )
@@ -222,11 +224,14 @@ def main(
     text_from: int,
     rate: float,
     from_shipped: bool,
+    from_run: Path | None,
     to_export: bool,
 ) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)
     trainee = Trainee(load(WEIGHTS) if from_shipped else SegAny(CONFIG))
+    if from_run is not None:
+        trainee.load_state_dict(torch.load(from_run / "state.pt", weights_only=True)["model"])
     if to_export:
         trainee.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
         WEIGHTS.parent.mkdir(exist_ok=True)
