@@ -28,6 +28,7 @@ class DetectorConfig:
     cross_phrase_nms: float | None = None  # box IoU across phrases; off: a wheel in a car is two answers
     image_size: int | None = None  # shorter side in pixels; None keeps what the checkpoint was trained with
     max_detections: int = 100  # per image, best first; bounds the masks that follow
+    fast_attention: bool = True  # Grounding DINO's attention rearranged: faster, the same answers but for rounding
 
     def __post_init__(self) -> None:
         _check_share("box_threshold", self.box_threshold)
@@ -57,8 +58,11 @@ class ClipConfig:
 class SegmenterConfig:
     """The promptable segmentation model."""
 
-    checkpoint: str = "bundled:tiny"  # bundled:tiny, a .pth or .safetensors file, a folder or a hub id
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # the only one that is fast and exact on every CPU
+    # bundled:tiny, a .pth, .pt or .safetensors file, a folder, a hub id, or a hub id and the name of a file in it
+    checkpoint: str = "bundled:tiny"
+    # auto: bfloat16 where the processor computes in it, several times as fast; its masks differ a little.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False  # the image encoder, by torch.compile: minutes at the first picture, worth it for thousands
 
 
 @dataclass(frozen=True)

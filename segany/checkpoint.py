@@ -20,6 +20,7 @@ from segany.errors import CheckpointError
 from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.hub import HubModel
 from segany.model import SegAny
+from segany.precision import resolve_dtype
 from segany.prompt_encoder import PromptEncoder
 from segany.state_dict import (
     POSITION_CODE,
@@ -42,7 +43,7 @@ _HUB_FILE = re.compile(r"(\w[\w.-]*/[\w.-]+)/([\w.-]+)")
 def load(
     source: PathLike = "tiny",
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     text_dim: int | None = None,
 ) -> SegAny:
     """A model with its weights, in evaluation mode.
@@ -56,11 +57,14 @@ def load(
             the hub id of such a folder, or of one such file as in `dhkim2810/MobileSAM/mobile_sam.pt`, taken from the
             local cache or downloaded.
         device: where to put the model; the CPU by default.
-        dtype: of the image encoder. Prompts and masks are always computed in float32.
+        dtype: of the image encoder: "float32", which is the default, "bfloat16", or "auto" for bfloat16 where the
+            device computes in it and float32 elsewhere (see `resolve_dtype`).
         text_dim: give a checkpoint without text prompt an untrained one of this width, to be trained.
 
-    Raises CheckpointError, with the names of files or of the first missing and unexpected tensors.
+    Raises CheckpointError, with the names of files or of the first missing and unexpected tensors, and ValueError for
+    an unknown dtype.
     """
+    encoder_dtype = resolve_dtype(dtype, device)
     place = locate(source)
     path = _find(place) if isinstance(place, HubModel) else place
     state, config = _read_folder(path) if path.is_dir() else _read_file(path)
@@ -71,7 +75,7 @@ def load(
         fresh = PromptEncoder(config).state_dict(prefix="prompt_encoder.")
         state |= {key: value for key, value in fresh.items() if key.startswith(TEXT_PREFIX)}
     model = _build(config, state, path).eval()
-    model.image_encoder.to(dtype=dtype)
+    model.image_encoder.to(encoder_dtype)
     return model.to(device=device)
 
 

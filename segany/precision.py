@@ -2,17 +2,16 @@
 
 import torch
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Of 64-bit ARM processors in the last place.
-_NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x86 processors, the last one of ARM's
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device | str | None = None) -> torch.dtype:
     """The floating-point type that is meant by `dtype` on a device (None is the CPU).
 
     Args:
-        dtype: "auto" for bfloat16 where `computes_in_bfloat16(device)`, else float32; "float32"; "bfloat16";
-            None for float32; a floating-point `torch.dtype` stands for itself.
+        dtype: "auto" for bfloat16 where `computes_in_bfloat16(device)`, else float32; "float32", "bfloat16",
+            "float16"; None for float32; a floating-point `torch.dtype` stands for itself.
 
     Raises ValueError for other names and for types that are not floating-point.
     """

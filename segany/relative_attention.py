@@ -19,6 +19,10 @@ from torch.nn import functional as F
 _SCORES_AT_ONCE = 1 << 20  # for each thread of a CPU: 4 MB in float32, which its cache holds well
 _WIDTH_MULTIPLE = 8  # what fused kernels on GPUs want of the width of queries, keys and values
 
+# b windows (or whole grids) of l = s x s tokens, row by row, under n heads.
+Heads = Float[Tensor, "b n l d"]  # queries, keys or values
+Biases = Float[Tensor, "b n l s"]  # what a query adds to its scores for all keys of each row, or of each column
+
 
 class RelativeAttention(nn.Module):
     """Multi-head self-attention within the side x side windows of a grid; a side like the grid's makes it global.
@@ -43,14 +47,13 @@ class RelativeAttention(nn.Module):
         windows = split_windows(self.qkv(x), self.side, fill=self.qkv.bias)  # (m, side, side, 3 * dim)
         qkv = windows.reshape(-1, self.side**2, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (m, heads, side * side, head_dim)
-        # Under autocast the softmax would hold all scores in float32, at twice the memory and time.
+        # Autocast would hold the scores in float32, at twice the memory and time.
         with torch.autocast(x.device.type, enabled=False):
             out = attend(q, k, v, *self._position_scores(q))
         out = out.transpose(1, 2).reshape(-1, self.side, self.side, dim)
         return self.proj(join_windows(out, height, width))
 
-    def _position_scores(self, q: Float[Tensor, "b n l d"]) -> tuple[Float[Tensor, "b n l s"], Float[Tensor, "b n l s"]]:
-        """What each query adds to the scores of all keys of a row, and of a column."""
+    def _position_scores(self, q: Heads) -> tuple[Biases, Biases]:
         q = q.unflatten(2, (self.side, self.side))
         rows = by_distance(self.rel_pos_h.to(q.dtype), self.side)  # (y, y', head_dim)
         columns = by_distance(self.rel_pos_w.to(q.dtype), self.side)  # (x, x', head_dim)
@@ -59,23 +62,13 @@ class RelativeAttention(nn.Module):
         return row_scores.flatten(2, 3), column_scores.flatten(2, 3)
 
 
-def attend(
-    q: Float[Tensor, "b n l d"],
-    k: Float[Tensor, "b n l d"],
-    v: Float[Tensor, "b n l d"],
-    row_scores: Float[Tensor, "b n l s"],
-    column_scores: Float[Tensor, "b n l s"],
-) -> Float[Tensor, "b n l d"]:
-    """Attention of n heads among l = s x s tokens, row by row of the grid, in the form measured to be the fastest.
-
-    `row_scores[..., i, y]` is added to the scores of query i for all keys of row y, `column_scores` likewise.
-    The forms differ by rounding only.
-    """
+def attend(q: Heads, k: Heads, v: Heads, row_scores: Biases, column_scores: Biases) -> Heads:
+    """Attention within each window, in the form that was measured to be the fastest. They differ by rounding only."""
     operands = (q, k, v, row_scores, column_scores)
-    return _fastest_form(operands)(*operands)
+    return _fastest_form(*operands)(*operands)
 
 
-def _fastest_form(operands: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+def _fastest_form(*operands: Tensor) -> Callable[..., Tensor]:
     if operands[0].device.type != "cpu":
         return fused_attention
     if any(operand.requires_grad for operand in operands):
@@ -86,10 +79,7 @@ def _fastest_form(operands: tuple[Tensor, ...]) -> Callable[..., Tensor]:
 
 
 def augment(
-    q: Float[Tensor, "b n l d"],
-    k: Float[Tensor, "b n l d"],
-    row_scores: Float[Tensor, "b n l s"],
-    column_scores: Float[Tensor, "b n l s"],
+    q: Heads, k: Heads, row_scores: Biases, column_scores: Biases
 ) -> tuple[Float[Tensor, "b n l a"], Float[Tensor, "b n l a"]]:
     """Wider queries and keys whose product is the biased score, of the width a that fused kernels want.
 
@@ -111,24 +101,31 @@ def _join(parts: list[Tensor], width: int) -> Tensor:
     return torch.cat([*parts, parts[0].new_zeros(1).expand(*parts[0].shape[:-1], missing)], dim=-1)
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, row_scores: Tensor, column_scores: Tensor) -> Tensor:
+def plain_attention(q: Heads, k: Heads, v: Heads, row_scores: Biases, column_scores: Biases) -> Heads:
     """softmax(q' k'^T) v, written out."""
     wide_q, wide_k = augment(q, k, row_scores, column_scores)
     return (wide_q @ wide_k.transpose(-2, -1)).softmax(dim=-1) @ v
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, row_scores: Tensor, column_scores: Tensor) -> Tensor:
+def fused_attention(q: Heads, k: Heads, v: Heads, row_scores: Biases, column_scores: Biases) -> Heads:
     """softmax(q' k'^T) v in one kernel, which never stores the scores; it wants v to be as wide as q' and k'."""
     wide_q, wide_k = augment(q, k, row_scores, column_scores)
     wide_v = _join([v], wide_q.shape[-1])
     return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., : v.shape[-1]]
 
 
-def chunked_attention(q: Tensor, k: Tensor, v: Tensor, row_scores: Tensor, column_scores: Tensor) -> Tensor:
+def chunked_attention(
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    row_scores: Biases,
+    column_scores: Biases,
+    scores_at_once: int | None = None,
+) -> Heads:
     """softmax(s q k^T + bias) v for some heads and queries at a time, so few that a cache holds their bias."""
     out = torch.empty(q.shape, dtype=q.dtype)
     length = q.shape[2]
-    budget = _SCORES_AT_ONCE * torch.get_num_threads()
+    budget = scores_at_once or _SCORES_AT_ONCE * torch.get_num_threads()
     heads_at_once, queries_at_once = max(1, budget // length**2), max(1, budget // length)
     # The heads of all windows in one row. Each operand is (heads, queries or keys, ...).
     flat = [operand.flatten(0, 1).split(heads_at_once) for operand in (out, q, k, v, row_scores, column_scores)]
@@ -146,9 +143,7 @@ def by_distance(table: Float[Tensor, "distances d"], side: int) -> Float[Tensor,
     return table[position[:, None] - position[None, :] + side - 1]
 
 
-def split_windows(
-    x: Float[Tensor, "b h w c"], size: int, fill: Float[Tensor, " c"]
-) -> Float[Tensor, "m size size c"]:
+def split_windows(x: Float[Tensor, "b h w c"], size: int, fill: Float[Tensor, " c"]) -> Float[Tensor, "m size size c"]:
     """Cut a grid into size x size windows, row by row; `fill` stands in cells beyond the right and bottom edge."""
     batch, height, width, channels = x.shape
     right, bottom = -width % size, -height % size

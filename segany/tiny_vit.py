@@ -58,7 +58,7 @@ class ConvNorm(nn.Module):
         norm(c * x) = (g c) * x + (bias - g running_mean)
 
     This differs by rounding only. The product is cheap next to the convolution, so nothing is kept that could go stale,
-    and it is formed in float32, for batch statistics lose much in bfloat16.
+    and it is formed in float32, so that a bfloat16 encoder rounds each product once.
     """
 
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> None:

@@ -33,7 +33,9 @@ def test_tiny_is_bundled_and_offline():
         pytest.param(PipelineConfig(), id="defaults"),
         pytest.param(
             PipelineConfig(
-                detector=DetectorConfig(box_threshold=0.25, phrase_score="max", cross_phrase_nms=0.9, image_size=800),
+                detector=DetectorConfig(
+                    box_threshold=0.25, phrase_score="max", cross_phrase_nms=0.9, image_size=800, fast_attention=False
+                ),
                 clip=ClipConfig(checkpoint="local-dir:/models/clip", templates=("{}", "a photo of {}")),
                 segmenter=SegmenterConfig(checkpoint="facebook/sam-vit-base", dtype="bfloat16"),
                 prompting=PromptingConfig(mode="box+text", multimask_output=True, mask_nms_threshold=None),

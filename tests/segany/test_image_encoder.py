@@ -1,10 +1,14 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 
+import segany
 from segany import SegAny
-from segany.relative_attention import by_distance, join_windows, split_windows
+from segany.image_encoder import in_bands
+from segany.transforms import prepare_image
+from tests.data import ROOT
 from tests.segany import reference
 from tests.segany.reference import SMALL, assert_close
 
@@ -46,25 +50,68 @@ def test_bfloat16_autocast_stays_near(model):
     assert_close(rounded.float(), model.encode_image(pixels), 0.05)
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 8), (3, 13), (4, 4), (1, 1)])
-def test_windows_round_trip(height, width):
-    x = torch.randn(2, height, width, 5)
-    windows = split_windows(x, 4, torch.zeros(x.shape[-1]))
-    assert windows.shape == (2 * -(-height // 4) * -(-width // 4), 4, 4, 5)
-    assert torch.equal(join_windows(windows, height, width), x)
+def test_gradients_equal_those_of_the_reference():
+    sam = reference.perturb(reference.meta_sam(SMALL))
+    model = reference.segany_like(sam, SMALL)
+    pixels, weight = torch.randn(2, 3, 256, 256), torch.randn(2, 64, 16, 16)
+    for encoder in (sam.image_encoder, model.image_encoder):
+        (encoder(pixels) * weight).mean().backward()
+    expected = dict(sam.image_encoder.named_parameters())
+    for name, parameter in model.image_encoder.named_parameters():
+        assert (parameter.grad - expected[name].grad).norm() <= 1e-4 * expected[name].grad.norm(), name
 
 
-def test_windows_are_neighbouring_cells():
-    x = torch.arange(36.0).reshape(1, 6, 6, 1)
-    windows = split_windows(x, 4, torch.zeros(x.shape[-1]))
-    assert torch.equal(windows[0, ..., 0], x[0, :4, :4, 0])
-    assert torch.equal(windows[3, :2, :2, 0], x[0, 4:, 4:, 0])
-    assert not windows[3, 2:].any()
+@torch.no_grad()
+def test_bfloat16_weights_stay_near(model):
+    pixels = torch.randn(2, 3, 256, 256)
+    rounded = deepcopy(model.image_encoder).bfloat16()(pixels.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    assert_close(rounded.float(), model.encode_image(pixels), 0.05)
 
 
-def test_by_distance():
-    table = torch.arange(5.0)[:, None]  # distances -2..2
-    assert by_distance(table, 3)[..., 0].tolist() == [[2, 1, 0], [3, 2, 1], [4, 3, 2]]
+@torch.no_grad()
+def test_bundled_weights_in_bfloat16():
+    single, half = segany.load("tiny"), segany.load("tiny", dtype="bfloat16")
+    pixels = prepare_image(ROOT / "examples" / "picnic.png", single.config)[0][None]
+    features = single.encode_image(pixels)
+    rounded = half.encode_image(pixels).float()
+    assert torch.cosine_similarity(rounded, features, dim=1).min() > 0.999
+    assert (rounded - features).abs().max() < 0.1 * features.std()
+
+
+def test_answers_do_not_depend_on_whether_gradients_are_wanted(model):
+    pixels = torch.randn(2, 3, 256, 256)
+    with torch.no_grad():
+        features = model.encode_image(pixels)
+    assert_close(model.encode_image(pixels).detach(), features, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "multiple"),
+    [(1, 64, 64, 14), (2, 64, 64, 1), (3, 5, 7, 4), (1, 3, 2000, 2), (0, 8, 8, 4)],
+    ids=["windows", "rows", "one band", "wide", "no grid"],
+)
+def test_bands(batch, height, width, multiple):
+    x, heights = torch.randn(batch, height, width, 2), []
+
+    def number_rows(band):
+        heights.append(band.shape[1])
+        return band + torch.arange(band.shape[1]).remainder(multiple)[:, None, None]
+
+    expected = number_rows(x)
+    heights.clear()
+    assert torch.equal(in_bands(number_rows, x, multiple), expected)
+    assert sum(heights) == max(1, batch) * height
+    assert max(heights) <= max(multiple, 1024 // width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_compiles_as_one_graph(model, dtype):
+    encoder, pixels = deepcopy(model.image_encoder).to(dtype), torch.randn(2, 3, 256, 256, dtype=dtype)
+    compiled = torch.compile(encoder, dynamic=False, fullgraph=True)
+    assert_close(compiled(pixels).float(), encoder(pixels).float(), 1e-5 if dtype == torch.float32 else 0.05)
 
 
 def test_fresh_weights():

@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from segany.precision import computes_in_bfloat16, resolve_dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (None, torch.float32),
+        ("float32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float64, torch.float64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("device", [None, "cpu", "meta", torch.device("cpu")], ids=str)
+def test_explicit(dtype, expected, device):
+    assert resolve_dtype(dtype, device) is expected
+
+
+@pytest.mark.parametrize("device", [None, "cpu", "meta"], ids=str)
+def test_auto_is_bfloat16_where_it_is_native(device):
+    expected = torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+    assert resolve_dtype("auto", device) is expected
+
+
+def test_unknown_devices_do_not_compute_in_bfloat16():
+    assert not computes_in_bfloat16("meta")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu():
+    native = torch.cuda.get_device_capability() >= (8, 0)
+    assert computes_in_bfloat16("cuda") == native
+
+
+@pytest.mark.parametrize("dtype", ["half", "bf16", "", "AUTO", torch.int8], ids=str)
+def test_others_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"dtype must be .*, got"):
+        resolve_dtype(dtype)
