@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil, floor
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int, UInt8
 from PIL import Image, ImageFilter
 from pycocotools import mask as coco_mask
 from scipy.special import expit
@@ -39,7 +39,7 @@ class ClipRegionScorer:
 
         Args:
             image: upright RGB.
-            rles: masks of its size. They are decoded one at a time.
+            rles: masks of its size. They are decoded one at a time, and only around what they show.
 
         Raises:
             ValueError: a mask is not of the size of the image.
@@ -85,9 +85,8 @@ def square_crop(image: Image.Image, rle: RLE, config: ScoringConfig) -> Image.Im
         hidden = Image.new("RGB", size, _GREY)
         if config.background == "blur":
             hidden = pixels.filter(ImageFilter.GaussianBlur(_BLUR * side))
-        window = coco_mask.decode(rle)[region[1] : region[3], region[0] : region[2]]
-        # Decoded masks lie in memory column by column; turned after it is small, a large one is read once.
-        alpha = Image.fromarray(window.T * np.uint8(255))
+        # Masks are encoded column by column; turned after it is small, a large one is read once.
+        alpha = Image.fromarray(_decode_columns(rle, region) * np.uint8(255))
         turned = _cut(alpha, (0, 0, *alpha.size), size[::-1]).transpose(Image.Transpose.TRANSPOSE)
         pixels = Image.composite(pixels, hidden, turned)
     canvas = Image.new("RGB", (side, side), _GREY)
@@ -98,3 +97,34 @@ def square_crop(image: Image.Image, rle: RLE, config: ScoringConfig) -> Image.Im
 def _cut(image: Image.Image, region: _Box, size: tuple[int, int]) -> Image.Image:
     """Resize a region, without ever copying it at its full size."""
     return image.resize(size, Image.Resampling.BILINEAR, box=region, reducing_gap=3.0)
+
+
+def _decode_columns(rle: RLE, region: _Box) -> UInt8[np.ndarray, "w h"]:
+    """Decode a part of a mask, column by column: 1 inside. Other columns are not written at all."""
+    x0, y0, x1, y1 = region
+    height = rle["size"][0]
+    ends = _run_lengths(rle["counts"]).cumsum() - x0 * height  # runs of background and foreground, in turn
+    starts, stops = ends[:-1:2], ends[1::2]
+    columns = np.zeros(((x1 - x0) * height), np.uint8)
+    touching = (stops > 0) & (starts < len(columns))
+    for start, stop in zip(starts[touching].clip(min=0), stops[touching], strict=True):
+        columns[start:stop] = 1
+    return columns.reshape(-1, height)[:, y0:y1]
+
+
+def _run_lengths(counts: str) -> Int[np.ndarray, "r"]:
+    """Undo the compression of `pycocotools`.
+
+    A number is written in characters of 5 bits, lowest first; a sixth bit says that more follow, and the highest bit of
+    the last is the sign. From the fourth on, numbers are differences to the run before the last.
+    """
+    characters = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero(characters & 32 == 0)
+    first = np.append(0, last[:-1] + 1)
+    length = last - first + 1
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(first, length))
+    numbers = np.add.reduceat((characters & 31) << shifts, first)
+    numbers -= np.where(characters[last] & 16, np.int64(1) << 5 * length, 0)
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers

@@ -96,15 +96,17 @@ class ComposedResize:
     def restore(self, low_res: Float[Tensor, "n h w"]) -> Float[Tensor, "n height width"]:
         """Logits of the original picture."""
         logits = low_res.new_empty(len(low_res), *self.size)
-        for masks, rows, strip in self._strips(low_res):
-            logits[masks, rows] = strip
+        with _as_given(low_res):
+            for masks, rows, strip in self._strips(low_res):
+                logits[masks, rows] = strip
         return logits
 
     def draw(self, low_res: Float[Tensor, "n h w"]) -> Bool[Tensor, "n height width"]:
         """Masks: where `restore` is above zero."""
         drawn = torch.empty((len(low_res), *self.size), dtype=torch.bool, device=low_res.device)
-        for masks, rows, strip in self._strips(low_res):
-            drawn[masks, rows] = strip.gt_(0)  # on a CPU, comparing as float and converting is faster than to bool
+        with _as_given(low_res):
+            for masks, rows, strip in self._strips(low_res):
+                drawn[masks, rows] = strip.gt_(0)  # on a CPU, comparing as float and converting is faster than to bool
         return drawn
 
     def draw_columns(self, low_res: Float[Tensor, "n h w"]) -> Bool[Tensor, "n width height"]:
@@ -120,7 +122,8 @@ class ComposedResize:
         resize, low_res = ComposedResize(self.columns, self.rows), low_res.mT.contiguous()
         if len(low_res) == 0:
             return Measurement(low_res.new_zeros(0), low_res.new_zeros(0, 4))
-        tallies = [_Tally(resize, low_res[masks], offset) for masks in resize._groups(low_res)]
+        with _as_given(low_res):
+            tallies = [_Tally(resize, low_res[masks], offset) for masks in resize._groups(low_res)]
         inner, outer = (torch.cat(areas) for areas in zip(*(tally.areas for tally in tallies), strict=True))
         columns, rows = (torch.cat([getattr(tally, axis) for tally in tallies]) > 0 for axis in ("rows", "columns"))
         return Measurement(inner / outer.clamp(min=1), occupied_to_boxes(columns, rows))
@@ -151,6 +154,11 @@ class ComposedResize:
         start, size = self.rows.starts[block], self.rows.sizes[block]
         weights = self.rows.weights[block, :size]
         return weights @ wide[:, start : start + weights.shape[1]]
+
+
+def _as_given(low_res: Tensor) -> torch.autocast:
+    """Products in the dtype of their factors, also under autocast: bfloat16 would move pixels across the cuts."""
+    return torch.autocast(low_res.device.type, enabled=False)
 
 
 class _Tally:

@@ -19,15 +19,7 @@ from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObject
 from transformers.models.grounding_dino import GroundingDinoImageProcessor
 
 from grounded.detectors.checkpoint import check_filled, quiet
-from grounded.detectors.original import (
-    HIDDEN_DIM,
-    MAX_TEXT_LEN,
-    Architecture,
-    find_architecture,
-    find_file,
-    load_tokenizer,
-    read_weights,
-)
+from grounded.detectors.original import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, Original
 from grounded.errors import ConfigError
 from grounded.files import check_folder, explained
 from segany import CheckpointError
@@ -119,28 +111,29 @@ def convert(
         CheckpointError: the file is missing, damaged or of another network, or there is no tokenizer.
         OutputError: the folder cannot be written.
     """
-    path, out = find_file(checkpoint), Path(out_folder).expanduser()
+    out = Path(out_folder).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"the output must be a new or an empty folder, got {out}")
     check_folder(out.parent)  # before the large file is read
-    text = load_tokenizer(path, tokenizer)
-    weights = read_weights(path)
+    original = Original.open(checkpoint, tokenizer)
     try:
-        converted = convert_weights(weights)
+        converted = convert_weights(original.weights)
     except KeyError as error:
-        raise CheckpointError(f"{path} holds a parameter that no Grounding DINO has: {error.args[0]}") from error
+        raise CheckpointError(
+            f"{original.path} holds a parameter that no Grounding DINO has: {error.args[0]}"
+        ) from error
     with quiet():
         model, report = GroundingDinoForObjectDetection.from_pretrained(
             None,
-            config=to_config(find_architecture(path, weights)),
+            config=to_config(original.architecture),
             state_dict=converted,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
-        check_filled(str(path), report["missing_keys"], {entry[0] for entry in report["mismatched_keys"]})
+        check_filled(str(original.path), report["missing_keys"], {entry[0] for entry in report["mismatched_keys"]})
         with explained(out), _new_folder(out) as folder:
-            for part in (model, GroundingDinoImageProcessor(), text):
+            for part in (model, GroundingDinoImageProcessor(), original.tokenizer):
                 part.save_pretrained(folder)
     return out
 

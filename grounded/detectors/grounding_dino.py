@@ -6,25 +6,25 @@ the index of one of the phrases that were asked for, and never a string put toge
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 from transformers.models.grounding_dino.modeling_grounding_dino import SPECIAL_TOKENS
 
 from grounded.detectors import sizes
-from grounded.detectors.checkpoint import load_parts
+from grounded.detectors.base import HubDetector
+from grounded.detectors.checkpoint import GROUNDING_DINO
 from grounded.detectors.chunks import split_phrases
-from grounded.detectors.inputs import open_inputs
-from grounded.detectors.postprocess import phrase_scores, place_columns, select, to_pixels
+from grounded.detectors.fusion import absorb_fusion
+from grounded.detectors.postprocess import phrase_scores, place_columns, to_pixels
+from grounded.detectors.sampling import gather_samples
 from grounded.detectors.shared_text import DistinctPromptEncoder
 from grounded.detectors.token_spans import Delimiters, Query, join_phrases, tokenise_phrases
-from grounded.errors import GroundedError, PromptError
-from grounded.images import ImageLike
+from grounded.detectors.two_steps import BackboneFirst, TwoSteps
+from grounded.errors import PromptError
 from grounded.phrases import shortened
 from grounded.settings import DetectorConfig
 from grounded.types import Detections
@@ -40,15 +40,16 @@ class _Job:
     size: tuple[int, int]
 
 
-class GroundingDino:
-    """A `Detector`. It keeps nothing from one call to the next.
+class GroundingDino(HubDetector):
+    """A `Detector`. It remembers the features of texts, and nothing of pictures, from one call to the next.
 
     Pictures are batched only with pictures that are shown at the same size, since padding changes the answers; their
-    prompts may differ. A long list of phrases is searched in several passes, each of which runs the whole network.
+    prompts may differ. A long list of phrases is searched in several passes, which share what the backbone sees. A
+    phrase of which the tokenizer knows no piece has no detections.
 
     Args:
         model: `GroundingDinoForObjectDetection` or `MMGroundingDinoForObjectDetection` of `transformers`, or a network
-            with their `config`, `dtype` and interface, in eval mode, on its device.
+            of `TwoSteps` with their `config` and `dtype`, in eval mode, on its device.
         image_processor: its saved image processor.
         tokenizer: its BERT tokenizer.
         config: thresholds and picture size; `kind` and `checkpoint` are not looked at.
@@ -59,6 +60,9 @@ class GroundingDino:
         CheckpointError: the tokenizer does not belong to the model.
     """
 
+    family = GROUNDING_DINO
+    default_name = "grounding-dino"
+
     def __init__(
         self,
         model: nn.Module,
@@ -66,77 +70,66 @@ class GroundingDino:
         tokenizer: Any,
         config: DetectorConfig | None = None,
         batch_size: int = 4,
-        name: str = "grounding-dino",
+        name: str | None = None,
     ):
-        self.model: Any = model
-        self.image_processor, self.tokenizer = image_processor, tokenizer
-        self.config = config or DetectorConfig()
-        self.batch_size = batch_size
-        self.name = name
+        super().__init__(model, image_processor, tokenizer, config, batch_size, name)
         self.delimiters = Delimiters.of(tokenizer)
         self._size_rule = sizes.with_image_size(dict(image_processor.size), self.config.image_size)
         self._check_tokenizer()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | PathLike[str],
-        config: DetectorConfig | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        batch_size: int = 4,
-    ) -> "GroundingDino":
-        """Load a checkpoint: "bundled:NAME", a folder in the layout of the Hugging Face hub, or a hub id.
-
-        Raises:
-            CheckpointError: files are missing, damaged or unreachable, or the weights do not fill the model.
-        """
-        model, image_processor, tokenizer = load_parts(source, dtype)
+    def _prepared(cls, model: Any, config: DetectorConfig) -> nn.Module:
         model.model.text_backbone = DistinctPromptEncoder(model.model.text_backbone)
-        network: nn.Module = model  # `transformers` types its own `to` too narrowly
-        network.to(device)
-        return cls(model, image_processor, tokenizer, config, batch_size, name=str(source))
+        if config.fast_attention:
+            absorb_fusion(model)
+            gather_samples(model)
+        network: nn.Module = model
+        return network
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return next(self.model.parameters()).device
-
-    @torch.inference_mode()
-    def detect(self, images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]) -> list[Detections]:
-        """Find the phrases of each picture in it.
-
-        Args:
-            images: b pictures: PIL images, uint8 RGB arrays (h, w, 3) or paths.
-            phrases: for each picture its p phrases; a picture without phrases has no detections.
-
-        Returns:
-            b Detections in pixels of their pictures, best first; p may differ between pictures. A phrase of which the
-            tokenizer knows no piece has none.
-
-        Raises:
-            ValueError: not one list of phrases per picture.
-            ImageError: a picture is not one.
-            PromptError: a phrase has no word, or is too long for the detector.
-        """
-        pictures, asked = open_inputs(images, phrases)
+    def _search(self, pictures: Sequence[Image.Image], asked: Sequence[tuple[str, ...]]) -> list[Detections]:
         queries = {own: self._queries(own) for own in dict.fromkeys(asked)}
         jobs = [
             _Job(i, query, self._shown_size(picture))
             for i, picture in enumerate(pictures)
             for query in queries[asked[i]]
         ]
-        answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in images]
-        for batch in _batches(jobs, self.batch_size):
-            logits, boxes = self._forward(batch, pictures)
-            for job, own_logits, own_boxes in zip(batch, logits, boxes, strict=True):
-                scores = phrase_scores(own_logits, job.query.spans, self.config.phrase_score)
-                scores = place_columns(scores, job.query.phrase_ids, len(asked[job.image]))
-                answers[job.image].append((own_boxes, scores))
+        answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in pictures]
+        for job, logits, boxes in self._run(jobs, pictures):
+            scores = phrase_scores(logits, job.query.spans, self.config.phrase_score)
+            answers[job.image].append((boxes, place_columns(scores, job.query.phrase_ids, len(asked[job.image]))))
         return [
-            self._detections(answer, (picture.height, picture.width), len(own))
+            self._merge(answer, (picture.height, picture.width), len(own))
             for answer, picture, own in zip(answers, pictures, asked, strict=True)
         ]
+
+    def _run(
+        self, jobs: Sequence[_Job], pictures: Sequence[Image.Image]
+    ) -> Iterator[tuple[_Job, Float[Tensor, "q t"], Float[Tensor, "q 4"]]]:
+        """Each pass with the logits of each query for each token, and relative cxcywh boxes.
+
+        What the network sees in a picture is kept from one batch to the next while there are passes of that picture.
+        """
+        network: TwoSteps = self.model if isinstance(self.model, TwoSteps) else BackboneFirst(self.model)
+        seen: dict[int, Any] = {}
+        for batch in _batches(jobs, self.batch_size):
+            wanted = dict.fromkeys(job.image for job in batch)
+            seen = {image: seen[image] for image in wanted if image in seen}
+            if unseen := [image for image in wanted if image not in seen]:
+                pixels = torch.cat([self._shown(pictures[image], batch[0].size) for image in unseen])
+                seen.update(zip(unseen, network.look(pixels), strict=True))
+            output = network.search([seen[job.image] for job in batch], *self._tokens(batch))
+            self._check_answer(output.logits, output.pred_boxes)
+            yield from zip(batch, output.logits, output.pred_boxes, strict=True)
+
+    def _tokens(self, batch: Sequence[_Job]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+        """Ids and attention mask of the prompts."""
+        ids = nn.utils.rnn.pad_sequence(
+            [torch.tensor(job.query.input_ids) for job in batch],
+            batch_first=True,
+            padding_value=self.delimiters.padding,
+        )
+        lengths = torch.tensor([[len(job.query.input_ids)] for job in batch])
+        return ids.to(self.device), (torch.arange(ids.shape[1]) < lengths).long().to(self.device)
 
     def _queries(self, phrases: tuple[str, ...]) -> list[Query]:
         """The prompts that ask for `phrases` together: one, where they fit into the text length."""
@@ -161,57 +154,18 @@ class GroundingDino:
         # With two stages the queries are picked among the feature locations, of which there must be enough.
         return sizes.enlarged(size, _strides(config), config.num_queries if config.two_stage else 1)
 
-    def _forward(
-        self, batch: Sequence[_Job], pictures: Sequence[Image.Image]
-    ) -> tuple[Float[Tensor, "b q t"], Float[Tensor, "b q 4"]]:
-        """Logits of each query for each token, and relative cxcywh boxes, for passes of one size."""
-        shown = {i: self._pixels(pictures[i], batch[0].size) for i in dict.fromkeys(job.image for job in batch)}
-        pixels = torch.stack([shown[job.image] for job in batch])  # (b, 3, h, w)
-        ids = nn.utils.rnn.pad_sequence(
-            [torch.tensor(job.query.input_ids) for job in batch],
-            batch_first=True,
-            padding_value=self.delimiters.padding,
-        )  # (b, t)
-        lengths = torch.tensor([[len(job.query.input_ids)] for job in batch])
-        output = self.model(
-            pixel_values=pixels.to(self.device, self.model.dtype),
-            input_ids=ids.to(self.device),
-            attention_mask=(torch.arange(ids.shape[1]) < lengths).long().to(self.device),
-        )
-        if output.logits.isnan().any() or output.pred_boxes.isnan().any():
-            raise GroundedError(f"the detector's answer is not a number in {self.model.dtype}; use float32")
-        return output.logits, output.pred_boxes
-
-    def _pixels(self, picture: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-        """Resized to `size` and normalised by the saved image processor."""
+    def _shown(self, picture: Image.Image, size: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
         height, width = size
-        # The order of axes is stated, because it would be guessed wrongly for pictures of 1 or 3 pixels a side.
-        processed = self.image_processor(
-            images=[np.asarray(picture)],
-            input_data_format="channels_last",
-            size={"height": height, "width": width},
-            do_pad=False,
-            return_tensors="pt",
-        )
-        return processed["pixel_values"][0]
+        return self._pixels([picture], size={"height": height, "width": width}, do_pad=False)
 
-    def _detections(
+    def _merge(
         self, answers: Sequence[tuple[Tensor, Tensor]], image_size: tuple[int, int], phrase_count: int
     ) -> Detections:
-        """Merge the passes of one picture; `answers` holds relative boxes (q, 4) and scores (q, p) of each."""
+        """Detections out of the passes of one picture; `answers` holds relative boxes (q, 4) and scores (q, p)."""
         if not answers:
             return Detections.empty(phrase_count)
         boxes = to_pixels(torch.cat([boxes for boxes, _ in answers]), image_size)
-        scores = torch.cat([scores for _, scores in answers])
-        chosen, phrase_ids = select(
-            boxes,
-            scores,
-            box_threshold=self.config.box_threshold,
-            nms_threshold=self.config.nms_threshold,
-            cross_phrase_nms=self.config.cross_phrase_nms,
-            max_detections=self.config.max_detections,
-        )
-        return Detections(boxes[chosen].cpu().numpy(), scores[chosen].cpu().numpy(), phrase_ids.cpu().numpy())
+        return self._select(boxes, torch.cat([scores for _, scores in answers]))
 
     def _check_tokenizer(self) -> None:
         marks = self.delimiters

@@ -22,15 +22,8 @@ from transformers.models.grounding_dino import GroundingDinoImageProcessorPil
 from grounded.detectors.checkpoint import check_filled
 from grounded.detectors.conversion import to_config
 from grounded.detectors.grounding_dino import GroundingDino
-from grounded.detectors.original import (
-    HIDDEN_DIM,
-    MAX_TEXT_LEN,
-    Architecture,
-    find_architecture,
-    find_file,
-    load_tokenizer,
-    read_weights,
-)
+from grounded.detectors.original import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, Original
+from grounded.detectors.two_steps import Answer
 from grounded.errors import ConfigError
 from grounded.settings import DetectorConfig
 
@@ -73,13 +66,6 @@ _FIXED = {
 _ADAPTING = Lock()
 
 
-class Answer(NamedTuple):
-    """What the network says of each of its q queries: logits for t tokens, and relative cxcywh boxes."""
-
-    logits: Float[Tensor, "b q t"]
-    pred_boxes: Float[Tensor, "b q 4"]
-
-
 class OriginalNetwork(nn.Module):
     """The original network behind the interface that `GroundingDino` expects of a model.
 
@@ -96,6 +82,17 @@ class OriginalNetwork(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of the parameters. The original position codes are float32, so that nothing else works."""
         return torch.float32
+
+    def look(self, pixel_values: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """The pixels of each picture: this network cannot look without a prompt."""
+        return list(pixel_values)
+
+    def search(
+        self, seen: Sequence[Tensor], input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]
+    ) -> Answer:
+        """Search each picture for its prompt."""
+        answer: Answer = self(torch.stack(list(seen)), input_ids, attention_mask)
+        return answer
 
     def forward(
         self,
@@ -140,16 +137,14 @@ def load(
         ConfigError: the package is not installed, or the JSON file beside the checkpoint is wrong.
         CheckpointError: the file is missing, damaged or of another network, or there is no tokenizer.
     """
-    path = find_file(source)
-    # Before the large file is read, since these are what is forgotten.
-    text = load_tokenizer(path, tokenizer)
-    _import_package()
-    weights = read_weights(path)
-    architecture = find_architecture(path, weights)
-    network = build_network(architecture)
-    _fill(network, weights, str(path))
-    model = OriginalNetwork(network, to_config(architecture)).to(device).eval()
-    return GroundingDino(model, GroundingDinoImageProcessorPil(), text, config, batch_size, name=str(source))
+    original = Original.open(source, tokenizer)
+    _import_package()  # before the large file is read
+    network = build_network(original.architecture)
+    _fill(network, original.weights, str(original.path))
+    model = OriginalNetwork(network, to_config(original.architecture)).to(device).eval()
+    return GroundingDino(
+        model, GroundingDinoImageProcessorPil(), original.tokenizer, config, batch_size, name=str(source)
+    )
 
 
 def build_network(architecture: Architecture) -> nn.Module:

@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,30 @@ class Architecture:
 SWIN_T_OGC = Architecture()
 SWIN_B_COGCOOR = Architecture(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), window_size=12)
 PUBLISHED = {"Swin-T OGC": SWIN_T_OGC, "Swin-B COGCOOR": SWIN_B_COGCOOR}
+
+
+@dataclass(frozen=True)
+class Original:
+    """A checkpoint with its tokenizer. The weights, a large file, are read when they are first asked for."""
+
+    path: Path
+    tokenizer: Any
+
+    @classmethod
+    def open(cls, source: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> "Original":
+        """Find the file that `source` means, and its tokenizer: see `find_file` and `load_tokenizer`."""
+        path = find_file(source)
+        return cls(path, load_tokenizer(path, tokenizer))
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """By their original names: see `read_weights`."""
+        return read_weights(self.path)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The sizes of the network: see `find_architecture`."""
+        return find_architecture(self.path, self.weights)
 
 
 def find_file(source: str | PathLike[str]) -> Path:

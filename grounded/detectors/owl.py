@@ -5,21 +5,17 @@ per query and phrase. A phrase's scores do not depend on the others, and any num
 """
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from grounded.detectors.checkpoint import OWL, load_parts
-from grounded.detectors.inputs import open_inputs
-from grounded.detectors.postprocess import select, to_pixels
-from grounded.errors import ConfigError, GroundedError, PromptError
-from grounded.images import ImageLike
+from grounded.detectors.base import HubDetector
+from grounded.detectors.checkpoint import OWL
+from grounded.detectors.postprocess import to_pixels
+from grounded.errors import ConfigError, PromptError
 from grounded.phrases import shortened
 from grounded.settings import DetectorConfig
 from grounded.types import Detections
@@ -29,7 +25,7 @@ from segany.boxes import clip_boxes
 _TEXT_BATCH = 64
 
 
-class Owl:
+class Owl(HubDetector):
     """A `Detector`. It keeps nothing from one call to the next.
 
     Scores are lower than those of Grounding DINO; published examples keep boxes from 0.1.
@@ -46,66 +42,24 @@ class Owl:
         ConfigError: an image size is set, which these models cannot change.
     """
 
+    family = OWL
+    default_name = "owl"
+
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         image_processor: Any,
         tokenizer: Any,
         config: DetectorConfig | None = None,
         batch_size: int = 4,
-        name: str = "owl",
+        name: str | None = None,
     ):
-        self.model, self.image_processor, self.tokenizer = model, image_processor, tokenizer
-        self.config = config or DetectorConfig()
-        self.batch_size = batch_size
-        self.name = name
+        super().__init__(model, image_processor, tokenizer, config, batch_size, name)
         if self.config.image_size is not None:
-            size = model.config.vision_config.image_size
+            size = self.model.config.vision_config.image_size
             raise ConfigError(f"image_size must be null for this detector, which sees {size} pixels a side always")
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | PathLike[str],
-        config: DetectorConfig | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        batch_size: int = 4,
-    ) -> "Owl":
-        """Load a checkpoint: a folder in the layout of the Hugging Face hub, or a hub id.
-
-        Raises:
-            CheckpointError: files are missing, damaged or unreachable, or the weights do not fill the model.
-            ConfigError: see the class.
-        """
-        model, image_processor, tokenizer = load_parts(source, dtype, OWL)
-        network: nn.Module = model  # `transformers` types its own `to` too narrowly
-        network.to(device)
-        return cls(model, image_processor, tokenizer, config, batch_size, name=str(source))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return next(self.model.parameters()).device
-
-    @torch.inference_mode()
-    def detect(self, images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]) -> list[Detections]:
-        """Find the phrases of each picture in it.
-
-        Args:
-            images: b pictures: PIL images, uint8 RGB arrays (h, w, 3) or paths.
-            phrases: for each picture its p phrases; a picture without phrases has no detections.
-
-        Returns:
-            b Detections in pixels of their pictures, best first; p may differ between pictures.
-
-        Raises:
-            ValueError: not one list of phrases per picture.
-            ImageError: a picture is not one.
-            PromptError: a phrase has no word, or is too long for the text encoder. The original code fails there too,
-                and a phrase that lost its end would be another phrase.
-        """
-        pictures, asked = open_inputs(images, phrases)
+    def _search(self, pictures: Sequence[Image.Image], asked: Sequence[tuple[str, ...]]) -> list[Detections]:
         distinct = list(dict.fromkeys(phrase for own in asked for phrase in own))
         embeddings = dict(zip(distinct, self._embed(distinct), strict=True))
         found = [Detections.empty(len(own)) for own in asked]
@@ -116,7 +70,7 @@ class Owl:
             for i, own_features, own_boxes in zip(batch, features, boxes, strict=True):
                 queries = torch.stack([embeddings[phrase] for phrase in asked[i]])
                 scores = self._scores(own_features, queries)
-                found[i] = self._detections(own_boxes, scores, pictures[i])
+                found[i] = self._select(self._clipped(own_boxes, pictures[i]), scores)
         return found
 
     def _embed(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
@@ -134,39 +88,23 @@ class Owl:
 
     def _look(self, pictures: Sequence[Image.Image]) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q 4"]]:
         """Features of the q patches of each picture, and the box that each of them proposes, relative cxcywh."""
-        # The order of axes is stated, because it would be guessed wrongly for pictures of 1 or 3 pixels a side.
-        processed = self.image_processor(
-            images=[np.asarray(picture) for picture in pictures],
-            input_data_format="channels_last",
-            return_tensors="pt",
-        )
-        feature_map, _ = self.model.image_embedder(processed["pixel_values"].to(self.device, self.model.dtype))
+        feature_map, _ = self.model.image_embedder(self._pixels(pictures))
         features = feature_map.flatten(1, 2)  # (b, rows, columns, c) -> (b, q, c)
         return features, self.model.box_predictor(features, feature_map)
 
     def _scores(self, features: Float[Tensor, "q c"], queries: Float[Tensor, "p d"]) -> Float[Tensor, "q p"]:
         """Probability of each phrase for each patch."""
         logits, _ = self.model.class_predictor(features[None], queries[None])
-        if logits.isnan().any():
-            raise GroundedError(f"the detector's answer is not a number in {self.model.dtype}; use float32")
-        return logits[0].float().sigmoid()
+        self._check_answer(logits)
+        probabilities: Tensor = logits[0].float().sigmoid()
+        return probabilities
 
-    def _detections(
-        self, boxes: Float[Tensor, "q 4"], scores: Float[Tensor, "q p"], picture: Image.Image
-    ) -> Detections:
+    def _clipped(self, boxes: Float[Tensor, "q 4"], picture: Image.Image) -> Float[Tensor, "q 4"]:
+        """Relative cxcywh boxes as xyxy pixels within the picture."""
         size = (picture.height, picture.width)
         # OWLv2 fills a picture up to a square at its right or its lower side, and boxes are relative to that square.
         frame = (max(size), max(size)) if self._pads() else size
-        boxes = clip_boxes(to_pixels(boxes, frame), size)
-        chosen, phrase_ids = select(
-            boxes,
-            scores,
-            box_threshold=self.config.box_threshold,
-            nms_threshold=self.config.nms_threshold,
-            cross_phrase_nms=self.config.cross_phrase_nms,
-            max_detections=self.config.max_detections,
-        )
-        return Detections(boxes[chosen].cpu().numpy(), scores[chosen].cpu().numpy(), phrase_ids.cpu().numpy())
+        return clip_boxes(to_pixels(boxes, frame), size)
 
     def _pads(self) -> bool:
         return self.model.config.model_type == "owlv2" and bool(self.image_processor.do_pad)

@@ -1,21 +1,30 @@
-"""Running the text encoder once for each distinct prompt of a batch."""
+"""Running the text encoder once for each distinct prompt."""
 
-from jaxtyping import Bool, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from grounded.cache import EmbeddingCache
+
 
 class DistinctPromptEncoder(nn.Module):
-    """Wraps the text encoder of a Grounding DINO so that equal prompts in a batch are encoded once.
+    """Wraps the text encoder of a Grounding DINO so that a prompt is encoded once, for all pictures that it is for.
 
     `transformers` encodes text inside the detector's forward, once per picture, and takes no ready text features.
-    A folder of pictures is usually searched for the same phrases, of which one encoding is enough. The wrapper is
-    a pure function of its inputs and keeps nothing between calls.
+    A folder of pictures is usually searched for the same phrases, of which one encoding is enough: those of the last
+    prompts are kept. A prompt is encoded by itself, so that its features are the same bit for bit, whatever else is
+    asked for. While gradients are wanted nothing is kept, since weights may change then.
+
+    Args:
+        encoder: the text encoder, in eval mode and with weights that stay as they are.
+        capacity: prompts whose features are kept, those asked for last.
     """
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, encoder: nn.Module, capacity: int = 64):
         super().__init__()
         self.encoder = encoder
+        self._known = EmbeddingCache(capacity)
 
     def forward(
         self,
@@ -29,8 +38,16 @@ class DistinctPromptEncoder(nn.Module):
 
         The detector derives masks and positions from the ids alone, so rows with equal ids are equal throughout.
         """
-        # int64 "b": for each row, the first row with the same ids
-        first = (input_ids[:, None] == input_ids[None, :]).all(-1).int().argmax(dim=1)
-        rows, place = first.unique(return_inverse=True)
-        features = self.encoder(input_ids[rows], attention_mask[rows], token_type_ids[rows], position_ids[rows])
-        return BaseModelOutput(last_hidden_state=features.last_hidden_state[place])
+        keys = [" ".join(map(str, ids)) for ids in input_ids.tolist()]
+        remembers = not torch.is_grad_enabled()
+        features = self._known.find(keys) if remembers else {}
+        fresh: dict[str, Float[Tensor, " tc"]] = {}
+        for row, key in enumerate(keys):
+            if key not in features:
+                own = slice(row, row + 1)
+                output = self.encoder(input_ids[own], attention_mask[own], token_type_ids[own], position_ids[own])
+                features[key] = fresh[key] = output.last_hidden_state.flatten()
+        if remembers:
+            self._known.store(fresh)
+        joined = torch.stack([features[key].to(input_ids.device) for key in keys])  # (b, tc)
+        return BaseModelOutput(last_hidden_state=joined.unflatten(1, (input_ids.shape[1], -1)))

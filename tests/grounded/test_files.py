@@ -43,9 +43,13 @@ def test_together_in_the_order_of_writing(tmp_path: Path):
     assert (tmp_path / "two").read_bytes() == b"2"
 
 
-def test_none_together():
+def test_none_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "old").write_bytes(b"old")
+    monkeypatch.chdir(tmp_path)
     with written_together():
-        pass
+        assert tree(tmp_path) == ["old"]
+    assert tree(tmp_path) == ["old"]
+    assert (tmp_path / "old").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from grounded.clip import ClipTextEncoder
-from grounded.regions import ClipRegionScorer, square_crop
+from grounded.regions import ClipRegionScorer, _decode_columns, square_crop
 from grounded.settings import ScoringConfig
 from grounded.types import ImageTextEncoder, RegionScorer
 from segany.masks import RLE, encode_rle
@@ -167,6 +167,31 @@ def test_beyond_the_mask(background: str):
     low, high = {"keep": (0, 200), "blur": (60, 140), "grey": (128, 128)}[background]
     assert low <= outside.min() and outside.max() <= high
     assert background == "blur" or (outside.min(), outside.max()) == (low, high)
+
+
+NOISE = np.random.default_rng(0).random((70, 90))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(disk(300, 400, 200, 150, 90), id="disk"),
+        pytest.param(NOISE > 0.5, id="noise"),
+        pytest.param(NOISE > 0.98, id="sparse noise"),
+        pytest.param(np.ones((70, 90), bool), id="all"),
+        pytest.param(np.eye(70, 90, dtype=bool), id="diagonal"),
+        pytest.param(np.eye(70, 90, dtype=bool)[::-1], id="other diagonal"),
+        pytest.param(NOISE[:, :1] > 0.5, id="one column"),
+        pytest.param(NOISE[:1] > 0.5, id="one row"),
+        pytest.param(np.ones((1, 1), bool), id="one pixel"),
+        pytest.param(np.pad(np.ones((1, 1), bool), ((1500, 1499), (1000, 999))), id="one pixel in a large picture"),
+    ],
+)
+def test_a_part_of_a_mask_is_decoded(mask: np.ndarray):
+    height, width = mask.shape
+    for x0, y0, x1, y1 in [(0, 0, width, height), (width // 3, height // 2, width, height), (0, 0, 1, 1)]:
+        part = _decode_columns(rles(mask)[0], (x0, y0, x1, y1))
+        np.testing.assert_array_equal(part, mask[y0:y1, x0:x1].T)
 
 
 def test_large_crops_are_made_smaller():

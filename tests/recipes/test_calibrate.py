@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grounded import Instances
-from recipes.tiny.calibrate import Tally, gain
+from recipes.tiny.calibrate import Tally, worth
 from recipes.tiny.measure import Asked, query, scenes
 from segany.masks import encode_rle
 
@@ -46,7 +46,13 @@ def test_all_thresholds_must_be_reached(thresholds: tuple, objects: float, rando
     shares = tally.shares(thresholds)
     assert (shares["objects"], shares["random"]) == (objects, random)
     assert shares["look-alike"] == shares["unknown words"] == 0.0
-    assert gain(shares) == objects - random
+    assert worth(shares) == (objects if random == 0 else objects - random - 1)
+
+
+def test_rare_negatives_come_before_objects_found() -> None:
+    shares = {"random": 0.015, "look-alike": 0.06, "unknown words": 0.0}
+    kept, better = worth({"objects": 0.1, **shares}), worth({"objects": 0.2, **shares})
+    assert worth({"objects": 1.0, **shares, "random": 0.016}) < kept < better
 
 
 def test_a_mask_elsewhere_does_not_count() -> None:

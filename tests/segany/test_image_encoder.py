@@ -1,6 +1,7 @@
 from copy import deepcopy
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 
@@ -108,7 +109,9 @@ def test_bands(batch, height, width, multiple):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_compiles_as_one_graph(model, dtype):
+def test_compiles_as_one_graph(model, dtype, monkeypatch):
+    # The checks of annotations during tests are Python that no compiler can follow; users run without them.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     encoder, pixels = deepcopy(model.image_encoder).to(dtype), torch.randn(2, 3, 256, 256, dtype=dtype)
     compiled = torch.compile(encoder, dynamic=False, fullgraph=True)
     assert_close(compiled(pixels).float(), encoder(pixels).float(), 1e-5 if dtype == torch.float32 else 0.05)

@@ -92,6 +92,18 @@ def test_masks_together_equal_single_ones(low_res, monkeypatch):
     assert torch.equal(together.boxes, measured.boxes)
 
 
+@by_kind
+def test_autocast_changes_nothing(low_res):
+    _, resize = resize_for((480, 641))
+    restored, drawn, measured = resize.restore(low_res), resize.draw(low_res), resize.measure(low_res, 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(resize.restore(low_res), restored)
+        assert torch.equal(resize.draw(low_res), drawn)
+        again = resize.measure(low_res, 1.0)
+    assert torch.equal(again.stability_score, measured.stability_score)
+    assert torch.equal(again.boxes, measured.boxes)
+
+
 def test_few_pixels_of_a_smooth_mask_are_computed():
     _, resize = resize_for((1200, 1800))
     lowest, highest = restore._extremes(resize, smooth_logits()[:1])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from grounded import detectors
@@ -12,6 +13,7 @@ from grounded.errors import ConfigError, PromptError
 from grounded.settings import DetectorConfig
 from grounded.types import Detections, Detector
 from segany import CheckpointError
+from segany.boxes import box_iou
 from tests.grounded import builders
 from tests.grounded.conftest import picture
 from tests.grounded.detectors import tiny_models
@@ -89,16 +91,37 @@ def test_answers_are_well_formed(build: Build, size: tuple[int, int], phrases: l
     check(found, image, len(phrases))
 
 
-def test_the_default_settings(build: Build):
+def test_thresholds(build: Build):
+    """Of all queries those are kept that score enough, and of such that nearly coincide the best."""
     image = picture()
+    (everything,) = build().detect([image], [["a cat", "dog"]])
+    enough = float(np.median(everything.score))
+    (found,) = build(box_threshold=enough, nms_threshold=0.7).detect([image], [["a cat", "dog"]])
+    check(found, image, 2)
+    assert 0 < len(found) < len(everything)
+    assert (found.score >= enough).all()
+    assert_same(found[:1], everything[:1])
+    for phrase_id in set(found.phrase_ids.tolist()):
+        boxes = torch.from_numpy(found.boxes[found.phrase_ids == phrase_id])
+        assert (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.7
+
+
+def test_the_default_settings(build: Build):
+    """Those of the settings: nothing below 0.3, which random weights may or may not reach."""
+    image = picture()
+    (everything,) = build().detect([image], [["a cat", "dog"]])
     (found,) = build(box_threshold=0.3, nms_threshold=0.7).detect([image], [["a cat", "dog"]])
     check(found, image, 2)
+    assert (found.score >= 0.3).all()
+    assert (len(found) > 0) == bool((everything.score >= 0.3).any())
 
 
 def test_a_picture_of_one_pixel(build: Build):
     image = picture(1, 1)
     (found,) = build().detect([image], [["a cat", "dog"]])
     check(found, image, 2)
+    assert len(found) > 0
+    assert (found.boxes[:, 2:] - found.boxes[:, :2] <= 1).all()
 
 
 @pytest.mark.parametrize(

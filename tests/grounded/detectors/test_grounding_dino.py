@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from transformers import GroundingDinoProcessor
 
 from grounded import detectors
 from grounded.detectors.checkpoint import load_parts
+from grounded.detectors.fusion import AbsorbedFusion
 from grounded.detectors.grounding_dino import GroundingDino
+from grounded.detectors.sampling import GatheredSampling
 from grounded.errors import ConfigError, GroundedError, ImageError, PromptError
 from grounded.settings import DetectorConfig
 from grounded.types import Detections
@@ -48,7 +51,10 @@ BATCHES = [
     ),
     pytest.param(
         [(60, 80), (60, 80)],
-        [["a cat"], [f"a {color} mug" for color in ("red", "green", "blue") * 4]],
+        [
+            ["a cat"],
+            [f"a {color} {noun}" for color in ("red", "green", "blue") for noun in ("mug", "dog", "cat", "ball")],
+        ],
         id="short and split",
     ),
     pytest.param([(60, 80), (60, 80)], [[], ["a cat"]], id="a picture without phrases"),
@@ -147,6 +153,28 @@ def test_many_phrases_are_searched_in_parts(family_folder: Path):
         np.testing.assert_allclose(own.boxes, expected.boxes, atol=0.01)
         np.testing.assert_allclose(own.scores[:, part], expected.scores, atol=1e-5)
     assert (np.diff(found.score) <= 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_the_backbone_runs_once_for_each_picture(family_folder: Path, batch_size: int):
+    """Two pictures with three prompts each, a third one of another size, and one that is not searched."""
+    detector = load(family_folder, batch_size=batch_size)
+    seen = []
+    detector.model.model.backbone.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
+    many = [f"a {color} {noun}" for color in ("red", "green", "blue") for noun in ("cat", "dog", "mug", "ball")]
+    detector.detect([picture(), picture(seed=1), picture(90, 50), picture()], [many, many, ["dog"], []])
+    assert sum(seen) == 3
+
+
+@pytest.mark.parametrize("shapes, phrases", BATCHES)
+def test_rearranged_attention_answers_the_same(family_folder: Path, shapes: list, phrases: list[list[str]]):
+    fast, plain = (load(family_folder, replace(EVERYTHING, fast_attention=fast)) for fast in (True, False))
+    kinds = [{type(module) for module in detector.model.modules()} for detector in (fast, plain)]
+    assert {AbsorbedFusion, GatheredSampling} <= kinds[0] and not {AbsorbedFusion, GatheredSampling} & kinds[1]
+    assert fast.model.state_dict().keys() == plain.model.state_dict().keys()
+    pictures = [picture(*shape, seed=i) for i, shape in enumerate(shapes)]
+    for actual, expected in zip(fast.detect(pictures, phrases), plain.detect(pictures, phrases), strict=True):
+        assert_same(actual, expected)
 
 
 def test_a_phrase_longer_than_the_prompt(folder: Path):

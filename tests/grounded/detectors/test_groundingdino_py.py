@@ -38,7 +38,7 @@ def test_scores_are_those_of_the_network_for_the_joined_text(checkpoint: Path):
     phrases = ["a cat", "zebra", "hot dog"]
     detector = groundingdino_py.load(checkpoint, EVERYTHING)
     (found,) = detector.detect([picture()], [phrases])
-    pixels = detector._pixels(picture(), (64, 85))[None]
+    pixels = detector._pixels([picture()], size={"height": 64, "width": 85}, do_pad=False)
     with torch.inference_mode():
         output = detector.model.network(pixels, captions=[prompt(*phrases)])
     probabilities = output["pred_logits"][0].sigmoid()

@@ -29,8 +29,40 @@ def test_equal_prompts_are_encoded_once_and_features_stay_the_same():
     shared = DistinctPromptEncoder(counting)
     batch = inputs([[101, 7, 102], [101, 9, 102], [101, 7, 102], [101, 9, 102], [101, 8, 102]])
     with torch.inference_mode():
-        torch.testing.assert_close(shared(*batch).last_hidden_state, plain(*batch).last_hidden_state)
+        together = shared(*batch).last_hidden_state
+        torch.testing.assert_close(together, plain(*batch).last_hidden_state)
         assert counting.prompts == 3
         for i in range(5):
-            alone = shared(*(value[i : i + 1] for value in batch)).last_hidden_state
-            torch.testing.assert_close(alone, plain(*batch).last_hidden_state[i : i + 1])
+            own = [value[i : i + 1] for value in batch]
+            assert torch.equal(shared(*own).last_hidden_state, plain(*own).last_hidden_state)
+            assert torch.equal(together[i], plain(*own).last_hidden_state[0])
+    assert counting.prompts == 3  # those of the first call were kept
+
+
+def test_the_oldest_prompts_are_forgotten():
+    counting = CountingEncoder(builders.detector_model().model.text_backbone)
+    shared = DistinctPromptEncoder(counting, capacity=2)
+    with torch.inference_mode():
+        for token in (7, 8, 9, 9, 8, 7):
+            shared(*inputs([[101, token, 102]]))
+    assert counting.prompts == 4
+
+
+def test_prompts_beyond_the_capacity_in_one_batch():
+    plain = builders.detector_model().model.text_backbone
+    batch = inputs([[101, token, 102] for token in range(5, 10)])
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            DistinctPromptEncoder(plain, capacity=2)(*batch).last_hidden_state, plain(*batch).last_hidden_state
+        )
+
+
+def test_nothing_is_kept_while_gradients_are_wanted():
+    counting = CountingEncoder(builders.detector_model().model.text_backbone)
+    shared = DistinctPromptEncoder(counting)
+    batch = inputs([[101, 7, 102], [101, 7, 102]])
+    with torch.inference_mode():
+        shared(*batch)
+    shared(*batch).last_hidden_state.sum().backward()
+    assert counting.prompts == 2
+    assert any(parameter.grad is not None for parameter in counting.parameters())
