@@ -173,7 +173,7 @@ class Transformers:
         return self.model(image_embeddings=self.embedding, input_points=given, input_labels=labels).pred_masks[0]
 
     def automatic(self, points_per_side: int, pred_iou_thresh: float) -> Found:
-        pipeline = MaskGenerationPipeline(self.model, image_processor=self.processor, device=self.model.device)
+        pipeline = MaskGenerationPipeline(model=self.model, image_processor=self.processor, device=self.model.device)
         encode: Callable[..., Any] = self.model.get_image_embeddings
         self.model.get_image_embeddings = lambda *_: self.embedding
         try:

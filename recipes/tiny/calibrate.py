@@ -25,7 +25,7 @@ from recipes.tiny.scenes import Scene
 from segany.masks import encode_rle
 
 TEMPERATURES = (0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
-BOX_THRESHOLDS = tuple(round(0.06 + 0.02 * i, 2) for i in range(18))
+BOX_THRESHOLDS = tuple(round(0.06 + 0.005 * i, 3) for i in range(69))
 CLIP_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 MOST_NEGATIVES = {"random": 0.015, "look-alike": 0.06, "unknown words": 0.015}
 FALLBACK_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
@@ -85,7 +85,8 @@ def worth(shares: dict[str, float]) -> float:
 
 def print_best(rows: dict[tuple[float, ...], dict[str, float]], names: tuple[str, ...], shown: int = 12) -> None:
     """The best rows as a table, and the best as lines of the preset."""
-    ranked = sorted(rows, key=lambda thresholds: worth(rows[thresholds]), reverse=True)
+    # Of equals, the highest thresholds.
+    ranked = sorted(rows, key=lambda thresholds: (worth(rows[thresholds]), *thresholds), reverse=True)
     print("| " + " | ".join((*names, "objects found", *NEGATIVE_KINDS)) + " |\n|" + "---|" * (len(names) + 4))
     for thresholds in ranked[:shown]:
         print("| " + " | ".join(f"{v:.3f}" for v in (*thresholds, *rows[thresholds].values())) + " |")
