@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import segany
 from segany.precision import computes_in_bfloat16, resolve_dtype
 
 
@@ -41,3 +42,11 @@ def test_gpu():
 def test_others_are_refused(dtype):
     with pytest.raises(ValueError, match=r"dtype must be .*, got"):
         resolve_dtype(dtype)
+
+
+def test_load_resolves_it_for_the_encoder():
+    model = segany.load("tiny", dtype="auto")
+    assert {parameter.dtype for parameter in model.image_encoder.parameters()} == {resolve_dtype("auto")}
+    assert {parameter.dtype for parameter in model.mask_decoder.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match=r"dtype must be .*, got 'half'"):
+        segany.load("tiny", dtype="half")
