@@ -31,6 +31,7 @@ def _one_way(ours: dict, theirs: dict) -> float:
 def _by_point(found: Found) -> dict:
     assert found.points is not None
     groups = defaultdict(list)
-    for point, rle in zip(found.points.round(2).tolist(), found.rles, strict=True):
+    # In one dtype before rounding: 28.12 in float32 is not 28.12 in float64.
+    for point, rle in zip(found.points.astype(np.float64).round(2).tolist(), found.rles, strict=True):
         groups[tuple(point)].append(rle)
     return groups

@@ -146,7 +146,7 @@ class ImageToTokens:
             cells = result = image
         update = self._out(values, cells.dtype)
         # In blocks, so that what lies between reading and writing the cells stays in the cache.
-        for block in blocks(cells.shape[1], cells_at_once(cells.device) // len(keys)):
+        for block in blocks(cells.shape[1], cells_at_once(cells) // len(keys)):
             seen = torch.baddbmm(cells[:, block], weights[:, :, block].mT, update)
             result[:, block] = F.layer_norm(seen, self.norm_weight.shape, self.norm_weight, self.norm_bias, self.eps)
         return result

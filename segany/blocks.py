@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 
-import torch
+from torch import Tensor
 
-_CELLS_AT_ONCE = {"cpu": 2048}
-_CELLS_AT_ONCE_ELSEWHERE = 1 << 20
+# For each byte of a number. Measured for ViT-B on a CPU with 2 MB of cache a core.
+_CELLS_AT_ONCE = {"cpu": 4 * 2048}
+_CELLS_AT_ONCE_ELSEWHERE = 1 << 22
 
 
-def cells_at_once(device: torch.device) -> int:
+def cells_at_once(image: Tensor) -> int:
     """How many cells of an image embedding to work on together: on a CPU, a megabyte or two."""
-    return _CELLS_AT_ONCE.get(device.type, _CELLS_AT_ONCE_ELSEWHERE)
+    return _CELLS_AT_ONCE.get(image.device.type, _CELLS_AT_ONCE_ELSEWHERE) // image.element_size()
 
 
 def blocks(length: int, step: int) -> Iterator[slice]:

@@ -30,7 +30,7 @@ class Upscaling:
     ) -> Float[Tensor, "n m 4*h 4*w"]:
         """`kernels` are the hypernetworks' 1 x 1 convolutions of the upscaled image. Logits are float32."""
         n, height, width, _ = cells.shape
-        at_once = cells_at_once(cells.device)
+        at_once = cells_at_once(cells)
         result = cells.new_empty(n, kernels.shape[1], 4 * height, 4 * width, dtype=torch.float32)
         for prompts in blocks(n, at_once // (height * width)):
             for rows in blocks(height, at_once // width):
