@@ -6,15 +6,16 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool
 
-from grounded import answers, loading
+from grounded import corrections, loading, naming
 from grounded.config import load, override
 from grounded.errors import ConfigError, PromptError
 from grounded.images import ImageLike, SourceImage, open_image
+from grounded.kept import Kept
 from grounded.phrases import parse
 from grounded.question import Clicks, Question
-from grounded.refine import MaskPrompting, refine_one, validate_points
+from grounded.refine import MaskPrompting, validate_points
 from grounded.settings import PipelineConfig
 from grounded.timing import Stopwatch
 from grounded.types import Detections, Detector, HeatPrompter, Instances, RegionScorer, Segmenter, TextEncoder
@@ -56,11 +57,18 @@ class Pipeline:
             raise ConfigError("text_prompt 'dense-clip' needs a heat prompter, and a segmenter with mask prompts")
 
     @classmethod
-    def from_config(cls, source: str | PathLike[str] | PipelineConfig = "tiny", **overrides: Any) -> "Pipeline":
+    def from_config(
+        cls,
+        source: str | PathLike[str] | PipelineConfig = "tiny",
+        *,
+        every_part: bool = False,
+        **overrides: Any,
+    ) -> "Pipeline":
         """Load the models that a configuration names and has a use for.
 
         Args:
             source: a preset ("tiny"), the path of a YAML file, or a configuration.
+            every_part: load the others too, so that `adjusted` can switch on what uses them.
             overrides: fields to replace, as in `grounded.config.override`: `box_threshold=0.4`, `mode="text"`,
                 `device="cuda"`, `detector={"checkpoint": "folder"}`, `filtering={"enabled": True}`.
 
@@ -70,17 +78,31 @@ class Pipeline:
         """
         config = override(load(source), **overrides)
         device = loading.pick_device(config.device)
-        clip = loading.load_clip(config, device) if config.needs_clip else None
-        by_adapter = config.needs_text_prompt and config.prompting.text_prompt == "adapter"
-        by_heat = config.needs_text_prompt and not by_adapter
+        clip = loading.load_clip(config, device) if every_part or config.needs_clip else None
+        text_prompt = config.prompting.text_prompt if every_part or config.needs_text_prompt else "none"
         return cls(
-            detector=loading.load_detector(config, device) if config.needs_detector else None,
-            text_encoder=clip if by_adapter else None,
+            detector=loading.load_detector(config, device) if every_part or config.needs_detector else None,
+            text_encoder=clip if text_prompt == "adapter" else None,
             segmenter=loading.load_segmenter(config, device),
             config=config,
-            scorer=loading.region_scorer(clip, config) if clip and config.needs_scores else None,
-            heat_prompter=loading.dense_clip(clip, config) if clip and by_heat else None,
+            scorer=loading.region_scorer(clip, config) if clip and (every_part or config.needs_scores) else None,
+            heat_prompter=loading.dense_clip(clip, config) if clip and text_prompt == "dense-clip" else None,
         )
+
+    def adjusted(self, **overrides: Any) -> "Pipeline":
+        """Return the same models under other settings of prompting, filtering, refinement and the fallback.
+
+        Args:
+            overrides: as in `from_config`.
+
+        Raises:
+            ConfigError: a setting is wrong, needs a part that was not loaded, or is one that models are loaded with.
+        """
+        config = override(self.config, **overrides)
+        for name in ("detector", "clip", "segmenter", "scoring", "device"):
+            if getattr(config, name) != getattr(self.config, name):
+                raise ConfigError(f"{name} is what models were loaded with: use Pipeline.from_config to change it")
+        return replace(self, config=config)
 
     @property
     def models(self) -> dict[str, str | None]:
@@ -101,6 +123,8 @@ class Pipeline:
         points: ArrayLike | None = None,
         point_labels: ArrayLike | None = None,
         embedding: ImageEmbedding | None = None,
+        box_threshold: float | None = None,
+        kept: Kept | None = None,
     ) -> Instances:
         """Find what `text` names in `image`.
 
@@ -113,6 +137,9 @@ class Pipeline:
                 own.
             point_labels: (k), 1 foreground and 0 background; None where all are foreground.
             embedding: of this image, as `encode` returned it; None encodes the image.
+            box_threshold: drops detections of a lower score. It has an effect above the detector's own threshold, and
+                the detector need not run again for it.
+            kept: what the stages answered about this image before; they run again only where their input changed.
 
         Returns:
             the instances, best first; none where nothing was found.
@@ -127,8 +154,14 @@ class Pipeline:
         with watch.stage("open"):
             opened = open_image(image)
         clicks = _clicks(points, point_labels, opened.size)
-        detections = self._detect([opened], [phrases], watch)[0]
-        return Question(self, opened, phrases, watch, clicks, _checked(embedding, opened)).answer(detections)
+        if kept is None:
+            kept = Kept()
+        else:
+            kept.turn_to(opened.pixels)
+        detections = kept.answer("detect", phrases, lambda: self._detect([opened], [phrases], watch)[0])
+        if detections is not None and box_threshold is not None:
+            detections = detections[detections.score >= box_threshold]
+        return Question(self, opened, phrases, watch, clicks, _checked(embedding, opened), kept).answer(detections)
 
     def segment_batch(
         self,
@@ -159,9 +192,19 @@ class Pipeline:
             for picture, phrases, detections in zip(opened, queries, self._detect(opened, queries, watch), strict=True)
         ]
 
-    def encode(self, image: ImageLike | SourceImage) -> Any:
-        """Return the segmenter's embedding of an image, to be kept for `segment` and `refine`."""
-        return self.segmenter.encode(open_image(image).pixels)
+    def encode(
+        self, image: ImageLike | SourceImage, kept: Kept | None = None, stopwatch: Stopwatch | None = None
+    ) -> Any:
+        """Return the segmenter's embedding of an image, to be held for `segment` and `refine`.
+
+        With `kept`, as in `segment`, it is made once for each picture.
+        """
+        opened = open_image(image)
+        if kept is None:
+            kept = Kept()
+        else:
+            kept.turn_to(opened.pixels)
+        return Question(self, opened, (), stopwatch or Stopwatch(), kept=kept).embedding
 
     def refine(
         self,
@@ -192,35 +235,75 @@ class Pipeline:
             IndexError: there is no such instance.
             PromptError: nothing to correct with, or it does not fit the image.
         """
-        if not isinstance(self.segmenter, MaskPrompting):
-            raise ConfigError(f"{type(self.segmenter).__name__} takes no mask prompts, which corrections need")
         opened = open_image(image)
-        if opened.size != instances.image_size:
-            raise PromptError(f"the image must be {instances.image_size} (height, width), got {opened.size}")
-        one = instances[index]
         clicks = _clicks(points, point_labels, opened.size)
-        if len(clicks.labels) == 0 and brush is None and eraser is None:
-            raise PromptError("a correction must have points or strokes, got none")
-        embedding = _checked(embedding, opened) or self.segmenter.encode(opened.pixels)
-        prediction = refine_one(
-            self.segmenter,
-            embedding,
-            one.rles[0],
-            box=_inside(one.boxes[0], opened.size),
-            points=clicks.points,
-            labels=clicks.labels,
-            brush=brush,
-            eraser=eraser,
-        ).best()
-        corrected = replace(
-            one, rles=tuple(answers.encode_masks(prediction)), predicted_iou=answers.first_iou(prediction)
+        return corrections.correct(
+            self, opened, instances, index, clicks, brush, eraser, kept_embedding=_checked(embedding, opened)
         )
-        if self.config.filtering.enabled and self.scorer is not None:
-            corrected = answers.with_clip_scores(
-                corrected, self.scorer.score(opened.pixels, corrected.rles, corrected.phrases)
-            )
-        position = range(len(instances))[index]
-        return Instances.concatenate([instances[:position], corrected, instances[position + 1 :]])
+
+    def candidates(
+        self,
+        image: ImageLike | SourceImage,
+        phrase: str,
+        points: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        *,
+        box: ArrayLike | None = None,
+        embedding: ImageEmbedding | None = None,
+    ) -> Instances:
+        """What a user who shows something by clicks or a box may mean: three masks for one click, else one.
+
+        Args:
+            image: any that the pipeline takes.
+            phrase: what it is called.
+            points: (k, 2) clicks on one object, in pixels.
+            point_labels: (k), 1 foreground and 0 background; None where all are foreground.
+            box: (4), xyxy in pixels.
+            embedding: of this image, as `encode` returned it; None encodes the image.
+
+        Returns:
+            one to three instances of `phrase` with the source "point" or "box", by predicted IoU; they exclude one
+            another, so keep one. Empty masks are left out.
+
+        Raises:
+            PromptError: neither a foreground point nor a box, or they do not fit the image.
+        """
+        opened = open_image(image)
+        clicks = _clicks(points, point_labels, opened.size)
+        return corrections.candidates(self, opened, phrase, clicks, box, kept_embedding=_checked(embedding, opened))
+
+    def everything(
+        self,
+        image: ImageLike | SourceImage,
+        words: Text = (),
+        stopwatch: Stopwatch | None = None,
+        *,
+        naming_threshold: float = 0.3,
+        embedding: ImageEmbedding | None = None,
+        **options: Any,
+    ) -> Instances:
+        """Masks of everything in the image, named by CLIP where it recognises one of the words.
+
+        Args:
+            image: any that the pipeline takes.
+            words: names to choose from, as the text of `segment`; none names nothing.
+            stopwatch: receives the seconds of each stage.
+            naming_threshold: least CLIP score of a name; other masks are called "unnamed".
+            embedding: of this image, as `encode` returned it; None encodes the image.
+            options: of `segany.AutomaticMaskGenerator`.
+
+        Returns:
+            instances with the source "automatic"; without words all are "unnamed", by predicted IoU.
+
+        Raises:
+            ConfigError: the segmenter is not segany's, or naming needs a region scorer and there is none.
+            PromptError: the text holds no phrase.
+            ValueError: an option is out of range.
+        """
+        opened = open_image(image)
+        names = parse(words) if words else ()
+        watch = stopwatch or Stopwatch()
+        return naming.everything(self, opened, names, naming_threshold, watch, _checked(embedding, opened), options)
 
     def _detect(
         self, images: Sequence[SourceImage], queries: Sequence[tuple[str, ...]], watch: Stopwatch
@@ -237,11 +320,6 @@ def _clicks(points: ArrayLike | None, labels: ArrayLike | None, image_size: tupl
         raise PromptError("point_labels need points, got none")
     points = () if points is None else points
     return Clicks(*validate_points(points, [1] * len(points) if labels is None else labels, image_size))
-
-
-def _inside(box: Float32[np.ndarray, "4"], image_size: tuple[int, int]) -> Float32[np.ndarray, "4"]:
-    """A detector's box may reach beyond the picture."""
-    return box.clip(0, np.array(image_size[::-1] * 2, dtype=np.float32))
 
 
 def _checked(embedding: ImageEmbedding | None, image: SourceImage) -> ImageEmbedding | None:

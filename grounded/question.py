@@ -1,22 +1,25 @@
 """One question about one image, from the detector's boxes to instances."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
 from grounded import answers, fallback, prompts
 from grounded.errors import PromptError
 from grounded.images import SourceImage
+from grounded.kept import Kept, frozen
 from grounded.refine import MaskPrompting, assign_points, refine
 from grounded.settings import PipelineConfig
 from grounded.timing import Stopwatch
-from grounded.types import Detections, HeatPrompter, Instances, RegionScorer, Segmenter, TextEncoder
+from grounded.types import Detections, HeatPrompter, HeatPrompts, Instances, RegionScorer, Segmenter, TextEncoder
 from segany import MaskPrediction, Prompts
+from segany.automatic_masks import AutomaticMasks
+from segany.masks import RLE
 from segany.points import FOREGROUND
 
 
@@ -56,27 +59,36 @@ class Question:
     phrases: tuple[str, ...]
     watch: Stopwatch
     clicks: Clicks = NO_CLICKS
-    kept: Any | None = None  # the segmenter's embedding of the image, where the caller has one
+    given_embedding: Any | None = None  # the segmenter's embedding of the image, where the caller has one
+    kept: Kept = field(default_factory=Kept)  # answers of stages, from earlier questions about the image
 
     @cached_property
     def embedding(self) -> Any:
         """The segmenter's embedding, made when first needed: an image without prompts is not embedded."""
-        if self.kept is not None:
-            return self.kept
+        if self.given_embedding is not None:
+            return self.given_embedding
+        return self.kept.answer("encode", None, self._encode)
+
+    def _encode(self) -> Any:
         with self.watch.stage("encode"):
             return self.parts.segmenter.encode(self.image.pixels)
 
     def answer(self, detections: Detections | None) -> Instances:
         """From the detections to instances, best first; without a detector (None), from the phrases alone."""
         config = self.parts.config
-        everything = range(len(self.phrases))
-        found = self._from_text(everything) if detections is None else self._from_boxes(detections)
-        strays = self._from_strays(detections)
-        found = answers.distinct(self._judged(Instances.concatenate([found, strays])), config.prompting)
+        asked = self.phrases, config.prompting, config.refinement, self.clicks.points, self.clicks.labels
+        boxes = () if detections is None else (detections.boxes, detections.scores, detections.phrase_ids)
+        found = self.kept.answer("masks", frozen(*asked, *boxes), lambda: self._first_masks(detections))
+        found = answers.distinct(self._judged(found), config.prompting)
         wanted = answers.missed(found)
         if detections is None or config.fallback.source == "none" or not wanted:
             return found
         return Instances.concatenate([found, self._fall_back(wanted)]).sorted()
+
+    def _first_masks(self, detections: Detections | None) -> Instances:
+        everything = range(len(self.phrases))
+        found = self._from_text(everything) if detections is None else self._from_boxes(detections)
+        return Instances.concatenate([found, self._from_strays(detections)])
 
     def _from_boxes(self, detections: Detections) -> Instances:
         """One instance for each box, prompted with it, with its share of the clicks, and by mode with its phrase."""
@@ -134,10 +146,14 @@ class Question:
     def _heat(self, phrases: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Points, labels and mask prompts of phrases."""
         segmenter = self.parts.segmenter
-        assert self.parts.heat_prompter is not None and isinstance(segmenter, MaskPrompting)
-        with self.watch.stage("text"):
-            heat = self.parts.heat_prompter.prompts(self.image.pixels, phrases)
+        assert isinstance(segmenter, MaskPrompting)
+        heat = self.kept.answer("heat", tuple(phrases), lambda: self._heat_prompts(phrases))
         return heat.points, heat.labels, segmenter.mask_prompts(self.embedding, heat.logits)
+
+    def _heat_prompts(self, phrases: Sequence[str]) -> HeatPrompts:
+        assert self.parts.heat_prompter is not None  # checked when the pipeline was built
+        with self.watch.stage("text"):
+            return self.parts.heat_prompter.prompts(self.image.pixels, phrases)
 
     def _predict(self, embedding: Any, given: Prompts) -> MaskPrediction:
         several = self.parts.config.prompting.multimask_output
@@ -161,39 +177,50 @@ class Question:
             prediction = self.parts.segmenter.predict(embedding, given, multimask_output=True).best()
         rles = answers.encode_masks(prediction)
         ids = np.zeros(len(rles), np.int64)
-        if len(self.phrases) > 1 and self.parts.scorer is not None:
-            ids = self.parts.scorer.score(self.image.pixels, rles, self.phrases).argmax(axis=1)
+        if len(self.phrases) > 1:
+            ids = self._scores(rles, self.phrases).argmax(axis=1)
         return answers.from_masks(self.phrases, self.image.size, rles, ids, answers.first_iou(prediction), "point")
 
     def _judged(self, instances: Instances) -> Instances:
         """With filtering, add CLIP's scores and drop what does not look like its phrase; a user's click is no guess."""
-        filtering, scorer = self.parts.config.filtering, self.parts.scorer
-        if not filtering.enabled or scorer is None or len(instances) == 0:
+        filtering = self.parts.config.filtering
+        if not filtering.enabled or len(instances) == 0:
             return instances
-        with self.watch.stage("score"):
-            instances = answers.with_clip_scores(
-                instances, scorer.score(self.image.pixels, instances.rles, self.phrases)
-            )
+        instances = answers.with_clip_scores(instances, self._scores(instances.rles, self.phrases))
         return instances[(instances.clip_scores >= filtering.clip_threshold) | (instances.sources == "point")]
 
     def _fall_back(self, wanted: Sequence[int]) -> Instances:
         """Instances for phrases that have none."""
-        config, scorer = self.parts.config.fallback, self.parts.scorer
-        assert scorer is not None
+        config = self.parts.config.fallback
+        asked = tuple(self.phrases[i] for i in wanted)
         if config.source == "text":
-            found = self._from_text(wanted)
+            given = frozen(self.phrases, list(wanted), self.parts.config.prompting)
+            found = self.kept.answer("text masks", given, lambda: self._from_text(wanted))
             rles, predicted_iou = found.rles, found.predicted_iou
         else:
-            embedding = self.embedding
-            with self.watch.stage("automatic"):
-                masks = fallback.everything(self.parts.segmenter, embedding, self.image.pixels, config)
+            generator = config.points_per_side, config.pred_iou_thresh, config.stability_score_thresh
+            masks = self.kept.answer("automatic", generator, self._everything)
             rles, predicted_iou = masks.rles, masks.predicted_iou.numpy()
-        with self.watch.stage("score"):
-            asked = [self.phrases[i] for i in wanted]
-            probabilities = scorer.score(self.image.pixels, rles, asked)
+        probabilities = self._scores(rles, asked)
         if config.source == "text":  # each mask answers its own phrase only
             probabilities = np.where(found.phrase_ids[:, None] == np.array(wanted), probabilities, 0)
         return fallback.accepted(self.phrases, self.image.size, wanted, rles, predicted_iou, probabilities, config)
+
+    def _everything(self) -> AutomaticMasks:
+        embedding = self.embedding
+        with self.watch.stage("automatic"):
+            return fallback.everything(self.parts.segmenter, embedding, self.image.pixels, self.parts.config.fallback)
+
+    def _scores(self, rles: Sequence[RLE], phrases: Sequence[str]) -> Float32[np.ndarray, "n p"]:
+        """CLIP's probability of each phrase for each mask."""
+        scorer = self.parts.scorer
+        assert scorer is not None  # checked when the pipeline was built, and where clicks need it
+
+        def score() -> Float32[np.ndarray, "n p"]:
+            with self.watch.stage("score"):
+                return scorer.score(self.image.pixels, rles, phrases)
+
+        return self.kept.answer("score", frozen(list(rles), tuple(phrases)), score)
 
     @property
     def _nothing(self) -> Instances:

@@ -108,7 +108,7 @@ def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
         "sizes": [scene.framed_size for scene in scenes],
         "maps": stack_maps(scenes, flips),
         "groups": groups,
-        "rounds": int(rng.choice([1, 2, 3, 5], p=[0.2, 0.4, 0.3, 0.1])),
+        "rounds": int(rng.choice([1, 2, 3, 5, 8], p=[0.2, 0.35, 0.25, 0.12, 0.08])),
     }
 
 
