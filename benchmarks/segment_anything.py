@@ -75,15 +75,15 @@ def _resident() -> float:
 
 def measure(what: str, peers: list[Peer], job: Callable[[Peer], Any], runs: int) -> tuple[Row, dict[str, Any]]:
     """Run the job `runs` times with each peer in turn; also returns the last answers."""
-    row, answers = Row(what), {}
+    row, answers = Row(what, {peer.name: [] for peer in peers}), {}
     for index in range(runs):
-        for peer in peers:
+        for peer in reversed(peers):  # the reference last: memory that it has given back could serve the others
             with PeakMemory() as memory:
                 start = time.perf_counter()
                 answers[peer.name] = job(peer)
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
-                row.seconds.setdefault(peer.name, []).append(time.perf_counter() - start)
+                row.seconds[peer.name].append(time.perf_counter() - start)
             row.gigabytes[peer.name] = max(memory.gigabytes, row.gigabytes.get(peer.name, 0))
             click.echo(f"{what}, run {index + 1}: {peer.name} {row.seconds[peer.name][-1]:.3f} s", err=True)
     return row, answers

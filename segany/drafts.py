@@ -12,8 +12,8 @@ from segany.points import FOREGROUND
 from segany.predictor import ImageEmbedding, Predictor
 from segany.prompts import Prompts
 
-# Logits kept of one crop, in floats: 1 GiB. Those beyond are decoded again where their masks are to be drawn.
-FLOATS_KEPT = 1 << 28
+# Logits kept of one crop, in floats: a gigabyte. Those beyond are decoded again where their masks are to be drawn.
+FLOATS_KEPT = 250_000_000
 
 
 @dataclass(frozen=True, eq=False)
