@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from grounded.drawing import draw
     from grounded.errors import ConfigError, GroundedError, ImageError, OutputError, PromptError, ResultError
     from grounded.instances import Instances
+    from grounded.kept import Kept
     from grounded.phrases import parse
     from grounded.pipeline import Pipeline
     from grounded.settings import PipelineConfig
@@ -32,6 +33,7 @@ _HOMES = {
     "PromptError": "errors",
     "ResultError": "errors",
     "Instances": "instances",
+    "Kept": "kept",
     "parse": "phrases",
     "Pipeline": "pipeline",
     "Stopwatch": "timing",
@@ -44,6 +46,7 @@ __all__ = [
     "GroundedError",
     "ImageError",
     "Instances",
+    "Kept",
     "OutputError",
     "Pipeline",
     "PipelineConfig",

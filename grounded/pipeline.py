@@ -1,6 +1,6 @@
 """The pipeline: image + text -> detections -> prompts -> masks -> instances."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
@@ -154,11 +154,10 @@ class Pipeline:
         with watch.stage("open"):
             opened = open_image(image)
         clicks = _clicks(points, point_labels, opened.size)
-        if kept is None:
-            kept = Kept()
-        else:
-            kept.turn_to(opened.pixels)
-        detections = kept.answer("detect", phrases, lambda: self._detect([opened], [phrases], watch)[0])
+        kept = self._turned(kept, opened)
+        detections = None
+        if self.config.needs_detector:
+            detections = kept.answer("detect", phrases, lambda: self._detect([opened], [phrases], watch)[0])
         if detections is not None and box_threshold is not None:
             detections = detections[detections.score >= box_threshold]
         return Question(self, opened, phrases, watch, clicks, _checked(embedding, opened), kept).answer(detections)
@@ -200,11 +199,7 @@ class Pipeline:
         With `kept`, as in `segment`, it is made once for each picture.
         """
         opened = open_image(image)
-        if kept is None:
-            kept = Kept()
-        else:
-            kept.turn_to(opened.pixels)
-        return Question(self, opened, (), stopwatch or Stopwatch(), kept=kept).embedding
+        return Question(self, opened, (), stopwatch or Stopwatch(), kept=self._turned(kept, opened)).embedding
 
     def refine(
         self,
@@ -219,6 +214,8 @@ class Pipeline:
         embedding: ImageEmbedding | None = None,
     ) -> Instances:
         """Correct the mask of one instance by clicks and strokes; the others, and the order of all, stay as they are.
+
+        A CLIP score, where it has one, is that of the new mask.
 
         Give all clicks and strokes so far, not the last alone: a mask does not tell where it was corrected.
 
@@ -280,6 +277,7 @@ class Pipeline:
         *,
         naming_threshold: float = 0.3,
         embedding: ImageEmbedding | None = None,
+        progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Instances:
         """Masks of everything in the image, named by CLIP where it recognises one of the words.
@@ -290,6 +288,7 @@ class Pipeline:
             stopwatch: receives the seconds of each stage.
             naming_threshold: least CLIP score of a name; other masks are called "unnamed".
             embedding: of this image, as `encode` returned it; None encodes the image.
+            progress: called with (points done, points in all) while masks are made; what it raises ends the search.
             options: of `segany.AutomaticMaskGenerator`.
 
         Returns:
@@ -303,7 +302,17 @@ class Pipeline:
         opened = open_image(image)
         names = parse(words) if words else ()
         watch = stopwatch or Stopwatch()
-        return naming.everything(self, opened, names, naming_threshold, watch, _checked(embedding, opened), options)
+        return naming.everything(
+            self, opened, names, naming_threshold, watch, _checked(embedding, opened), options, progress
+        )
+
+    def _turned(self, kept: Kept | None, image: SourceImage) -> Kept:
+        """What was kept, if it is about this image and of these models; else empty."""
+        if kept is None:
+            return Kept()
+        models = self.detector, self.text_encoder, self.segmenter, self.scorer, self.heat_prompter
+        kept.turn_to(image.pixels, *models)
+        return kept
 
     def _detect(
         self, images: Sequence[SourceImage], queries: Sequence[tuple[str, ...]], watch: Stopwatch

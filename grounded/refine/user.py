@@ -145,6 +145,8 @@ def _with_strokes(
 ) -> tuple[Float[Tensor, "j 2"], Int[Tensor, "j"]]:
     """The points, and an interior point for each painted region."""
     for stroke, label in ((painted, FOREGROUND), (erased, BACKGROUND)):
+        if not stroke.any():
+            continue  # to label regions takes longer than all else about a click
         regions, count = ndimage.label(stroke.numpy(), structure=np.ones((3, 3)))
         largest = np.argsort(-np.bincount(regions.ravel(), minlength=count + 1)[1:], kind="stable")[:_STROKES] + 1
         for region in largest.tolist():

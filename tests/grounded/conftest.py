@@ -54,6 +54,12 @@ def random_pipelines(random_config: PipelineConfig) -> dict[str, Pipeline]:
     return {mode: Pipeline.from_config(random_config, mode=mode) for mode in ("box", "text", "box+text")}
 
 
+@pytest.fixture(scope="session")
+def bundled() -> Pipeline:
+    """The bundled models, every part of them. Its detector lets through what a test may filter later."""
+    return Pipeline.from_config("tiny", every_part=True, box_threshold=0.05, device="cpu")
+
+
 def picture(height: int = 60, width: int = 80, seed: int = 0) -> Image.Image:
     """Smooth random blots, so that random networks answer with regions rather than noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)

@@ -1,19 +1,25 @@
 """The pipeline with small models of random weights: its logic, for which it does not matter what the models say."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from grounded import loading
 from grounded.config import override
 from grounded.errors import ConfigError, ImageError, PromptError
+from grounded.kept import Kept
 from grounded.pipeline import Pipeline
 from grounded.settings import PipelineConfig
 from grounded.timing import Stopwatch
 from grounded.types import Instances
+from tests.data import PICNIC
 from tests.grounded.conftest import picture, save_segmenter
+from tests.grounded.counting import counted
 
 MODES = ("box", "text", "box+text")
 
@@ -212,3 +218,170 @@ def test_wrong_input(
 ):
     with pytest.raises(error, match=message):
         random_pipelines["box"].segment_batch(images, texts)
+
+
+class TestEveryPart:
+    @pytest.mark.parametrize("mode", MODES)
+    def test_parts_without_use_are_loaded(self, random_config: PipelineConfig, mode: str):
+        pipeline = Pipeline.from_config(random_config, every_part=True, mode=mode)
+        assert None not in (pipeline.detector, pipeline.text_encoder, pipeline.scorer)
+        assert pipeline.heat_prompter is None  # phrases reach the segmenter in one way
+        assert pipeline.models == Pipeline.from_config(random_config, mode=mode).models
+
+    @pytest.mark.parametrize(
+        ("text_prompt", "text_encoder", "heat_prompter"),
+        [("adapter", True, False), ("dense-clip", False, True), ("none", False, False)],
+    )
+    def test_the_text_prompt_is_the_configured_one(
+        self, random_config: PipelineConfig, text_prompt: str, text_encoder: bool, heat_prompter: bool
+    ):
+        pipeline = Pipeline.from_config(random_config, every_part=True, mode="box", text_prompt=text_prompt)
+        assert (pipeline.text_encoder is not None) == text_encoder
+        assert (pipeline.heat_prompter is not None) == heat_prompter
+        assert pipeline.scorer is not None
+
+    def test_a_segmenter_without_text_prompt(self, random_config: PipelineConfig, tmp_path: Path):
+        segmenter = {"checkpoint": str(save_segmenter(tmp_path / "other.safetensors", None))}
+        pipeline = Pipeline.from_config(random_config, every_part=True, mode="box", segmenter=segmenter)
+        assert len(pipeline.segment(picture(), "a cat")) > 0
+        with pytest.raises(ConfigError, match="no text prompt of its own"):
+            pipeline.adjusted(mode="text")
+
+
+LENIENT = {"fallback_threshold": 0.0, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 3}
+
+
+@pytest.fixture(scope="module")
+def whole(random_config: PipelineConfig) -> Pipeline:
+    """Every part of the small models."""
+    return Pipeline.from_config(random_config, every_part=True)
+
+
+class TestAdjusted:
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            pytest.param({}, id="nothing"),
+            *(pytest.param({"mode": mode}, id=mode) for mode in MODES),
+            pytest.param({"mask_nms_threshold": 0.3, "multimask_output": True}, id="masks"),
+            pytest.param({"filtering": {"enabled": True, "clip_threshold": 0.0}}, id="filtering"),
+            pytest.param({"refine_rounds": 2}, id="refinement"),
+            pytest.param({"fallback": {"source": "automatic", **LENIENT}}, id="automatic masks"),
+            pytest.param({"fallback": {"source": "text", **LENIENT}}, id="text-prompted masks"),
+            pytest.param({"mode": "box+text", "refine_rounds": 1, "filtering": {"enabled": True}}, id="several"),
+        ],
+    )
+    def test_answers_as_if_loaded_so(self, whole: Pipeline, random_config: PipelineConfig, overrides: dict[str, Any]):
+        adjusted, loaded = whole.adjusted(**overrides), Pipeline.from_config(random_config, **overrides)
+        assert adjusted.config == loaded.config
+        assert adjusted.models == loaded.models
+        text = "a cat. the red mug. dog. pizza"
+        assert_same(adjusted.segment(picture(), text), loaded.segment(picture(), text))
+
+    def test_the_models_are_the_same(self, whole: Pipeline):
+        before, adjusted = whole.config, whole.adjusted(mode="text", refine_rounds=1)
+        assert whole.config is before
+        for part in ("detector", "text_encoder", "segmenter", "scorer"):
+            assert getattr(adjusted, part) is getattr(whole, part)
+        assert adjusted.adjusted(mode=before.prompting.mode, refine_rounds=0).config == before
+
+    @pytest.mark.parametrize(
+        ("overrides", "name"),
+        [
+            pytest.param({"box_threshold": 0.5}, "detector", id="detector"),
+            pytest.param({"templates": ["a drawing of {}"]}, "clip", id="clip"),
+            pytest.param({"segmenter": {"dtype": "bfloat16"}}, "segmenter", id="segmenter"),
+            pytest.param({"margin": 0.5}, "scoring", id="scoring"),
+            pytest.param({"device": "auto"}, "device", id="device"),
+            pytest.param({"mode": "text", "nms_threshold": 0.5}, "detector", id="among others"),
+        ],
+    )
+    def test_what_models_are_loaded_with_stays(self, whole: Pipeline, overrides: dict[str, Any], name: str):
+        with pytest.raises(ConfigError, match=f"^{name} is what models were loaded with: use Pipeline.from_config"):
+            whole.adjusted(**overrides)
+
+    def test_what_models_are_loaded_with_may_be_repeated(self, whole: Pipeline):
+        same = {"device": "cpu", "box_threshold": 0.0, "segmenter": whole.config.segmenter}
+        assert whole.adjusted(**same).config == whole.config
+
+    @pytest.mark.parametrize(
+        ("loaded", "overrides", "message"),
+        [
+            pytest.param("box", {"mode": "text"}, "needs a text encoder, got none", id="text encoder"),
+            pytest.param("box", {"mode": "box+text"}, "needs a text encoder, got none", id="text encoder beside boxes"),
+            pytest.param("box", {"filtering": {"enabled": True}}, "need a region scorer, got none", id="scorer"),
+            pytest.param("box", {"fallback": {"source": "automatic"}}, "need a region scorer", id="scorer of masks"),
+            pytest.param("text", {"mode": "box"}, "mode 'box' needs a detector, got none", id="detector"),
+            pytest.param("box+text", {"text_prompt": "dense-clip"}, "needs a heat prompter", id="heat prompter"),
+            pytest.param("box", {"mode": "both"}, "mode must be one of box, text", id="unknown mode"),
+            pytest.param("box", {"refine_rounds": 9}, r"must lie in 0\.\.8, got 9", id="out of range"),
+            pytest.param("box", {"refine_rounds": "1"}, "refine_rounds must be int, got str '1'", id="type"),
+            pytest.param("box", {"nonsense": 1}, "unknown field 'nonsense'", id="unknown"),
+            pytest.param(
+                "box",
+                {"text_prompt": "none", "fallback": {"source": "text"}},
+                "needs a prompting.text_prompt",
+                id="pair",
+            ),
+        ],
+    )
+    def test_wrong(self, random_pipelines: dict[str, Pipeline], loaded: str, overrides: dict[str, Any], message: str):
+        with pytest.raises(ConfigError, match=message):
+            random_pipelines[loaded].adjusted(**overrides)
+
+
+class TestBoxThreshold:
+    @pytest.mark.parametrize("threshold", [0.05, 0.15, 0.3, 0.72, 0.9, 1.0])
+    @pytest.mark.parametrize("text", ["dog. pizza. red apple. helicopter", "fruit. animal"])
+    def test_as_if_the_detector_had_it(self, bundled: Pipeline, text: str, threshold: float):
+        config = override(bundled.config, box_threshold=threshold)
+        detector = loading.load_detector(config, loading.pick_device("cpu"))
+        plain = bundled.adjusted(filtering={"enabled": False})
+        expected = replace(plain, detector=detector).segment(PICNIC, text)
+        assert_same(plain.segment(PICNIC, text, box_threshold=threshold), expected)
+
+    def test_several_counts(self, bundled: Pipeline):
+        """The thresholds above do tell detections apart."""
+        text, plain, kept = "dog. pizza. red apple. helicopter", bundled.adjusted(mode="box"), Kept()
+        counts = [len(plain.segment(PICNIC, text, box_threshold=t, kept=kept)) for t in (0.05, 0.72, 1.0)]
+        assert counts[0] > counts[1] > counts[2] == 0
+
+    @pytest.mark.parametrize("threshold", [None, 0.0, -1.0])
+    def test_below_the_detectors_own(self, random_config: PipelineConfig, threshold: float | None):
+        pipeline = Pipeline.from_config(random_config, box_threshold=0.3)
+        expected = pipeline.segment(picture(), "a cat. dog")
+        assert_same(pipeline.segment(picture(), "a cat. dog", box_threshold=threshold), expected)
+
+    def test_without_a_detector(self, random_pipelines: dict[str, Pipeline]):
+        expected = random_pipelines["text"].segment(picture(), "a cat. dog")
+        assert_same(random_pipelines["text"].segment(picture(), "a cat. dog", box_threshold=1.0), expected)
+
+
+class TestEncode:
+    def test_once_for_each_picture(self, random_pipelines: dict[str, Pipeline]):
+        pipeline, kept = random_pipelines["box"], Kept()
+        first, again, other, back = (Stopwatch() for _ in range(4))
+        embedding = pipeline.encode(picture(), kept, first)
+        assert pipeline.encode(np.asarray(picture()), kept, again) is embedding
+        assert pipeline.encode(picture(seed=1), kept, other) is not embedding
+        pipeline.encode(picture(), kept, back)  # of one picture at a time
+        assert [list(watch.seconds) for watch in (first, again, other, back)] == [
+            ["encode"],
+            [],
+            ["encode"],
+            ["encode"],
+        ]
+
+    def test_without_it_every_time(self, random_pipelines: dict[str, Pipeline]):
+        pipeline, watch = random_pipelines["box"], Stopwatch()
+        assert pipeline.encode(picture()) is not pipeline.encode(picture(), stopwatch=watch)
+        assert list(watch.seconds) == ["encode"]
+
+    def test_segment_and_encode_share_it(self, bundled: Pipeline):
+        kept = Kept()
+        with counted(bundled) as calls:
+            found = bundled.segment(PICNIC, "dog", box_threshold=0.3, kept=kept)
+            embedding = bundled.encode(PICNIC, kept)
+            bundled.refine(PICNIC, found, 0, [[470, 270]], embedding=embedding)
+            bundled.segment(PICNIC, "pizza", box_threshold=0.3, kept=kept)
+        assert calls["encode"] == 1

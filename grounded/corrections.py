@@ -1,0 +1,101 @@
+"""What a user says of one instance, with clicks, boxes and strokes -> its mask."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32
+from pycocotools import mask as coco_mask
+
+from grounded import answers
+from grounded.errors import ConfigError, PromptError
+from grounded.images import SourceImage
+from grounded.phrases import parse
+from grounded.question import Clicks, Parts
+from grounded.refine import MaskPrompting, refine_one
+from grounded.types import Instances
+from segany.prompts import ArrayLike
+
+
+def correct(
+    parts: Parts,
+    image: SourceImage,
+    instances: Instances,
+    index: int,
+    clicks: Clicks,
+    brush: Bool[np.ndarray, "h w"] | None,
+    eraser: Bool[np.ndarray, "h w"] | None,
+    kept_embedding: Any | None,
+) -> Instances:
+    """Correct the mask of one instance; see `Pipeline.refine`."""
+    segmenter = _mask_prompting(parts)
+    if image.size != instances.image_size:
+        raise PromptError(f"the image must be {instances.image_size} (height, width), got {image.size}")
+    one = instances[index]
+    if len(clicks.labels) == 0 and brush is None and eraser is None:
+        raise PromptError("a correction must have points or strokes, got none")
+    prediction = refine_one(
+        segmenter,
+        segmenter.encode(image.pixels) if kept_embedding is None else kept_embedding,
+        one.rles[0],
+        box=_usable(one.boxes[0], image.size),
+        points=clicks.points,
+        labels=clicks.labels,
+        brush=brush,
+        eraser=eraser,
+    ).best()
+    rles = tuple(answers.encode_masks(prediction))
+    corrected = replace(one, rles=rles, predicted_iou=answers.first_iou(prediction))
+    if one.sources[0] != "detector" and coco_mask.area(rles[0]) > 0:
+        corrected = replace(corrected, boxes=answers.tight_boxes(rles))
+    if np.isfinite(one.clip_scores[0]) and parts.scorer is not None:  # it was of the mask before
+        scores = parts.scorer.score(image.pixels, corrected.rles, corrected.phrases)
+        corrected = answers.with_clip_scores(corrected, scores)
+    position = range(len(instances))[index]
+    return Instances.concatenate([instances[:position], corrected, instances[position + 1 :]])
+
+
+def candidates(
+    parts: Parts,
+    image: SourceImage,
+    phrase: str,
+    clicks: Clicks,
+    box: ArrayLike | None,
+    kept_embedding: Any | None,
+) -> Instances:
+    """Masks that clicks or a box may mean; see `Pipeline.candidates`."""
+    segmenter, phrases = _mask_prompting(parts), parse([phrase])
+    prediction = refine_one(
+        segmenter,
+        segmenter.encode(image.pixels) if kept_embedding is None else kept_embedding,
+        box=box,
+        points=clicks.points,
+        labels=clicks.labels,
+    )
+    # Alternatives of one prompt become prompts of one mask each.
+    apart = replace(
+        prediction,
+        low_res_logits=prediction.low_res_logits.transpose(0, 1),
+        predicted_iou=prediction.predicted_iou.transpose(0, 1),
+    )
+    found = answers.from_masks(
+        phrases,
+        image.size,
+        answers.encode_masks(apart),
+        np.zeros(len(apart), np.int64),
+        answers.first_iou(apart),
+        "point" if box is None else "box",
+    )
+    return found[[row for row, rle in enumerate(found.rles) if coco_mask.area(rle) > 0]].sorted()
+
+
+def _mask_prompting(parts: Parts) -> MaskPrompting:
+    if not isinstance(parts.segmenter, MaskPrompting):
+        raise ConfigError(f"{type(parts.segmenter).__name__} takes no mask prompts, which corrections need")
+    return parts.segmenter
+
+
+def _usable(box: Float32[np.ndarray, "4"], image_size: tuple[int, int]) -> Float32[np.ndarray, "4"] | None:
+    """A detector's box may reach beyond the picture, and the box of an empty mask says nothing."""
+    inside = box.clip(0, np.array(image_size[::-1] * 2, dtype=np.float32))
+    return inside if (inside[2:] > inside[:2]).all() else None
