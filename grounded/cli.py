@@ -8,6 +8,7 @@ import click
 
 from grounded import __version__
 from grounded.commands.convert import convert_checkpoint
+from grounded.commands.demo import demo
 from grounded.commands.download import download
 from grounded.commands.segment import segment
 
@@ -32,5 +33,5 @@ def main() -> None:
     """Free-form text in, labelled instance masks out."""
 
 
-for command in (segment, download, convert_checkpoint):
+for command in (segment, demo, download, convert_checkpoint):
     main.add_command(command)

@@ -1,0 +1,58 @@
+"""`grounded demo`: the app, in a browser and over the network."""
+
+import sys
+from typing import Any
+
+import click
+
+from grounded.config import load
+from grounded.errors import ConfigError, GroundedError
+
+
+@click.command()
+@click.option("--config", default="tiny", show_default=True, help="Name of a preset, or path of a YAML file.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets other machines in."
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on. [default: the first free from 7860]")
+@click.option("--share", is_flag=True, help="Make a public link through Gradio's servers.")
+@click.option("--mcp", is_flag=True, help="Serve the endpoints as tools of the Model Context Protocol as well.")
+@click.option(
+    "--max-side",
+    type=click.IntRange(min=64),
+    metavar="PIXELS",
+    help="Scale larger pictures down to this. [default: 2048]",
+)
+@click.option("--open-browser", is_flag=True, help="Show the app in the default browser.")
+def demo(config: str, host: str, port: int | None, max_side: int | None, mcp: bool, **options: Any) -> None:
+    """Open the app: find, correct and take away labelled masks in a browser.
+
+    Programs use the same address: /segment, /refine, /automatic and /label for gradio_client. Uploads and results lie
+    in a folder of their own, which is removed at the end. Ctrl-C ends it.
+
+    Exit status: 0 ended by Ctrl-C; 1 something failed; 2 wrong arguments; 143 ended by SIGTERM.
+    """
+    try:
+        load(config)  # now rather than after seconds of imports
+    except GroundedError as error:
+        raise click.UsageError(str(error)) from error
+    from grounded.ui import serving
+    from grounded.ui.limits import Limits
+    from segany import CheckpointError
+
+    try:
+        if mcp:
+            serving.check_mcp()
+        serving.check_port(port, host)  # now rather than after the models are loaded
+        serving.prepare()
+        limits = Limits() if max_side is None else Limits(max_side=max_side)
+        studio = serving.load(config, limits)
+        from grounded.ui.demo import build_demo
+        from grounded.ui.theme import look
+
+        serving.serve(build_demo(studio), limits, host=host, port=port, mcp=mcp, **options, **look())
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    except (GroundedError, CheckpointError) as error:
+        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)

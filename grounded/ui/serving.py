@@ -1,0 +1,228 @@
+"""Serving the app: its queue, its limits, its folder for uploads, and its end."""
+
+import atexit
+import importlib
+import importlib.util
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from grounded.errors import ConfigError, GroundedError
+from grounded.ui.limits import Limits
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from grounded.ui.studio import Studio
+
+# On ZeroGPU this package lends a GPU for the time of a call, and must be imported before anything starts CUDA.
+_spaces = importlib.import_module("spaces") if importlib.util.find_spec("spaces") else None
+
+MODELS = "models"  # concurrency_id of all events that run models: they go one after the other
+QUEUE_SIZE = 200  # events that may wait; more are refused with a message
+# Every so many seconds, uploads and results older than so many are deleted, also while the server runs.
+DELETE_CACHE = (300, 3600)
+# Users whose pictures are held in memory at once; of more, those are forgotten who were idle longest.
+SESSIONS = 256
+
+
+class ServingError(GroundedError, OSError):
+    """The app cannot be served: its port is taken, or the public link cannot be made."""
+
+
+def gpu(function: Callable[..., Any] | None = None, *, duration: int = 60) -> Callable[..., Any]:
+    """Mark an event function or generator that needs the GPU, for at most `duration` seconds: `@gpu`, `@gpu()`,
+    `@gpu(duration=120)`. Where the package `spaces` is not installed, nothing changes.
+    """
+    if function is None:
+        return lambda wrapped: gpu(wrapped, duration=duration)
+    lend = getattr(_spaces, "GPU", None)
+    return function if lend is None else lend(duration=duration)(function)
+
+
+def prepare() -> Path:
+    """Give this process a folder of its own for uploads and results; call it before Gradio is imported.
+
+    The folder is removed when the process ends, also by SIGTERM. No usage statistics are sent, and nothing is kept in
+    the browser. Where GRADIO_TEMP_DIR names a folder already, the new one lies in it.
+
+    Returns:
+        the folder.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"  # pictures kept in the browser of a machine that others may use
+    parent = os.environ.get("GRADIO_TEMP_DIR") or None
+    if parent:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="grounded-", dir=parent)).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # By default SIGTERM ends a process at once, and leaves everything behind.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _exit)
+    return folder
+
+
+def load(source: "str | PathLike[str]" = "tiny", limits: Limits | None = None) -> "Studio":
+    """Load the models of a configuration and run them once, so that the first user need not wait; say so on stderr.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+        segany.CheckpointError: weights are missing or do not fit.
+    """
+    print(f"Loading the models of {source}", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    from grounded.ui.studio import Studio
+    from segany import CheckpointError
+    from segany.hub import HubError
+
+    try:
+        studio = Studio.from_config(source, limits)
+    except HubError as error:
+        raise CheckpointError(f"{error}; or get all of it: grounded download {shlex.quote(str(source))}") from error
+    # On ZeroGPU there is a GPU only inside the events.
+    if os.environ.get("SPACES_ZERO_GPU") != "true":
+        print("Warming up", file=sys.stderr, flush=True)
+        warm_up(studio)
+    print(f"Models ready after {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    return studio
+
+
+def warm_up(studio: "Studio") -> None:
+    """Run every model once on a small empty picture."""
+    from PIL import Image
+
+    pipeline, picture = studio.pipeline, Image.new("RGB", (256, 256), "white")
+    embedding = pipeline.encode(picture)
+    pipeline.segment(picture, "a dog", embedding=embedding)
+    pipeline.candidates(picture, "a dog", box=[64, 64, 192, 192], embedding=embedding)
+
+
+def serve(demo: "gr.Blocks", limits: Limits | None = None, **options: Any) -> None:
+    """Serve the app until Ctrl-C, then remove its files. Arguments and errors as in `running`.
+
+    SIGTERM ends it as well, by SystemExit with the status 143, where `prepare` was called before.
+    """
+    try:
+        with running(demo, limits, **options) as url:
+            print(f"The app is at {url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+            while demo.is_running:
+                time.sleep(0.2)
+    except KeyboardInterrupt:
+        print("Stopped", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def running(
+    demo: "gr.Blocks",
+    limits: Limits | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    mcp: bool = False,
+    open_browser: bool = False,
+    **look: Any,
+) -> Iterator[str]:
+    """Serve the app while the body of the `with` statement runs; yields its address.
+
+    Args:
+        demo: the app, built after `prepare` was called.
+        limits: bounds for uploads.
+        host: address to listen on; None takes GRADIO_SERVER_NAME, or this machine alone.
+        port: to listen on; None takes the first free one from GRADIO_SERVER_PORT, or from 7860.
+        share: make a public link through Gradio's servers.
+        mcp: serve the endpoints as tools of the Model Context Protocol as well.
+        open_browser: show the app in the default browser.
+        look: theme, css, js and head of `launch`.
+
+    Raises:
+        ConfigError: `mcp`, and the packages for it are missing.
+        ServingError: the port is taken, or there is no public link.
+    """
+    if mcp:
+        check_mcp()
+    limits = limits or Limits()
+    demo.delete_cache = demo.delete_cache or DELETE_CACHE
+    # Without a direct way to the functions, no request can pass the queue by.
+    demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
+    try:
+        _launch(
+            demo,
+            server_name=host,
+            server_port=port,
+            share=share,
+            mcp_server=mcp,
+            inbrowser=open_browser,
+            max_file_size=f"{limits.max_file_mb}mb",
+            state_session_capacity=SESSIONS,
+            enable_monitoring=False,
+            show_error=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            **look,
+        )
+        yield demo.share_url or demo.local_url
+    finally:
+        demo.close(verbose=False)
+        _remove(os.environ.get("GRADIO_TEMP_DIR"))
+
+
+def _launch(demo: "gr.Blocks", **options: Any) -> None:
+    try:
+        demo.launch(**options)
+    except OSError as error:
+        raise _no_port(options["server_port"], error) from error
+    if options["share"] and not demo.share_url:
+        raise ServingError("no public link could be made: is there a connection? The app works without one")
+
+
+def check_port(port: int | None, host: str | None) -> None:
+    """Find out whether an address can be listened on, by doing so for a moment; without a port, on any.
+
+    Raises:
+        ServingError: it cannot.
+    """
+    with socket.socket(socket.AF_INET6 if host and ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host or "127.0.0.1", port or 0))
+        except OSError as error:
+            raise _no_port(port, error) from error
+
+
+def check_mcp() -> None:
+    """Make sure that the packages for MCP are there: without them Gradio would start without a word about it.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if importlib.util.find_spec("mcp") is None:
+        raise ConfigError("the MCP server needs packages that are not installed: pip install 'gradio[mcp]'")
+
+
+def _no_port(port: int | None, error: OSError) -> ServingError:
+    what = f"port {port} is taken or may not be used" if port else "no port can be listened on"
+    return ServingError(f"{what}: {error.strerror or error}")
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # as shells have it
+
+
+def _remove(folder: str | None) -> None:
+    """Remove a folder of `prepare`, and no other."""
+    if folder and Path(folder).name.startswith("grounded-"):
+        shutil.rmtree(folder, ignore_errors=True)

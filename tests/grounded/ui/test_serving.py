@@ -1,0 +1,363 @@
+"""A real server on loopback, asked by `gradio_client` and by plain HTTP."""
+
+import base64
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from grounded.errors import ConfigError
+from grounded.instances import Instances
+from grounded.ui import serving
+from grounded.ui.api import Api
+from grounded.ui.endpoints import ENDPOINTS, add_endpoints
+from grounded.ui.limits import Limits
+from grounded.ui.studio import Studio
+from tests.data import PICNIC, ROOT, picnic_truth
+
+# By which a third burst may raise the resident memory: 1.3 MB a picture. Until then allocators take what they keep.
+MEMORY_BOUND = 64 * 2**20
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"):
+            patch.setenv(name, "")
+        handler = signal.getsignal(signal.SIGTERM)
+        yield serving.prepare()
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def url(studio: Studio, folder: Path) -> Iterator[str]:
+    serving.warm_up(studio)
+    with gr.Blocks() as demo:
+        add_endpoints(studio)
+    with serving.running(demo, studio.limits) as address:
+        yield address
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def found(client: Client) -> dict[str, Any]:
+    return client.predict(handle_file(PICNIC), "a dog. pizza", api_name="/segment")
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Any:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    return handle_file(tmp_path / "broken.png")
+
+
+def overlap_with_the_dog(result: dict[str, Any]) -> float:
+    """IoU of the true dog with the instance that overlaps it most."""
+    truth = picnic_truth()["dog"][0]
+    return max(float((mask & truth).sum() / (mask | truth).sum()) for mask in Instances.from_dict(result).masks)
+
+
+def test_segment(found: dict[str, Any]):
+    assert found["phrases"] == ["a dog", "pizza"] and found["image"]["file"] == "picnic.png"
+    assert overlap_with_the_dog(found) > 0.7
+    assert found["models"]["detector"] == "bundled:detector" and found["seconds"]["detect"] > 0
+
+
+def test_refine(client: Client, found: dict[str, Any]):
+    corrected = client.predict(
+        image=handle_file(PICNIC), result=found, index=0, points=[[440, 250]], labels=[1], api_name="/refine"
+    )
+    assert corrected["instances"][0]["mask"] != found["instances"][0]["mask"]
+    assert overlap_with_the_dog(corrected) > 0.7
+
+
+def test_automatic(client: Client):
+    result = client.predict(image=handle_file(PICNIC), words="dog", points_per_side=6, api_name="/automatic")
+    assert result["phrases"] == ["dog", "unnamed"]
+    assert overlap_with_the_dog(result) > 0.7
+
+
+def test_label(client: Client, found: dict[str, Any], broken: Any):
+    results = client.predict(images=[broken, handle_file(PICNIC)], text="a dog. pizza", api_name="/label")
+    assert results[0] == {"file": "broken.png", "error": "broken.png is not an image in a known format"}
+    assert results[1]["instances"] == found["instances"]
+    assert client.predict(images=[], text="a dog", api_name="/label") == []
+
+
+def test_addresses_stand_for_uploads(client: Client, found: dict[str, Any], folder: Path):
+    address = f"data:image/png;base64,{base64.b64encode(PICNIC.read_bytes()).decode()}"
+    (result,) = client.predict(images=[address], text="a dog. pizza", api_name="/label")
+    assert result["instances"] == found["instances"]
+    assert list(folder.rglob("file.png")) == []  # nothing else would ever remove it
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        pytest.param("segment", {"text": " "}, "the text holds no phrase", id="empty text"),
+        pytest.param("segment", {"image": "broken"}, "broken.png is not an image in a known format", id="broken"),
+        pytest.param("segment", {"image": None}, "the image must be an uploaded file", id="no file"),
+        pytest.param(
+            "segment",
+            {"image": "http://127.0.0.1/a.png"},
+            "cannot get the image http://127.0.0.1/a.png",
+            id="own network",
+        ),
+        pytest.param("segment", {"image": "data:image/png;base64,?"}, "file.png is not an image", id="no base64"),
+        pytest.param("segment", {"box_threshold": 7.0}, "box_threshold must lie in [0, 1], got 7.0", id="threshold"),
+        pytest.param("refine", {"index": 99}, "index must be one of 2 instances", id="index"),
+        pytest.param("refine", {"result": "{not json"}, "the result is not JSON", id="no JSON"),
+        pytest.param("refine", {"result": {"image": 1}}, "a result must hold the key 'phrases'", id="wrong JSON"),
+        pytest.param("refine", {"points": [[1, 9999]]}, "must lie", id="point"),
+        pytest.param("automatic", {"image": "broken"}, "broken.png is not an image in a known format", id="automatic"),
+        pytest.param("automatic", {"points_per_side": 500}, "must be at most 64, got 500", id="points_per_side"),
+        pytest.param("label", {"text": ""}, "the text holds no phrase", id="label"),
+        pytest.param("label", {"images": "x"}, "images must be a list of uploaded files, got str", id="no list"),
+    ],
+)
+def test_bad_input_is_told_in_plain_words(
+    client: Client,
+    found: dict[str, Any],
+    broken: Any,
+    name: str,
+    changes: dict[str, Any],
+    message: str,
+    capfd: pytest.CaptureFixture,
+):
+    picture = handle_file(PICNIC)
+    good: dict[str, dict[str, Any]] = {
+        "segment": {"image": picture, "text": "a dog"},
+        "refine": {"image": picture, "result": found, "index": 0, "points": [[440, 250]]},
+        "automatic": {"image": picture},
+        "label": {"images": [picture], "text": "a dog"},
+    }
+    given = {key: broken if value == "broken" else value for key, value in changes.items()}
+    with pytest.raises(AppError) as caught:
+        client.predict(**{**good[name], **given}, api_name=f"/{name}")
+    assert message in str(caught.value)
+    assert "Traceback" not in str(caught.value) + "".join(capfd.readouterr())
+
+
+def test_endpoints_and_their_parameters_are_documented(client: Client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert sorted(endpoints) == sorted(f"/{name}" for name in ENDPOINTS)
+    for endpoint in endpoints.values():
+        assert len(endpoint["description"]) > 20
+        for parameter in endpoint["parameters"]:
+            assert len(parameter["python_type"]["description"]) > 10, parameter["parameter_name"]
+    parameters = {p["parameter_name"]: p for p in endpoints["/segment"]["parameters"]}
+    assert parameters["image"]["python_type"]["type"] == "filepath"
+    assert [name for name, p in parameters.items() if not p["parameter_has_default"]] == ["image", "text"]
+
+
+def post(url: str, path: str, data: Any) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"{url}gradio_api/{path}", json.dumps(data).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())
+
+
+def test_files_of_the_server_cannot_be_asked_for(url: str):
+    for image in ({"path": str(PICNIC), "meta": {"_type": "gradio.FileData"}}, {"path": str(PICNIC)}, str(PICNIC)):
+        event = post(url, "call/segment", {"data": [image, "a dog"]})["event_id"]
+        with urllib.request.urlopen(f"{url}gradio_api/call/segment/{event}", timeout=60) as answer:
+            text = answer.read().decode()
+        assert "event: error" in text and "instances" not in text
+
+
+def test_no_request_passes_the_queue_by(url: str):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        post(url, "run/segment", {"data": [None, "a dog"]})
+    assert caught.value.code == 404
+
+
+def distinct(count: int, folder: Path) -> list[Path]:
+    """Pictures that differ in size and in what is in view."""
+    whole = Image.open(PICNIC).convert("RGB")
+    paths = [folder / f"picture-{i}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        left, top = 3 * i, 2 * i
+        whole.crop((left, top, left + 440 - i, top + 340 + i)).resize((220 + i, 160 + 2 * i)).save(path)
+    return paths
+
+
+def burst(url: str, pictures: list[Path], users: int) -> list[dict[str, Any]]:
+    """Ask about all pictures at once, by several users; the answers in the order of the pictures."""
+    clients = [Client(url, verbose=False) for _ in range(users)]
+    jobs = [
+        clients[i % users].submit(handle_file(picture), "a dog. watermelon", api_name="/segment")
+        for i, picture in enumerate(pictures)
+    ]
+    return [job.result(timeout=600) for job in jobs]
+
+
+def check_burst(results: list[dict[str, Any]], pictures: list[Path], studio: Studio) -> None:
+    for picture, result in zip(pictures, results, strict=True):
+        assert result["image"]["file"] == picture.name
+        assert (result["image"]["width"], result["image"]["height"]) == Image.open(picture).size
+        alone = Api(studio).segment(picture, "a dog. watermelon")
+        assert result["instances"] == alone["instances"]
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds, server, models and clients together."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_every_answer_belongs_to_its_request(url: str, studio: Studio, tmp_path: Path):
+    pictures = distinct(6, tmp_path)
+    results = burst(url, pictures, users=3)
+    assert sum(len(result["instances"]) for result in results) > 0
+    check_burst(results, pictures, studio)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory from /proc")
+def test_a_burst_of_fifty(url: str, studio: Studio, tmp_path: Path):
+    pictures = distinct(50, tmp_path)
+    check_burst(burst(url, pictures, users=10), pictures, studio)
+    burst(url, pictures, users=10)
+    before = resident()
+    assert len(burst(url, pictures, users=10)) == 50
+    assert resident() - before < MEMORY_BOUND
+
+
+# From here on servers without models.
+
+
+@pytest.fixture
+def small() -> gr.Blocks:
+    with gr.Blocks(analytics_enabled=False) as demo:
+        gr.api(len_of_file, api_name="length")
+    return demo
+
+
+def len_of_file(file: dict) -> int:
+    return Path(file["path"]).stat().st_size
+
+
+def test_uploads_beyond_the_limit_are_refused(small: gr.Blocks, folder: Path, tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, 2 * 2**20, dtype=np.uint8).tobytes()
+    (tmp_path / "little.bin").write_bytes(noise[: 2**19])
+    with serving.running(small, Limits(max_file_mb=1)) as address:
+        client = Client(address, verbose=False)
+        assert client.predict(handle_file(tmp_path / "little.bin"), api_name="/length") == 2**19
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            upload(address, "large.bin", noise)
+        assert caught.value.code == 413
+        assert [path.name for path in folder.rglob("*.bin")] == ["little.bin"]
+    assert not folder.exists()
+
+
+def test_how_it_is_served(small: gr.Blocks, folder: Path):
+    with serving.running(small):
+        assert small.max_file_size == Limits().max_file_mb * 2**20
+        assert small._queue.max_size >= 100 and small.delete_cache == serving.DELETE_CACHE
+        assert not (small.analytics_enabled or small.run_history or small.api_open or small.share)
+        assert small.server_name == "127.0.0.1"
+
+
+def test_a_port_that_is_taken(small: gr.Blocks):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(serving.ServingError, match=f"port {port} is taken"), serving.running(small, port=port):
+            pytest.fail("it runs")
+        with pytest.raises(serving.ServingError, match=f"port {port} is taken"):
+            serving.check_port(port, "127.0.0.1")
+    serving.check_port(port, "127.0.0.1")
+    serving.check_port(None, None)
+    with pytest.raises(serving.ServingError, match="no port can be listened on"):
+        serving.check_port(None, "192.0.2.1")  # an address for documentation, which no machine has
+
+
+def test_mcp_without_its_packages(small: gr.Blocks, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serving.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'gradio\[mcp\]'"), serving.running(small, mcp=True):
+        pytest.fail("it runs")
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.mark.parametrize("has_spaces", [False, True], ids=["elsewhere", "on ZeroGPU"])
+def test_gpu_in_all_forms(has_spaces: bool, monkeypatch: pytest.MonkeyPatch):
+    durations: list[int] = []
+
+    def lend(duration: int) -> Any:
+        durations.append(duration)
+        return lambda function: lambda *arguments: function(*arguments)
+
+    monkeypatch.setattr(serving, "_spaces", SimpleNamespace(GPU=lend) if has_spaces else None)
+    wrapped = [serving.gpu(double), serving.gpu()(double), serving.gpu(duration=120)(double)]
+    assert [function(3) for function in wrapped] == [6, 6, 6]
+    assert durations == ([60, 60, 120] if has_spaces else [])
+    assert has_spaces or all(function is double for function in wrapped)
+
+
+SERVER = """
+from grounded.ui import serving
+serving.prepare()
+import gradio as gr
+with gr.Blocks() as demo:
+    gr.Button().click(lambda: None)
+serving.serve(demo, port={port})
+"""
+
+
+def upload(url: str, name: str, data: bytes) -> None:
+    head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    request = urllib.request.Request(
+        f"{url}gradio_api/upload",
+        head.encode() + data + b"\r\n--b--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=b"},
+    )
+    urllib.request.urlopen(request, timeout=60).close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_nothing_stays_after_ctrl_c(tmp_path: Path):
+    port = free_port()
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": ""}
+    command = [sys.executable, "-c", SERVER.format(port=port)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            assert process.stderr.readline() == f"The app is at http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
+            upload(f"http://127.0.0.1:{port}/", "a.txt", b"mine")
+            assert len(list(tmp_path.rglob("a.txt"))) == 1
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0
+            assert process.stderr.read().splitlines()[-1] == "Stopped"
+        finally:
+            process.kill()
+    assert list(tmp_path.iterdir()) == []
