@@ -36,7 +36,8 @@ LEVELS = {
 # These work on stored values, without any model.
 VALUES_ONLY = ("grounded.evaluation", "grounded.labelling.export")
 # Optional or heavy dependency -> the files that may import it.
-_WITH_WIDGETS = ("messages", "endpoints", "serving", "demo", "*_tab", "*_panel", "controls", "events", "theme")
+_WITH_WIDGETS = ("messages", "endpoints", "serving", "demo", "*_tab", "*_panel", "controls", "events", "everything")
+_WITH_WIDGETS += ("examples", "theme")
 OWNERS = {
     "ray": ("grounded/labelling/ray_engine.py",),
     "gradio": tuple(f"grounded/ui/{name}.py" for name in _WITH_WIDGETS),

@@ -18,7 +18,7 @@ from grounded.ui import views
 from grounded.ui.announced import Announced
 from grounded.ui.options import Options
 from grounded.ui.page import Page, hidden_by
-from grounded.ui.session import Session, Work
+from grounded.ui.session import Session
 from grounded.ui.strokes import strokes
 from grounded.ui.studio import Studio, Tool
 
@@ -69,12 +69,9 @@ class Events:
 
     def run(self, page: Page, text: str, *controls: Any, progress: Any = gr.Progress()) -> Front:  # noqa: B008
         """Find what the text names, under the position of the controls, in the order of the fields of `Options`."""
-        session, options = page.session, options_at(controls)
-        image = session.opened
+        options = options_at(controls)
         watch = Announced(self.studio.limits.seconds, lambda share, words: progress(share, desc=words))
-        pipeline = options.adjust(self.studio.pipeline)
-        found = pipeline.segment(image, text, watch, box_threshold=options.box_threshold, kept=session.kept)
-        session = session.to(Work(found)).timed(watch.seconds)
+        session = self.studio.segment(page.session, text, options, watch)
         return front(replace(page, session=session, asked=(text, options)))
 
     def again(self, page: Page, text: str, *controls: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008

@@ -127,7 +127,7 @@ def _told(steps: Generator[Progress, None, Path], line: Line, folder: str) -> Ge
             except StopIteration as end:
                 return failed, end.value
             if step.overlay is not None:
-                gallery.append((_for_the_screen(step.overlay, Path(folder)), f"{step.name}: {step.instances} found"))
+                gallery.append((_for_the_screen(step.overlay, Path(folder)), f"{step.instances} in {step.name}"))
             failed += step.error is not None
             lines += notices(step)
             told = f'<h4>Failures and notes</h4><ul role="log">{"".join(lines)}</ul>' if lines else ""

@@ -65,14 +65,19 @@ class Studio:
             name = Path(image).stem
         return Session(picture=source, name=name or "picture")
 
-    def segment(self, session: Session, text: Text, options: Options | None = None) -> Session:
+    def segment(
+        self, session: Session, text: Text, options: Options | None = None, watch: Stopwatch | None = None
+    ) -> Session:
         """Find what a text names. What was found before, with its corrections, can be had back by `undo`.
+
+        `watch` is told of the stages as they begin; without one, there is `limits.seconds` of time.
 
         Raises:
             PromptError: no picture, or no phrase in the text.
             ConfigError: the options do not fit one another.
         """
-        image, options, watch = session.opened, options or self.defaults, Deadline(self.limits.seconds)
+        image, options = session.opened, options or self.defaults
+        watch = watch or Deadline(self.limits.seconds)
         pipeline = options.adjust(self.pipeline)
         found = pipeline.segment(image, text, watch, box_threshold=options.box_threshold, kept=session.kept)
         return session.to(Work(found)).timed(watch.seconds)
