@@ -130,7 +130,7 @@ def _told(steps: Generator[Progress, None, Path], line: Line, folder: str) -> Ge
                 gallery.append((_for_the_screen(step.overlay, Path(folder)), f"{step.instances} in {step.name}"))
             failed += step.error is not None
             lines += notices(step)
-            told = f'<h4>Failures and notes</h4><ul role="log">{"".join(lines)}</ul>' if lines else ""
+            told = f'<h2 style="font-size: 1rem">Failures and notes</h2><ul role="log">{"".join(lines)}</ul>' if lines else ""
             done = line.at(step.done, step.total) if step.done < step.total else line.waiting("Packing the ZIP")
             yield _going_on(done, gallery=list(gallery), notices=told)
 
