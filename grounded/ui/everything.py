@@ -1,6 +1,7 @@
 """Functions behind the events of the tab that finds masks of everything."""
 
 import html
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -35,6 +36,7 @@ class Shown(NamedTuple):
     phrases: Any
     table: Any
     downloads: Any
+    start: Any  # the button, which rests while a search goes on
 
 
 def open_picture(studio: Studio, upload: dict[str, Any] | None) -> Shown:
@@ -68,7 +70,7 @@ def run(
     """
     session, line, deadline = page.session, Line("points"), Deadline(studio.limits.seconds)
     session.opened  # noqa: B018  # told at once where there is none
-    yield _going_on(line.waiting("Encoding the picture"))
+    yield _going_on(line.waiting("Encoding the picture"))._replace(start=gr.update(interactive=False))
 
     def search(report: Report) -> Session:
         def at(done: int, total: int) -> None:
@@ -90,15 +92,20 @@ def run(
 
     try:
         found = yield from _told(steps(search), line)
-        yield shown(Page(found))
+        yield shown(Page(found))._replace(start=rested())
     except Exception:
-        yield _going_on("")  # a bar must not stand where nothing goes on
+        yield _going_on("")._replace(start=rested())  # a bar must not stand where nothing goes on
         raise
 
 
 def stopped() -> str:
     """The progress line after a user has cancelled."""
     return words("Cancelled.")
+
+
+def rested() -> Any:
+    """The button once nothing goes on any more."""
+    return gr.update(interactive=True)
 
 
 def show(page: Page, phrases: list[str]) -> Shown:
@@ -123,6 +130,7 @@ def shown(page: Page) -> Shown:
         ),
         table=gr.update(value=table(found), visible=len(found) > 0),
         downloads=gr.update(visible=len(found) > 0),
+        start=gr.skip(),
     )
 
 
@@ -171,6 +179,15 @@ def _label(found: Instances, row: int) -> str:
     return str(row + 1) if name == UNNAMED else f"{row + 1} {name}"  # most are unnamed, and many fill a screen
 
 
+def _found(instances: Instances) -> str:
+    """How many masks there are of each name, and which names fit none."""
+    counts = Counter(instances.labels.tolist())
+    there = ", ".join(f"{name} ({counts[name]})" for name in instances.phrases if counts[name])
+    missing = ", ".join(name for name in instances.phrases if not counts[name] and name != UNNAMED)
+    total = f"{len(instances)} mask{'s' * (len(instances) != 1)}"
+    return (f"{total}: {there}." if there else "Nothing was found.") + (f" None of: {missing}." if missing else "")
+
+
 def status(page: Page) -> str:
     """What there is and what to do next, as HTML."""
     session = page.session
@@ -179,7 +196,8 @@ def status(page: Page) -> str:
     elif session.work is None:
         lines = ["Press Find everything."]
     else:
-        lines = [*views.status(session), views.times(session)]
+        notes = views.status(session)[1:]
+        lines = [_found(session.instances), *notes, views.times(session)]
         count = len(views.shown(session.instances, page.hidden))
         if count > MOST_SHOWN:
             lines.insert(1, f"The picture shows the {MOST_SHOWN} largest masks; the downloads have all {count}.")

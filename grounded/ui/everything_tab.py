@@ -74,7 +74,7 @@ def everything_tab(studio: Studio) -> None:
                 elem_id="everything-table",
             )
             downloads = download_panel(page, "everything-")
-    outputs = list(Shown(page, progress, status, annotated, phrases, rows, downloads))
+    outputs = list(Shown(page, progress, status, annotated, phrases, rows, downloads, start))
     one_by_one = {"concurrency_id": MODELS, "concurrency_limit": 1}
     search = start.click(
         spoken(gpu(partial(everything.run, studio), duration=120)),
@@ -85,6 +85,8 @@ def everything_tab(studio: Studio) -> None:
         api_visibility="private",
         **one_by_one,
     )
+    # After Cancel a press would count for nothing until the server has let go.
+    search.then(everything.rested, None, start, queue=False, **_QUIET)
     search.success(None, js=_TO_THE_RESULT, **_QUIET)
     opened = picture.change(
         spoken(partial(everything.open_picture, studio)), picture, outputs, preprocess=False, cancels=[search], **_QUIET

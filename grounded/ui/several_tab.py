@@ -40,6 +40,7 @@ class Shown(NamedTuple):
     gallery: Any
     notices: Any  # HTML
     archive: Any
+    start: Any  # the button, which rests while a run goes on
 
 
 def run(
@@ -69,19 +70,24 @@ def run(
     remove(folder)
     folder = _new_folder()
     steps = label_pictures(pipeline, paths, text, Path(folder), studio.limits, box_threshold=options.box_threshold)
-    yield Shown(folder, line.at(0, len(paths)), [], "", gr.update(visible=False))
+    yield Shown(folder, line.at(0, len(paths)), [], "", gr.update(visible=False), gr.update(interactive=False))
     try:
         failed, archive = yield from _told(steps, line, folder)
         done = f"Done: {len(paths) - failed} of {len(paths)} pictures labelled."
-        yield _going_on(words(done), archive=gr.update(value=str(archive), visible=True))
+        yield _going_on(words(done), archive=gr.update(value=str(archive), visible=True), start=rested())
     except Exception:
-        yield _going_on("")  # a bar must not stand where nothing goes on
+        yield _going_on("", start=rested())  # a bar must not stand where nothing goes on
         raise
 
 
 def stopped() -> str:
     """The progress line after a user has cancelled."""
     return words("Cancelled. What was done until then is shown, but there is no ZIP of it.")
+
+
+def rested() -> Any:
+    """The button once nothing goes on any more."""
+    return gr.update(interactive=True)
 
 
 def remove(folder: str) -> None:
@@ -130,7 +136,11 @@ def _told(steps: Generator[Progress, None, Path], line: Line, folder: str) -> Ge
                 gallery.append((_for_the_screen(step.overlay, Path(folder)), f"{step.instances} in {step.name}"))
             failed += step.error is not None
             lines += notices(step)
-            told = f'<h2 style="font-size: 1rem">Failures and notes</h2><ul role="log">{"".join(lines)}</ul>' if lines else ""
+            told = (
+                f'<h2 style="font-size: 1rem">Failures and notes</h2><ul role="log">{"".join(lines)}</ul>'
+                if lines
+                else ""
+            )
             done = line.at(step.done, step.total) if step.done < step.total else line.waiting("Packing the ZIP")
             yield _going_on(done, gallery=list(gallery), notices=told)
 
@@ -205,7 +215,7 @@ def several_tab(studio: Studio) -> None:
     labelling = start.click(
         spoken(gpu(partial(run, studio), duration=120)),
         [folder, uploads, text, *settings],
-        list(Shown(folder, progress, gallery, notes, archive)),
+        list(Shown(folder, progress, gallery, notes, archive, start)),
         preprocess=False,  # a file that is no picture must not keep the others from being labelled
         show_progress="minimal",
         show_progress_on=[progress],
@@ -213,5 +223,7 @@ def several_tab(studio: Studio) -> None:
         concurrency_limit=1,
         api_visibility="private",
     )
+    # After Cancel a press would count for nothing until the server has let go.
+    labelling.then(rested, None, start, queue=False, **_QUIET)
     labelling.success(None, js=_TO_THE_RESULT, **_QUIET)
     cancel.click(stopped, None, progress, queue=False, cancels=[labelling], **_QUIET)
