@@ -25,7 +25,7 @@ def controls(studio: Studio, prefix: str = "") -> list[Any]:
             min(LOWEST_BOX_THRESHOLD, at.box_threshold),
             0.95,
             at.box_threshold,
-            step=0.01,
+            step=0.005,
             label="Box threshold",
             info="Detector score below which a detection is dropped",
             elem_id=f"{prefix}box-threshold",

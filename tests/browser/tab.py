@@ -41,6 +41,19 @@ class SegmentTab:
         self.wait("instances:")
         self.page.wait_for_selector("#table [role=gridcell]")
 
+    def slide(self, slider: str, key: str, text: str) -> None:
+        """Press a key on a slider until the line of the status says so: one that is being set up hears nothing."""
+        handle = self.page.locator(f"{slider} input[type=range]")
+        for _ in range(SECONDS // 3000):
+            handle.focus()
+            handle.press("ArrowLeft" if key == "End" else "ArrowRight")
+            handle.press(key)
+            for _ in range(30):
+                if text in self.status:
+                    return
+                self.page.wait_for_timeout(100)
+        self.wait(text)
+
     def table(self) -> list[list[str]]:
         """The rows as they are shown."""
         return self.page.evaluate(

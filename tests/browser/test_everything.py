@@ -29,11 +29,14 @@ def wait(page: Any, where: str, text: str) -> None:
 
 def search(page: Any, points: int) -> None:
     """Start a search with so many points to a side."""
-    page.fill("#everything-points input[type=number]", str(points))
-    page.press("#everything-points input[type=number]", "Tab")
-    page.wait_for_function(
-        "points => document.querySelector('#everything-points input[type=range]').value == points", arg=points
-    )
+    number, slider = (f"#everything-points input[type={kind}]" for kind in ("number", "range"))
+    for _ in range(10):  # a component that is still being set up takes no value
+        page.fill(number, str(points))
+        page.press(number, "Tab")
+        page.wait_for_timeout(500)
+        if page.input_value(slider) == str(points):
+            break
+    assert page.input_value(slider) == str(points)
     page.wait_for_timeout(300)  # the value goes on to what is sent a moment later
     page.click("#everything-run")
 

@@ -53,13 +53,10 @@ def test_a_setting_asks_again_and_runs_only_what_depends_on_it(visit: Visit):
     tab = visit()
     tab.found("a dog. pizza")
     tab.page.click("#settings > button")
-    slider = tab.page.locator("#box-threshold input[type=range]")
-    slider.focus()
-    slider.press("End")  # above the score of anything, and by the keyboard
-    tab.wait("Nothing was found. None of: a dog, pizza.")
+    # Above the score of anything, and by the keyboard.
+    tab.slide("#box-threshold", "End", "Nothing was found. None of: a dog, pizza.")
     tab.page.wait_for_selector("#table", state="hidden")
-    slider.press("Home")
-    tab.wait("a dog (1)")
+    tab.slide("#box-threshold", "Home", "a dog (1)")
     ran, _, kept = tab.status.partition("Kept from before:")
     assert "detect" not in ran and "encode" not in ran
     assert "detect" in kept and "encode" in kept
@@ -150,6 +147,7 @@ def test_questions_that_cannot_be_answered_are_told(visit: Visit):
     assert "there is no picture yet" in tab.toast()
     tab.example()
     tab.page.locator(".toast-close").last.click()
+    tab.page.wait_for_selector(".toast-body", state="detached")
     tab.ask(" ")
     assert "the text holds no phrase" in tab.toast()
 
