@@ -28,13 +28,15 @@ LEVELS = {
     **dict.fromkeys(("grounded.corrections", "grounded.naming"), 5),
     "grounded.pipeline": 6,
     **dict.fromkeys(("grounded.video", "grounded.labelling", "grounded.evaluation", "grounded.writing"), 7),
+    # Stored values, without any model; exports, reviews and evaluations read them.
+    **dict.fromkeys((f"grounded.labelling.{name}" for name in ("records", "store", "reviews")), BASE),
     "grounded.ui": 8,
     "grounded.commands": 9,
     **dict.fromkeys(("grounded.cli", "app", "recipes", "benchmarks"), 10),
     "grounded.__main__": 11,
 }
 # These work on stored values, without any model.
-VALUES_ONLY = ("grounded.evaluation", "grounded.labelling.export")
+VALUES_ONLY = ("grounded.evaluation", "grounded.labelling.export", "grounded.labelling.imports")
 # Optional or heavy dependency -> the files that may import it.
 _WITH_WIDGETS = ("messages", "endpoints", "serving", "demo", "*_tab", "*_panel", "controls", "events", "everything")
 _WITH_WIDGETS += ("examples", "theme")

@@ -1,0 +1,93 @@
+"""What is known of one labelled picture, as one line of JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from grounded.errors import ResultError
+from grounded.instances import Instances
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInfo:
+    """Which picture a record is about. Boxes and masks are in the frame of the upright picture, width x height."""
+
+    file: str  # name within the source, with / between folders: what records are told apart by
+    width: int
+    height: int
+    orientation: int = 1  # EXIF orientation that was applied on opening, 1 = as stored
+    sha256: str | None = None  # of the file's bytes
+    notes: tuple[str, ...] = ()  # what of the file was not seen: "animated: the first of 12 frames is used"
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {"file": self.file, "width": self.width, "height": self.height, "orientation": self.orientation}
+        values |= {} if self.sha256 is None else {"sha256": self.sha256}
+        return {**values, "notes": list(self.notes)} if self.notes else values
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record:
+    """One finished picture: what was found in it, and by what."""
+
+    image: ImageInfo
+    instances: Instances
+    models: Mapping[str, str | None] = field(default_factory=dict)  # checkpoint of each stage
+    config: str = ""  # hash of everything that the answer depends on besides the picture
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of each stage, a batch's shared among its pictures
+
+    def to_dict(self, *, phrase_scores: bool = True) -> dict[str, Any]:
+        """Return plain dicts, lists and scalars; without `phrase_scores`, less the n x p matrix of scores."""
+        data = self.instances.to_dict(self.image.to_dict(), self.models)
+        if not phrase_scores:
+            for entry in data["instances"]:
+                del entry["phrase_scores"]
+        seconds = {stage: round(value, 6) for stage, value in self.seconds.items()}
+        return {**data, "config": self.config, "seconds": seconds}
+
+    def to_line(self, *, phrase_scores: bool = True) -> bytes:
+        """Return one line of JSON that begins with the file's name, so that names are read without the rest."""
+        data = self.to_dict(phrase_scores=phrase_scores)
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Record":
+        """Inverse of `to_dict`.
+
+        Raises:
+            ResultError: a key is missing, or a value is not of the expected form.
+        """
+        instances = Instances.from_dict(data)
+        try:
+            image = data["image"]
+            return cls(
+                image=ImageInfo(
+                    file=str(image["file"]),
+                    width=int(image["width"]),
+                    height=int(image["height"]),
+                    orientation=int(image.get("orientation", 1)),
+                    sha256=image.get("sha256"),
+                    notes=tuple(image.get("notes", ())),
+                ),
+                instances=instances,
+                models=dict(data.get("models", {})),
+                config=str(data.get("config", "")),
+                seconds=dict(data.get("seconds", {})),
+            )
+        except KeyError as error:
+            raise ResultError(f"a record must hold the key {error}, got none") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ResultError(f"not a record of this program: {error}") from error
+
+    @classmethod
+    def from_line(cls, line: bytes | str) -> "Record":
+        """Inverse of `to_line`.
+
+        Raises:
+            ResultError: the line is cut off or not JSON, or does not hold a record.
+        """
+        try:
+            data = json.loads(line)
+        except ValueError as error:
+            raise ResultError(f"not a line of JSON: {error}") from error
+        return cls.from_dict(data)
