@@ -39,7 +39,7 @@ LEVELS = {
 VALUES_ONLY = ("grounded.evaluation", "grounded.labelling.export", "grounded.labelling.imports")
 # Optional or heavy dependency -> the files that may import it.
 _WITH_WIDGETS = ("messages", "endpoints", "serving", "demo", "*_tab", "*_panel", "controls", "events", "everything")
-_WITH_WIDGETS += ("examples", "theme")
+_WITH_WIDGETS += ("examples", "inputs", "theme")
 OWNERS = {
     "ray": ("grounded/labelling/ray_engine.py",),
     "gradio": tuple(f"grounded/ui/{name}.py" for name in _WITH_WIDGETS),

@@ -16,6 +16,7 @@ from grounded.naming import UNNAMED
 from grounded.ui import views
 from grounded.ui.deadline import Deadline
 from grounded.ui.events import Events
+from grounded.ui.inputs import rested
 from grounded.ui.page import Page, hidden_by
 from grounded.ui.palette import own_colours
 from grounded.ui.progress import Line, Report, steps, words
@@ -101,11 +102,6 @@ def run(
 def stopped() -> str:
     """The progress line after a user has cancelled."""
     return words("Cancelled.")
-
-
-def rested() -> Any:
-    """The button once nothing goes on any more."""
-    return gr.update(interactive=True)
 
 
 def show(page: Page, phrases: list[str]) -> Shown:

@@ -10,39 +10,34 @@ from grounded.ui.api import MAX_POINTS_PER_SIDE
 from grounded.ui.download_panel import download_panel
 from grounded.ui.everything import Shown
 from grounded.ui.examples import examples
+from grounded.ui.inputs import (
+    ONE_BY_ONE,
+    QUIET,
+    STATE_SECONDS,
+    picture_input,
+    rested,
+    run_and_cancel,
+    show_where_columns_stack,
+    take_away_what_failed,
+)
 from grounded.ui.messages import spoken
 from grounded.ui.page import Page
-from grounded.ui.serving import MODELS, gpu
+from grounded.ui.serving import gpu
 from grounded.ui.studio import Studio
 
-_HOURS = 3600.0
 _EXAMPLE_WORDS = {
     "picnic": "dog. pizza. butterfly. tree",
     "shelf": "clock. guitar. cactus. book",
     "street": "car. bus. bicycle. tree. house",
 }
-# Where the columns stack, the result lies below what can be seen.
-_TO_THE_RESULT = """() => {
-  innerWidth < 800 && document.getElementById("everything-status").scrollIntoView({behavior: "smooth"})
-}"""
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def everything_tab(studio: Studio) -> None:
     """Inside a `gr.Tab`: lay out the tab and wire its events."""
-    page = gr.State(Page(), time_to_live=4 * _HOURS)
+    page = gr.State(Page(), time_to_live=STATE_SECONDS)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picture = gr.Image(
-                label="Picture",
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "webcam", "clipboard"],
-                height=300,
-                buttons=[],
-                elem_id="everything-picture",
-                alt_text="The picture as it was uploaded",
-            )
+            picture = picture_input("everything-picture")
             names = gr.Textbox(
                 label="Names to choose from",
                 info="Optional: CLIP gives a mask the one that fits it best, if any does",
@@ -51,9 +46,7 @@ def everything_tab(studio: Studio) -> None:
                 max_lines=6,
                 elem_id="everything-names",
             )
-            with gr.Row():
-                start = gr.Button("Find everything", variant="primary", min_width=140, elem_id="everything-run")
-                cancel = gr.Button("Cancel", min_width=100, scale=0, elem_id="everything-cancel")
+            start, cancel = run_and_cancel("Find everything", "everything-")
             progress = gr.HTML("", padding=False, elem_id="everything-progress")
             examples(picture, names, _EXAMPLE_WORDS, "everything-")
             with gr.Accordion("Settings", open=False, elem_id="everything-settings"):
@@ -75,7 +68,6 @@ def everything_tab(studio: Studio) -> None:
             )
             downloads = download_panel(page, "everything-")
     outputs = list(Shown(page, progress, status, annotated, phrases, rows, downloads, start))
-    one_by_one = {"concurrency_id": MODELS, "concurrency_limit": 1}
     search = start.click(
         spoken(gpu(partial(everything.run, studio), duration=120)),
         [page, names, *settings],
@@ -83,18 +75,17 @@ def everything_tab(studio: Studio) -> None:
         show_progress="minimal",
         show_progress_on=[progress],
         api_visibility="private",
-        **one_by_one,
+        **ONE_BY_ONE,
     )
     # After Cancel a press would count for nothing until the server has let go.
-    search.then(everything.rested, None, start, queue=False, **_QUIET)
-    search.success(None, js=_TO_THE_RESULT, **_QUIET)
+    search.then(rested, None, start, queue=False, **QUIET)
+    search.success(None, js=show_where_columns_stack("everything-status"), **QUIET)
     opened = picture.change(
-        spoken(partial(everything.open_picture, studio)), picture, outputs, preprocess=False, cancels=[search], **_QUIET
+        spoken(partial(everything.open_picture, studio)), picture, outputs, preprocess=False, cancels=[search], **QUIET
     )
-    # What cannot be opened is taken away, or the browser would go on showing it as broken.
-    opened.failure(lambda: None, None, picture, **_QUIET)
-    cancel.click(everything.stopped, None, progress, queue=False, cancels=[search], **_QUIET)
-    phrases.input(spoken(everything.show), [page, phrases], outputs, **_QUIET)
+    take_away_what_failed(opened, picture)
+    cancel.click(everything.stopped, None, progress, queue=False, cancels=[search], **QUIET)
+    phrases.input(spoken(everything.show), [page, phrases], outputs, trigger_mode="always_last", **QUIET)
 
 
 def _settings(studio: Studio) -> list[Any]:

@@ -10,13 +10,20 @@ from grounded.ui.correct_panel import CorrectPanel, correct_panel
 from grounded.ui.download_panel import download_panel
 from grounded.ui.events import Events, Rest
 from grounded.ui.examples import examples
+from grounded.ui.inputs import (
+    ONE_BY_ONE,
+    QUIET,
+    STATE_SECONDS,
+    picture_input,
+    show_where_columns_stack,
+    take_away_what_failed,
+)
 from grounded.ui.messages import spoken
 from grounded.ui.page import Page
 from grounded.ui.serving import MODELS, gpu
 from grounded.ui.studio import Studio
 from grounded.ui.views import COLUMNS
 
-_HOURS = 3600.0
 _EXAMPLE_TEXTS = {
     "picnic": "a dog. pizza. a butterfly",
     "shelf": "a clock. a guitar. a cactus",
@@ -27,19 +34,10 @@ _EXAMPLE_TEXTS = {
 def segment_tab(studio: Studio) -> None:
     """Inside a `gr.Tab`: lay out the tab and wire its events."""
     events = Events(studio)
-    page = gr.State(Page(), time_to_live=4 * _HOURS)
+    page = gr.State(Page(), time_to_live=STATE_SECONDS)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picture = gr.Image(
-                label="Picture",
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "webcam", "clipboard"],
-                height=300,
-                buttons=[],
-                elem_id="picture",
-                alt_text="The picture as it was uploaded",
-            )
+            picture = picture_input("picture")
             text = gr.Textbox(
                 label="What to find",
                 info="Phrases, split by full stops, commas or line ends",
@@ -88,19 +86,14 @@ def segment_tab(studio: Studio) -> None:
     )
     wiring = _Wiring(page, panel, status, later)
     opened, _ = wiring.on(picture.change, events.open, [picture], preprocess=False)
-    # What cannot be opened is taken away, or the browser would go on showing it as broken.
-    opened.failure(lambda: None, None, picture, **_QUIET)
-    asked = {"show_progress": "full", "show_progress_on": [annotated, panel.canvas]}
+    take_away_what_failed(opened, picture)
+    # What is changed again while an answer is on its way is asked for once that is there.
+    asked = {"show_progress": "full", "show_progress_on": [annotated, panel.canvas], "trigger_mode": "always_last"}
     _, answered = wiring.on([run.click, text.submit], gpu(events.run), [page, text, *settings], **asked)
-    answered.success(None, js=_TO_THE_RESULT, **_QUIET)
+    answered.success(None, js=show_where_columns_stack("status"), **QUIET)
     wiring.on(moved(settings), gpu(events.again), [page, text, *settings], **asked)
-    wiring.on(phrases.input, events.show, [page, phrases])
+    wiring.on(phrases.input, events.show, [page, phrases], trigger_mode="always_last")
     _correct(wiring, events)
-
-
-# Where the columns stack, the result lies below what can be seen.
-_TO_THE_RESULT = "() => { innerWidth < 800 && document.getElementById('status').scrollIntoView({behavior: 'smooth'}) }"
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 class _Wiring:
@@ -112,10 +105,11 @@ class _Wiring:
 
     def on(self, triggers: Any, function: Any, inputs: list[Any], **options: Any) -> Any:
         """Wire one of `Events`. Returns two to go on from: its answer, and that all is filled in."""
-        # All that change a page wait in one line: two at once would each miss what the other did.
-        one_by_one = {"concurrency_id": MODELS, "concurrency_limit": 1}
-        event = gr.on(triggers, spoken(function), inputs, self._front, **{**_QUIET, **one_by_one, **options})
-        filled = event.success(spoken(page_events.rest), self.page, list(self.later), **_QUIET)
+        event = gr.on(triggers, spoken(function), inputs, self._front, **{**QUIET, **ONE_BY_ONE, **options})
+        # An answer that comes while an earlier one is being filled in must be filled in as well, after it.
+        filled = event.success(
+            spoken(page_events.rest), self.page, list(self.later), trigger_mode="always_last", **QUIET
+        )
         return event, filled
 
 
@@ -124,12 +118,12 @@ def _correct(wiring: _Wiring, events: Events) -> None:
     page, panel = wiring.page, wiring.panel
     # Nobody waits for one press before the next.
     wiring.on(panel.canvas.select, gpu(events.press), [page, panel.tool, panel.phrase], trigger_mode="multiple")
-    wiring.on(panel.instance.input, events.select, [page, panel.instance])
+    wiring.on(panel.instance.input, events.select, [page, panel.instance], trigger_mode="always_last")
     wiring.on(panel.undo.click, events.undo, [page], trigger_mode="multiple")
     wiring.on(panel.relabel.click, events.relabel, [page, panel.phrase])
     wiring.on(panel.merge.click, events.merge, [page, panel.other])
     wiring.on(panel.delete.click, events.delete, [page])
     wiring.on(panel.alternatives.select, events.choose, [page])
     wiring.on(panel.apply.click, gpu(events.brush), [page, panel.editor])
-    panel.brush.expand(page_events.paint, page, [page, panel.editor], concurrency_id=MODELS, **_QUIET)
-    panel.brush.collapse(page_events.put_away, page, page, concurrency_id=MODELS, **_QUIET)
+    panel.brush.expand(page_events.paint, page, [page, panel.editor], concurrency_id=MODELS, **QUIET)
+    panel.brush.collapse(page_events.put_away, page, page, concurrency_id=MODELS, **QUIET)

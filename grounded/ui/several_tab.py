@@ -17,19 +17,14 @@ from grounded.errors import ImageError, PromptError
 from grounded.phrases import parse
 from grounded.ui.controls import controls
 from grounded.ui.events import options_at
+from grounded.ui.inputs import ONE_BY_ONE, QUIET, STATE_SECONDS, rested, run_and_cancel, show_where_columns_stack
 from grounded.ui.messages import spoken
 from grounded.ui.progress import Line, words
-from grounded.ui.serving import MODELS, gpu
+from grounded.ui.serving import gpu
 from grounded.ui.several import Progress, label_pictures
 from grounded.ui.studio import Studio
 
-_HOURS = 3600.0
 _SHOWN_SIDE = 1024  # pixels of the longer side in the gallery; the ZIP has the overlays at full size
-# Where the columns stack, the result lies below what can be seen.
-_TO_THE_RESULT = """() => {
-  innerWidth < 800 && document.getElementById("several-gallery").scrollIntoView({behavior: "smooth"})
-}"""
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 class Shown(NamedTuple):
@@ -83,11 +78,6 @@ def run(
 def stopped() -> str:
     """The progress line after a user has cancelled."""
     return words("Cancelled. What was done until then is shown, but there is no ZIP of it.")
-
-
-def rested() -> Any:
-    """The button once nothing goes on any more."""
-    return gr.update(interactive=True)
 
 
 def remove(folder: str) -> None:
@@ -169,7 +159,7 @@ def _going_on(progress: str, **shown: Any) -> Shown:
 
 def several_tab(studio: Studio) -> None:
     """Inside a `gr.Tab`: lay out the tab and wire its events."""
-    folder = gr.State("", time_to_live=4 * _HOURS, delete_callback=remove)
+    folder = gr.State("", time_to_live=STATE_SECONDS, delete_callback=remove)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             uploads = gr.File(
@@ -187,9 +177,7 @@ def several_tab(studio: Studio) -> None:
                 max_lines=6,
                 elem_id="several-text",
             )
-            with gr.Row():
-                start = gr.Button("Label all", variant="primary", min_width=140, elem_id="several-run")
-                cancel = gr.Button("Cancel", min_width=100, scale=0, elem_id="several-cancel")
+            start, cancel = run_and_cancel("Label all", "several-")
             progress = gr.HTML(
                 words("Add pictures, say what to find, and press Label all."), padding=False, elem_id="several-progress"
             )
@@ -219,11 +207,10 @@ def several_tab(studio: Studio) -> None:
         preprocess=False,  # a file that is no picture must not keep the others from being labelled
         show_progress="minimal",
         show_progress_on=[progress],
-        concurrency_id=MODELS,
-        concurrency_limit=1,
         api_visibility="private",
+        **ONE_BY_ONE,
     )
     # After Cancel a press would count for nothing until the server has let go.
-    labelling.then(rested, None, start, queue=False, **_QUIET)
-    labelling.success(None, js=_TO_THE_RESULT, **_QUIET)
-    cancel.click(stopped, None, progress, queue=False, cancels=[labelling], **_QUIET)
+    labelling.then(rested, None, start, queue=False, **QUIET)
+    labelling.success(None, js=show_where_columns_stack("several-gallery"), **QUIET)
+    cancel.click(stopped, None, progress, queue=False, cancels=[labelling], **QUIET)

@@ -84,6 +84,7 @@ def test_a_run_may_follow_right_after_cancel(visit: Callable[..., SegmentTab], p
     page.click("#several-cancel")
     page.click("#several-run")
     wait(page, "Done: 2 of 2")
+    assert page.locator("#several-gallery button img").count() == 2
 
 
 def test_without_pictures_a_message_says_what_to_do(visit: Callable[..., SegmentTab]):

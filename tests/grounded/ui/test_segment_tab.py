@@ -35,6 +35,13 @@ def test_all_changes_wait_in_one_line(demo: gr.Blocks):
     assert {event.concurrency_id for event in wired} == {MODELS}
 
 
+def test_no_answer_stays_half_shown_and_no_change_unheard(demo: gr.Blocks):
+    """What happens while an earlier event is on its way must count as well: "once" would drop it."""
+    modes = {event.name: event.trigger_mode for event in demo.fns.values()}
+    assert modes["rest"] == modes["again"] == modes["run"] == modes["show"] == modes["select"] == "always_last"
+    assert modes["press"] == modes["undo"] == "multiple"
+
+
 def test_its_events_are_no_endpoints(demo: gr.Blocks):
     assert {event.api_visibility for event in demo.fns.values()} == {"private"}
 

@@ -165,7 +165,9 @@ class TestCanvas:
         assert one.opened.pixels.tobytes() == before
 
     def test_it_can_be_sent_as_a_small_file(self):
-        views.canvas(session(selected=0)).save(io.BytesIO(), "JPEG")
+        file = io.BytesIO()
+        views.canvas(session(selected=0)).save(file, "JPEG")
+        assert 0 < file.tell() < 100_000
 
 
 def test_alternatives_are_small_and_say_what_the_segmenter_thinks():
