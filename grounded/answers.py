@@ -90,15 +90,21 @@ def with_clip_scores(instances: Instances, probabilities: Float[np.ndarray, "n p
 
 def distinct(instances: Instances, prompting: PromptingConfig) -> Instances:
     """Drop empty masks, then all but the best of masks of one phrase that nearly coincide; best first."""
-    instances = instances[[i for i, rle in enumerate(instances.rles) if coco_mask.area(rle) > 0]]
+    return instances[distinct_rows(instances, prompting)]
+
+
+def distinct_rows(instances: Instances, prompting: PromptingConfig) -> list[int]:
+    """The rows that `distinct` leaves."""
+    rows = [i for i, rle in enumerate(instances.rles) if coco_mask.area(rle) > 0]
+    shown = instances[rows]
     kept = suppress(
-        instances.rles,
-        instances.scores,
-        instances.phrase_ids,
+        shown.rles,
+        shown.scores,
+        shown.phrase_ids,
         prompting.mask_nms_threshold,
         prompting.mask_containment_threshold,
     )
-    return instances[kept]
+    return [rows[i] for i in kept]
 
 
 def missed(instances: Instances) -> list[int]:

@@ -1,6 +1,6 @@
 """What a user says of one instance, with clicks, boxes and strokes -> its mask."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,14 @@ from pycocotools import mask as coco_mask
 from grounded import answers
 from grounded.errors import ConfigError, PromptError
 from grounded.images import SourceImage
+from grounded.kept import Kept
 from grounded.phrases import parse
 from grounded.question import Clicks, Parts
-from grounded.refine import MaskPrompting, refine_one
+from grounded.refine import MaskPrompting, Window, refine_one, window_around
 from grounded.types import Instances
+from segany import MaskPrediction
+from segany.masks import RLE, decode_rle, encode_rle
+from segany.points import FOREGROUND
 from segany.prompts import ArrayLike
 
 
@@ -26,6 +30,7 @@ def correct(
     brush: Bool[np.ndarray, "h w"] | None,
     eraser: Bool[np.ndarray, "h w"] | None,
     kept_embedding: Any | None,
+    kept: Kept,
 ) -> Instances:
     """Correct the mask of one instance; see `Pipeline.refine`."""
     segmenter = _mask_prompting(parts)
@@ -34,17 +39,16 @@ def correct(
     one = instances[index]
     if len(clicks.labels) == 0 and brush is None and eraser is None:
         raise PromptError("a correction must have points or strokes, got none")
-    prediction = refine_one(
-        segmenter,
-        segmenter.encode(image.pixels) if kept_embedding is None else kept_embedding,
-        one.rles[0],
-        box=_usable(one.boxes[0], image.size),
-        points=clicks.points,
-        labels=clicks.labels,
-        brush=brush,
-        eraser=eraser,
-    ).best()
-    rles = tuple(answers.encode_masks(prediction))
+    said = _Said(one.rles[0], _usable(one.boxes[0], image.size), clicks, brush, eraser)
+    window = _window(said, image.size, parts.config.refinement.closer_look)
+    if window is None:
+        embedding = segmenter.encode(image.pixels) if kept_embedding is None else kept_embedding
+        prediction = said.answer(segmenter, embedding)
+        rles = tuple(answers.encode_masks(prediction))
+    else:
+        embedding = kept.window(window, lambda: segmenter.encode(window.crop(image.pixels)))
+        prediction = said.inside(window).answer(segmenter, embedding)
+        rles = tuple(window.outwards(prediction.masks[:, 0]))
     corrected = replace(one, rles=rles, predicted_iou=answers.first_iou(prediction))
     if one.sources[0] != "detector" and coco_mask.area(rles[0]) > 0:
         corrected = replace(corrected, boxes=answers.tight_boxes(rles))
@@ -87,6 +91,54 @@ def candidates(
         "point" if box is None else "box",
     )
     return found[[row for row, rle in enumerate(found.rles) if coco_mask.area(rle) > 0]].sorted()
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What is said of one instance, in the frame of the picture or of a window."""
+
+    rle: RLE
+    box: Float32[np.ndarray, "4"] | None
+    clicks: Clicks
+    brush: Bool[np.ndarray, "h w"] | None
+    eraser: Bool[np.ndarray, "h w"] | None
+
+    def answer(self, segmenter: MaskPrompting, embedding: Any) -> MaskPrediction:
+        return refine_one(
+            segmenter,
+            embedding,
+            self.rle,
+            box=self.box,
+            points=self.clicks.points,
+            labels=self.clicks.labels,
+            brush=self.brush,
+            eraser=self.eraser,
+        ).best()
+
+    def inside(self, window: Window) -> "_Said":
+        """The same of the window, less clicks outside it: there the mask will be empty anyhow."""
+        points, (height, width) = window.inwards(self.clicks.points), window.size
+        seen = (points >= 0).all(1) & (points <= points.new_tensor([width, height])).all(1)
+        mask = window.cut(decode_rle([self.rle])[0].numpy())
+        return _Said(
+            rle=encode_rle(mask[None])[0],
+            box=None if self.box is None else window.box_inwards(self.box),
+            clicks=Clicks(points[seen], self.clicks.labels[seen]),
+            brush=None if self.brush is None else window.cut(self.brush),
+            eraser=None if self.eraser is None else window.cut(self.eraser),
+        )
+
+
+def _window(said: _Said, image_size: tuple[int, int], scale: float | None) -> Window | None:
+    """The window around everything that may belong to the instance; None where the whole picture is to be looked at."""
+    masks = [said.rle] if said.brush is None else [said.rle, encode_rle(said.brush[None])[0]]
+    known = list(answers.tight_boxes([rle for rle in masks if coco_mask.area(rle)]))
+    known += [] if said.box is None else [said.box]
+    if scale is None or not known:
+        return None
+    points = said.clicks.points[said.clicks.labels == FOREGROUND].numpy()
+    corners = np.concatenate([np.stack(known), np.concatenate([points, points], axis=1)])
+    return window_around(np.concatenate([corners[:, :2].min(0), corners[:, 2:].max(0)]), image_size, scale)
 
 
 def _mask_prompting(parts: Parts) -> MaskPrompting:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 T = TypeVar("T")
+_WINDOWS = "closer"  # the stage that looks at parts of the picture
 
 
 class Kept:
@@ -25,15 +26,17 @@ class Kept:
     Args:
         answers_per_stage: how many inputs of one stage are remembered, the latest; 4 serve a user who goes back and
             forth. Of the image embedding there is never more than one.
+        windows: how many embeddings of windows are remembered, the latest: one for each instance in sight.
 
     Raises:
         ValueError: fewer than one.
     """
 
-    def __init__(self, answers_per_stage: int = 4) -> None:
-        if answers_per_stage < 1:
-            raise ValueError(f"answers_per_stage must be at least 1, got {answers_per_stage}")
-        self.answers_per_stage = answers_per_stage
+    def __init__(self, answers_per_stage: int = 4, windows: int = 32) -> None:
+        for name, value in (("answers_per_stage", answers_per_stage), ("windows", windows)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.answers_per_stage, self.windows = answers_per_stage, windows
         self._picture: bytes | None = None
         self._models: tuple[object, ...] = ()
         self._answers: dict[str, OrderedDict[Hashable, Any]] = {}
@@ -53,9 +56,13 @@ class Kept:
             answers.move_to_end(given)
             return answers[given]
         answer = answers[given] = compute()
-        while len(answers) > self.answers_per_stage:
+        while len(answers) > (self.windows if stage == _WINDOWS else self.answers_per_stage):
             answers.popitem(last=False)
         return answer
+
+    def window(self, window: Hashable, encode: Callable[[], T]) -> T:
+        """Return the segmenter's embedding of a part of the picture, as `answer` does."""
+        return self.answer(_WINDOWS, window, encode)
 
 
 def frozen(*values: Any) -> Hashable:

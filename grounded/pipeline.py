@@ -212,6 +212,7 @@ class Pipeline:
         brush: Bool[np.ndarray, "h w"] | None = None,
         eraser: Bool[np.ndarray, "h w"] | None = None,
         embedding: ImageEmbedding | None = None,
+        kept: Kept | None = None,
     ) -> Instances:
         """Correct the mask of one instance by clicks and strokes; the others, and the order of all, stay as they are.
 
@@ -227,6 +228,7 @@ class Pipeline:
             brush: pixels painted as belonging to the instance.
             eraser: pixels painted as not belonging to it.
             embedding: of this image, as `encode` returned it; None encodes the image.
+            kept: as in `segment`; with `closer_look` it holds the embedding of the window around the instance.
 
         Raises:
             IndexError: there is no such instance.
@@ -235,7 +237,15 @@ class Pipeline:
         opened = open_image(image)
         clicks = _clicks(points, point_labels, opened.size)
         return corrections.correct(
-            self, opened, instances, index, clicks, brush, eraser, kept_embedding=_checked(embedding, opened)
+            self,
+            opened,
+            instances,
+            index,
+            clicks,
+            brush,
+            eraser,
+            kept_embedding=_checked(embedding, opened),
+            kept=self._turned(kept, opened),
         )
 
     def candidates(

@@ -1,7 +1,7 @@
 """One question about one image, from the detector's boxes to instances."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from grounded import answers, fallback, prompts
 from grounded.errors import PromptError
 from grounded.images import SourceImage
 from grounded.kept import Kept, frozen
-from grounded.refine import MaskPrompting, assign_points, refine
+from grounded.refine import MaskPrompting, Window, assign_points, look_closer, refine
 from grounded.settings import PipelineConfig
 from grounded.timing import Stopwatch
 from grounded.types import Detections, HeatPrompter, HeatPrompts, Instances, RegionScorer, Segmenter, TextEncoder
@@ -113,7 +113,27 @@ class Question:
                     given.point_labels,
                 )
         with self.watch.stage("masks"):
-            return answers.from_detections(self.phrases, prediction, detections)
+            found = answers.from_detections(self.phrases, prediction, detections)
+        return self._closer(found, given)
+
+    def _closer(self, found: Instances, given: Prompts) -> Instances:
+        """The instances with the masks that a closer look gives, where that is asked for and worth it."""
+        scale = self.parts.config.refinement.closer_look
+        if scale is None:
+            return found
+        # Before: two boxes of one object would no more give one mask in two windows.
+        rows = answers.distinct_rows(found, self.parts.config.prompting)
+        found = found[rows]
+        rles, predicted_iou = list(found.rles), found.predicted_iou.copy()
+        with self.watch.stage("closer"):
+            for row, rle, iou in look_closer(
+                self.parts.segmenter, self._encode_window, self.image.size, given[rows], scale
+            ):
+                rles[row], predicted_iou[row] = rle, iou
+        return replace(found, rles=tuple(rles), predicted_iou=predicted_iou)
+
+    def _encode_window(self, window: Window) -> Any:
+        return self.kept.window(window, lambda: self.parts.segmenter.encode(window.crop(self.image.pixels)))
 
     def _box_prompts(self, detections: Detections) -> Prompts:
         """Each box, and in mode "box+text" its phrase beside it."""

@@ -138,11 +138,16 @@ class FilteringConfig:
 
 @dataclass(frozen=True)
 class RefinementConfig:
-    """Points that correct the first mask of a detection."""
+    """What improves the first mask of a detection."""
 
-    refine_rounds: int = 0  # each costs one more decoding of every instance
+    refine_rounds: int = 0  # of points that correct it; each costs one more decoding of every instance
+    # Side of the window in which an instance is segmented again, as a multiple of its box's longer side. Small objects
+    # gain the most; each costs one more run of the image encoder. None: one run for the whole picture.
+    closer_look: float | None = None
 
     def __post_init__(self) -> None:
+        if self.closer_look is not None and not 1 <= self.closer_look <= 20:
+            raise ConfigError(f"closer_look must lie in 1..20 or be null, got {self.closer_look}")
         if not 0 <= self.refine_rounds <= 8:
             raise ConfigError(f"refine_rounds must lie in 0..8, got {self.refine_rounds}")
 

@@ -1,7 +1,18 @@
-"""Corrections of masks: by points that the masks themselves suggest, and by a user's clicks and strokes."""
+"""Better masks: by points that the masks themselves suggest, by a closer look, by a user's clicks and strokes."""
 
 from grounded.refine.clicks import assign_points, validate_points
+from grounded.refine.closer import Window, look_closer, window_around
 from grounded.refine.suggestions import correction_points, refine
 from grounded.refine.user import MaskPrompting, refine_one
 
-__all__ = ["MaskPrompting", "assign_points", "correction_points", "refine", "refine_one", "validate_points"]
+__all__ = [
+    "MaskPrompting",
+    "Window",
+    "assign_points",
+    "correction_points",
+    "look_closer",
+    "refine",
+    "refine_one",
+    "validate_points",
+    "window_around",
+]

@@ -8,8 +8,6 @@ All raise
     OutputError: the file cannot be written.
 """
 
-import base64
-import math
 import os
 import tempfile
 import unicodedata
@@ -17,7 +15,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +25,8 @@ from grounded.errors import ImageError
 from grounded.files import explained, json_bytes, write_atomically
 from grounded.images import SourceImage
 from grounded.instances import Instances
-from grounded.polygons import TOLERANCE, joined, mask_to_polygons
+from grounded.labelling.export import labelme
+from grounded.polygons import TOLERANCE
 from grounded.writing import mask_name, png_bytes
 from segany.masks import decode_rle
 
@@ -37,7 +35,6 @@ _HARMLESS = " .,()+-_"
 _LONGEST = 80  # bytes, which leaves room for what is put before and after it
 # Windows takes no such files, whatever their ending.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
-_LABELME_VERSION = "5.5.0"
 
 
 def overlay(source: SourceImage, instances: Instances, folder: Path, name: str) -> Path:
@@ -95,16 +92,12 @@ def labelme_json(
         tolerance: of the polygons, in pixels; see `polygons.mask_to_polygons`.
     """
     _check_size(source, instances)
-    height, width = instances.image_size
-    data: dict[str, Any] = {
-        "version": _LABELME_VERSION,
-        "flags": {},
-        "shapes": list(_labelme_shapes(instances, tolerance)),
-        "imagePath": _file_name(source, name),
-        "imageData": base64.b64encode(png_bytes(source.pixels)).decode("ascii") if embedded else None,
-        "imageHeight": height,
-        "imageWidth": width,
-    }
+    data = labelme.annotation(
+        _file_name(source, name),
+        instances.image_size,
+        labelme.polygons(instances, tolerance=tolerance),
+        png_bytes(source.pixels) if embedded else None,
+    )
     # LabelMe finds the annotations of a picture by its name.
     return _written(folder / f"{file_stem(name)}.json", json_bytes(data))
 
@@ -164,20 +157,6 @@ def zip_written(path: Path) -> Iterator[Callable[[str, bytes], None]]:
 def _let_go(archive: zipfile.ZipFile) -> None:
     with suppress(OSError):  # a full disk, of which is told elsewhere
         archive.close()
-
-
-def _labelme_shapes(instances: Instances, tolerance: float) -> Iterator[dict[str, Any]]:
-    for row, (rle, label, score) in enumerate(zip(instances.rles, instances.labels, instances.scores, strict=True)):
-        for polygon in mask_to_polygons(rle, tolerance):
-            yield {
-                "label": str(label),
-                "points": joined(polygon).round(4).tolist(),
-                "group_id": row,
-                "description": f"score {score:.3f}" if math.isfinite(score) else "",
-                "shape_type": "polygon",
-                "flags": {},
-                "mask": None,
-            }
 
 
 def _written(path: Path, data: bytes) -> Path:

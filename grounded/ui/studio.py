@@ -219,6 +219,7 @@ class Studio:
                 brush=brush,
                 eraser=eraser,
                 embedding=embedding,
+                kept=session.kept,
             )
         return session.to(Work(corrected, index, work.clicks, work.strokes, before)).timed(watch.seconds)
 

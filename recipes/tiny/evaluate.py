@@ -28,7 +28,18 @@ from recipes.tiny.measure_stages import (
 )
 from recipes.tiny.scenes import MAX_SIDE, Recipe, Scene, draw_scene
 
-PARTS = ("chain", "unfiltered", "pairs", "prompts", "clip", "more phrases", "refinement", "fallback", "text alone")
+PARTS = (
+    "chain",
+    "one look",
+    "unfiltered",
+    "pairs",
+    "prompts",
+    "clip",
+    "more phrases",
+    "refinement",
+    "fallback",
+    "text alone",
+)
 NEGATIVES = "negative phrases that yield a mask"
 # What the weights are asked to reach: figure -> (least, most).
 BARS: dict[str, dict[str, tuple[float, float]]] = {
@@ -61,6 +72,7 @@ TITLES = {
     "pairs": "unseen colour-noun pairs",
     "prompts": "prompts, mean IoU",
     "clip": "CLIP",
+    "one look": "chain without a closer look",
     "unfiltered": "chain without CLIP filtering",
     "more phrases": "five more phrases in the query",
     "refinement": "refinement of detected boxes, mean IoU",
@@ -118,6 +130,7 @@ def run(
         "pairs": lambda: measure_unseen_pairs(pipeline, numbered(Recipe(color_pairs="held-out"))),
         "prompts": lambda: measure_prompts(pipeline.segmenter, other(mode="box+text").text_encoder, numbered()),
         "clip": lambda: measure_clip(other(mode="box+text").text_encoder, numbered()),
+        "one look": lambda: measure_chain(other(refinement={"closer_look": None}), numbered()),
         "unfiltered": lambda: measure_chain(other(filtering={"enabled": False}), numbered()),
         "more phrases": lambda: measure_more_phrases(pipeline, numbered()),
         "refinement": lambda: measure_refinement(pipeline, numbered()),

@@ -378,7 +378,7 @@ class TestEncode:
         assert list(watch.seconds) == ["encode"]
 
     def test_segment_and_encode_share_it(self, bundled: Pipeline):
-        kept = Kept()
+        kept, bundled = Kept(), bundled.adjusted(closer_look=None)
         with counted(bundled) as calls:
             found = bundled.segment(PICNIC, "dog", box_threshold=0.3, kept=kept)
             embedding = bundled.encode(PICNIC, kept)

@@ -36,6 +36,8 @@ SOURCE = open_image(PIXELS)
 CASES = {"found": FOUND, "none": Instances.empty(("a dog",), (30, 40)), "no phrase": Instances.empty((), (30, 40))}
 cases = pytest.mark.parametrize("instances", CASES.values(), ids=CASES.keys())
 
+LABELME_KEYS = ["label", "points", "group_id", "description", "shape_type", "flags", "mask"]
+
 Download = Callable[[SourceImage, Instances, Path, str], Path]
 DOWNLOADS: dict[str, Download] = {
     "scene-overlay.png": downloads.overlay,
@@ -131,7 +133,7 @@ def test_labelme_gives_back_the_masks(instances: Instances, tmp_path: Path):
     picture = Image.open(io.BytesIO(base64.b64decode(data["imageData"])))
     np.testing.assert_array_equal(np.asarray(picture), PIXELS)
     for shape in data["shapes"]:
-        assert list(shape) == ["label", "points", "group_id", "description", "shape_type", "flags", "mask"]
+        assert list(shape) == [*LABELME_KEYS, "instance"]
         assert (shape["shape_type"], shape["flags"], shape["mask"]) == ("polygon", {}, None)
     for row, (label, mask) in enumerate(zip(instances.labels, instances.masks, strict=True)):
         shapes = [shape for shape in data["shapes"] if shape["group_id"] == row]
