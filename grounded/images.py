@@ -39,8 +39,8 @@ def open_image(source: ImageLike | SourceImage, max_pixels: int | None = MAX_PIX
     How each kind of picture becomes RGB is told in `segany.pixels`.
 
     Args:
-        source: a path, a PIL image, or a uint8 array: (h, w) grey, (h, w, 3) RGB or (h, w, 4) RGBA, the last shown on
-            white. An upright RGB image without a file is taken without a copy.
+        source: a path, the bytes of an image file, a PIL image, or a uint8 array: (h, w) grey, (h, w, 3) RGB or
+            (h, w, 4) RGBA, the last shown on white. An upright RGB image without a file is taken without a copy.
         max_pixels: largest file to decode, by the size that its header states; None for no limit. What is in memory
             already has no limit.
 

@@ -8,18 +8,18 @@ clip deeper pixels, which turns most such pictures white; here
   0 to 1 are multiplied by 255, and any others are stretched, so that the lowest becomes 0 and the highest 255.
 """
 
+import io
 import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-ImageLike = Image.Image | np.ndarray | str | os.PathLike[str]
+ImageLike = Image.Image | np.ndarray | str | os.PathLike[str] | bytes
 
 # 600 MB as RGB. A small file may claim any size, and is believed when it is decoded.
 MAX_PIXELS = 200_000_000
@@ -50,8 +50,8 @@ def read(source: ImageLike, max_pixels: int | None = MAX_PIXELS) -> Picture:
     """Read a picture and make it upright RGB.
 
     Args:
-        source: a path, a PIL image, or a uint8 array: (h, w) grey, (h, w, 3) RGB or (h, w, 4) RGBA. A plain PIL image
-            that is upright RGB already is taken without a copy.
+        source: a path, the bytes of an image file, a PIL image, or a uint8 array: (h, w) grey, (h, w, 3) RGB or
+            (h, w, 4) RGBA. A plain PIL image that is upright RGB already is taken without a copy.
         max_pixels: largest file to decode, by the size that its header states; None for no limit. Arrays and PIL
             images without a file are in memory already, and have no limit. Pillow's own limit is not looked at.
 
@@ -62,10 +62,12 @@ def read(source: ImageLike, max_pixels: int | None = MAX_PIXELS) -> Picture:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_pil(source, "the image", max_pixels)
+    if isinstance(source, bytes):
+        return _from_pil(_identify(io.BytesIO(source), "the file"), "the file", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         with _open_file(Path(source)) as file:
             return _from_pil(_identify(file, str(source)), str(source), max_pixels)
-    raise ImageError(f"an image must be a path, a PIL image or a uint8 array, got {type(source).__name__}")
+    raise ImageError(f"an image must be a path, bytes, a PIL image or a uint8 array, got {type(source).__name__}")
 
 
 def _from_array(array: np.ndarray) -> Picture:
@@ -78,7 +80,7 @@ def _from_array(array: np.ndarray) -> Picture:
     return Picture(pixels, notes=notes)
 
 
-def _open_file(path: Path) -> BinaryIO:
+def _open_file(path: Path) -> io.BufferedReader:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise OSError("not a regular file")  # a pipe might never answer
@@ -91,7 +93,7 @@ def _open_file(path: Path) -> BinaryIO:
         raise ImageError(f"cannot read {path}: {error}") from error
 
 
-def _identify(file: BinaryIO, name: str) -> Image.Image:
+def _identify(file: io.BufferedIOBase, name: str) -> Image.Image:
     """Find the format and read the header. Like `Image.open`, but without its limit, which is global and below ours."""
     Image.preinit()  # the common formats are to be tried first
     Image.init()

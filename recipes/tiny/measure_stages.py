@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 from grounded import Instances, Pipeline
-from grounded.refine import refine
+from grounded.refine import look_closer, refine
 from grounded.types import Detections
 from recipes.tiny.measure import NEGATIVE_KINDS, Asked, matched_iou, paired_iou, query, stacked
 from recipes.tiny.scenes import Scene
 from recipes.tiny.vocabulary import noun_phrase, nouns
 from segany import Prompts
 from segany.boxes import box_iou
+from segany.masks import decode_rle
 
 
 def measure_more_phrases(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
@@ -67,22 +68,36 @@ def _same_answers(first: Instances, second: Instances) -> bool:
 
 
 def measure_refinement(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
-    """Mean IoU before refinement and what rounds of it gain, over detections that lie on an object of their phrase."""
-    overlaps: dict[int, list[float]] = defaultdict(list)
+    """Mean IoU before refinement, and what rounds of points and a closer look gain, over detections that lie on an
+    object of their phrase.
+    """
+    overlaps: dict[str, list[float]] = defaultdict(list)
+    scale = pipeline.config.refinement.closer_look or 3.0
     for number, scene in numbered:
         asked = query(number, scene)
         detections = pipeline.detector.detect([_rgb(scene)], [[item.phrase for item in asked]])[0]
         detections, truths = _on_objects(detections, asked)
         if not len(detections):
             continue
-        embedding = pipeline.segmenter.encode(_rgb(scene))
-        boxes = torch.from_numpy(detections.boxes)
-        first = pipeline.segmenter.predict(embedding, Prompts(boxes=boxes), multimask_output=False)
-        for rounds in (0, 1, 2):
-            answer = refine(pipeline.segmenter, embedding, first, boxes, rounds=rounds)
-            overlaps[rounds] += paired_iou(answer.masks[:, 0].numpy(), truths).tolist()
-    before, one, two = (float(np.mean(overlaps[rounds])) for rounds in (0, 1, 2))
-    return {"before": before, "gain of one round": one - before, "gain of two rounds": two - before}
+        image = _rgb(scene)
+        embedding = pipeline.segmenter.encode(image)
+        prompts = Prompts(boxes=detections.boxes)
+        first = pipeline.segmenter.predict(embedding, prompts, multimask_output=False)
+        for rounds, name in ((0, "before"), (1, "one round"), (2, "two rounds")):
+            answer = refine(pipeline.segmenter, embedding, first, torch.from_numpy(detections.boxes), rounds=rounds)
+            overlaps[name] += paired_iou(answer.masks[:, 0].numpy(), truths).tolist()
+        masks = first.masks[:, 0].numpy().copy()
+        for row, rle, _ in look_closer(
+            pipeline.segmenter,
+            lambda window, image=image: pipeline.segmenter.encode(window.crop(image)),
+            (image.height, image.width),
+            prompts,
+            scale,
+        ):
+            masks[row] = decode_rle([rle])[0].numpy()
+        overlaps["a closer look"] += paired_iou(masks, truths).tolist()
+    before = float(np.mean(overlaps.pop("before")))
+    return {"before": before, **{f"gain of {name}": float(np.mean(v)) - before for name, v in overlaps.items()}}
 
 
 def _on_objects(detections: Detections, asked: Sequence[Asked]) -> tuple[Detections, np.ndarray]:

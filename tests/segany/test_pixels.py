@@ -163,7 +163,7 @@ class TestArrays:
 
 
 def test_wrong_type():
-    with pytest.raises(ImageError, match="must be a path, a PIL image or a uint8 array, got list"):
+    with pytest.raises(ImageError, match="must be a path, bytes, a PIL image or a uint8 array, got list"):
         unchecked(read)([1, 2])
 
 
@@ -314,3 +314,29 @@ class TestFiles:
         Image.new("RGB", (5, 4)).save(tmp_path / "image.eps")
         with pytest.raises(ImageError, match="not an image in a known format"):
             read(tmp_path / "image.eps")
+
+
+class TestBytes:
+    def test_answers_as_the_file(self, tmp_path: Path):
+        image = Image.new("RGB", (3, 2), RED)
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "turned.jpg", exif=exif)
+        from_file, from_bytes = (
+            read(source) for source in (tmp_path / "turned.jpg", (tmp_path / "turned.jpg").read_bytes())
+        )
+        assert from_bytes.pixels.size == (2, 3)
+        assert from_bytes.orientation == from_file.orientation == 6
+        assert from_bytes.pixels.tobytes() == from_file.pixels.tobytes()
+
+    @pytest.mark.parametrize(
+        ("data", "error"),
+        [
+            pytest.param(b"", "the file is not an image in a known format", id="empty"),
+            pytest.param(b"not a picture", "the file is not an image in a known format", id="text"),
+            pytest.param(b"\x89PNG\r\n\x1a\n\x00\x00", "the file", id="cut off"),
+        ],
+    )
+    def test_no_picture(self, data: bytes, error: str):
+        with pytest.raises(ImageError, match=error):
+            read(data)
