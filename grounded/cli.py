@@ -7,9 +7,14 @@ from typing import Any
 import click
 
 from grounded import __version__
+from grounded.commands.browse import browse
 from grounded.commands.convert import convert_checkpoint
 from grounded.commands.demo import demo
 from grounded.commands.download import download
+from grounded.commands.evaluate import evaluate
+from grounded.commands.export import export
+from grounded.commands.import_ import import_
+from grounded.commands.label import label
 from grounded.commands.segment import segment
 
 
@@ -33,5 +38,5 @@ def main() -> None:
     """Free-form text in, labelled instance masks out."""
 
 
-for command in (segment, demo, download, convert_checkpoint):
+for command in (segment, label, browse, export, import_, evaluate, demo, download, convert_checkpoint):
     main.add_command(command)

@@ -16,7 +16,7 @@ from grounded.errors import ResultError
 from grounded.files import json_bytes, write_atomically
 from segany.masks import RLE, decode_rle
 
-SOURCES = ("detector", "text", "automatic", "point", "box")
+SOURCES = ("detector", "text", "automatic", "point", "box", "person")
 
 # Attribute of Instances -> key of an instance in result.json
 _SCORE_KEYS = {

@@ -93,7 +93,7 @@ def _open_file(path: Path) -> io.BufferedReader:
         raise ImageError(f"cannot read {path}: {error}") from error
 
 
-def _identify(file: io.BufferedIOBase, name: str) -> Image.Image:
+def _identify(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
     """Find the format and read the header. Like `Image.open`, but without its limit, which is global and below ours."""
     Image.preinit()  # the common formats are to be tried first
     Image.init()

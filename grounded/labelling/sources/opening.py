@@ -1,0 +1,127 @@
+"""What is written on the command line -> a source."""
+
+import glob
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+
+from grounded.errors import ConfigError
+from grounded.labelling.sources.files import FolderSource, ListedFiles
+from grounded.labelling.sources.items import Source, is_picture
+from grounded.labelling.sources.tars import TarSource, is_tar
+
+_ROOT_MARK = "::"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_WILD = re.compile(r"[*?\[{]")
+
+
+def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = None) -> Source:
+    """Open what `spec` names, as the table of this package tells.
+
+    Args:
+        spec: a folder, a picture, a TAR file, a COCO or text file, or a pattern with `*`, `?`, `[...]`, `**` and
+            `{a,b}` or `{000..099}`. What exists under that very name is no pattern. `FILE::FOLDER` is a COCO or text
+            file with its root.
+        root: folder of the pictures that a COCO or text file lists, if not the file's own.
+
+    Raises:
+        ConfigError: there is no such thing, it cannot be read, or it holds no picture.
+    """
+    text = os.path.expanduser(os.fspath(spec))
+    if root is None and _ROOT_MARK in text and not os.path.exists(text):
+        text, root = text.split(_ROOT_MARK, 1)
+    path = os.path.abspath(text)
+    if root is not None and not (os.path.isfile(path) and os.path.isdir(root)):
+        missing = path if not os.path.isfile(path) else root
+        raise ConfigError(f"no such {'file' if missing == path else 'folder'}: {missing}")
+    if os.path.isdir(path):
+        source: Source = FolderSource(path)
+    elif os.path.isfile(path):
+        source = _from_file(path, os.path.abspath(root) if root is not None else None)
+    elif _WILD.search(text):
+        source = _from_pattern(path)
+    else:
+        raise ConfigError(f"no such file or folder: {text}")
+    if next(source.items(), None) is None:
+        hint = f": for its TAR files write {path}/*.tar" if glob.glob(f"{glob.escape(path)}/*.tar") else ""
+        raise ConfigError(f"{text} holds no picture{hint}")
+    return source
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`{a,b}` and `{08..11}` -> every combination, in order; a range keeps its leading zeros."""
+    parts = _BRACES.split(pattern)  # text, choices, text, choices, ..., text
+    options = [_choices(part) if index % 2 else [part] for index, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in itertools.product(*options)]
+
+
+def _choices(inside: str) -> list[str]:
+    bounds = _RANGE.fullmatch(inside)
+    if not bounds:
+        return inside.split(",")
+    first, last = bounds.groups()
+    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+
+
+def _from_file(path: str, root: str | None) -> Source:
+    if is_tar(path):
+        return TarSource(path, (path,), os.path.dirname(path))
+    if is_picture(path):
+        return ListedFiles.of(path, [path], os.path.dirname(path))
+    listed = _coco_names(path) if path.lower().endswith(".json") else _lines(path)
+    folder = root or os.path.dirname(path)
+    source = _of_paths(f"{path}{_ROOT_MARK}{root}" if root else path, listed, folder)
+    if isinstance(source, ListedFiles) and source.paths:
+        first = list(itertools.islice(source.paths.values(), 100))
+        if not any(map(os.path.exists, first)):
+            raise ConfigError(
+                f"{path} lists pictures that do not exist, such as {first[0]}: use --root for their folder"
+            )
+    return source
+
+
+def _from_pattern(pattern: str) -> Source:
+    parts = Path(pattern).parts
+    fixed = itertools.takewhile(lambda part: not _WILD.search(part), parts)
+    found = (match for plain in expand_braces(pattern) for match in sorted(glob.glob(plain, recursive=True)))
+    paths = [path for path in dict.fromkeys(found) if is_tar(path) or is_picture(path)]
+    if not paths:
+        raise ConfigError(f"no picture and no TAR file matches {pattern}")
+    return _of_paths(pattern, filter(os.path.isfile, paths), str(Path(*fixed)))
+
+
+def _of_paths(spec: str, listed: Iterable[str], root: str) -> Source:
+    """TAR files, where all are TAR files, or else pictures."""
+    paths = list(listed)
+    if paths and all(map(is_tar, paths)):
+        shards = dict.fromkeys(os.path.normpath(os.path.join(root, path)) for path in paths)
+        return TarSource(spec, tuple(shards), root)
+    return ListedFiles.of(spec, paths, root)
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a list; names of files are bytes, whatever their encoding."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    if b"\0" in data[:8192]:
+        raise ConfigError(f"{path} is neither a picture or a TAR by its name, nor a text file of paths")
+    lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
+    return [os.fsdecode(line.strip()) for line in lines if line.strip()]
+
+
+def _coco_names(path: str) -> list[str]:
+    try:
+        images = json.loads(Path(path).read_bytes())["images"]
+        return [str(image["file_name"]) for image in images]
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        expected = 'expected {"images": [{"file_name": ...}, ...]}'
+        raise ConfigError(f"{path} is not a COCO file: {expected}, got {type(error).__name__}: {error}") from error

@@ -1,0 +1,127 @@
+"""Pictures in TAR files, as WebDataset shards them: read in one pass, or by name."""
+
+import posixpath
+import tarfile
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from grounded.errors import ImageError
+from grounded.labelling.sources.files import name_below
+from grounded.labelling.sources.items import Item, as_text, is_picture
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+# Up to this many bytes of TARs, looking through their headers for the number of pictures takes seconds.
+_COUNTED_BYTES = 10_000_000_000
+_INDEXED_SHARDS = 16
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # gzip, bzip2, xz
+
+
+def is_tar(name: str) -> bool:
+    """Whether a file of that name is taken for a TAR."""
+    return name.lower().endswith(SUFFIXES)
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """The members of TAR files that are pictures, in the order in which they lie there.
+
+    Of an uncompressed TAR only the headers are read until an item is, so that pictures which are done cost nothing; the
+    pictures of a compressed one are read as they come by. A damaged TAR gives the pictures before the damage, and then
+    an item of the TAR's own name that raises when it is read.
+    """
+
+    spec: str
+    shards: tuple[str, ...]  # absolute paths
+    root: str  # absolute folder; names begin with the path of their TAR below it
+    _indexes: "OrderedDict[str, dict[str, tuple[int, int]]]" = field(
+        default_factory=OrderedDict, repr=False, compare=False
+    )
+
+    def items(self) -> Iterator[Item]:
+        for shard in self.shards:
+            prefix = name_below(shard, self.root)
+            try:
+                for name, span, data in _members(shard):
+                    read = partial(_read_span, shard, span) if data is None else partial(bytes, data)
+                    yield Item(f"{prefix}/{name}", read)
+            except (tarfile.TarError, OSError, EOFError) as error:
+                yield Item(prefix, partial(_raise, f"the TAR file is missing or damaged: {error}"))
+
+    def get(self, file: str) -> bytes:
+        for shard in self.shards:
+            prefix = f"{name_below(shard, self.root)}/"
+            if file.startswith(prefix) and (span := self._index(shard).get(file.removeprefix(prefix))):
+                return _read_span(shard, span)
+        raise ImageError(f"{self.spec} has no picture {file}")
+
+    def count(self) -> int | None:
+        sizes = [Path(shard).stat().st_size for shard in self.shards if Path(shard).exists()]
+        if sum(sizes) > _COUNTED_BYTES or not all(shard.endswith(".tar") for shard in self.shards):
+            return None
+        return sum(1 for _ in self.items())
+
+    def _index(self, shard: str) -> dict[str, tuple[int, int]]:
+        """Where each picture of a shard lies, remembered for the last shards that were asked for."""
+        with _INDEXING:
+            if shard not in self._indexes:
+                index: dict[str, tuple[int, int]] = {}
+                with suppress(tarfile.TarError, OSError, EOFError):  # what lies before the damage can be read
+                    index.update((name, span) for name, span, _ in _members(shard))
+                self._indexes[shard] = index
+                while len(self._indexes) > _INDEXED_SHARDS:
+                    self._indexes.popitem(last=False)
+            self._indexes.move_to_end(shard)
+            return self._indexes[shard]
+
+
+_INDEXING = threading.Lock()
+
+
+def _members(shard: str) -> Iterator[tuple[str, tuple[int, int], bytes | None]]:
+    """Yield name, (offset, size) and, of a compressed TAR, the bytes of each picture."""
+    streamed = _is_compressed(shard)
+    seen: Counter[str] = Counter()
+    with tarfile.open(shard, "r|*") if streamed else tarfile.open(shard, "r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # tarfile would keep all of them
+            name = as_text(posixpath.normpath(f"/{member.name}")).lstrip("/")
+            if not member.isreg() or not is_picture(name):
+                continue
+            seen[name] += 1
+            stem, suffix = posixpath.splitext(name)
+            unique = name if seen[name] == 1 else f"{stem}#{seen[name]}{suffix}"
+            content = tar.extractfile(member) if streamed else None
+            yield unique, (member.offset_data, member.size), content.read() if content else None
+
+
+def _is_compressed(shard: str) -> bool:
+    with open(shard, "rb") as file:
+        return file.read(6).startswith(_COMPRESSED)
+
+
+def _read_span(shard: str, span: tuple[int, int]) -> bytes:
+    offset, size = span
+    try:
+        if _is_compressed(shard):
+            with tarfile.open(shard, "r:*") as tar:
+                assert tar.fileobj is not None
+                tar.fileobj.seek(offset)  # decompresses all that lies before
+                data = tar.fileobj.read(size)
+        else:
+            with open(shard, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ImageError(f"cannot be read: {error}") from error
+    if len(data) != size:
+        raise ImageError(f"the TAR file ends after {len(data)} of {size} bytes")
+    return data
+
+
+def _raise(reason: str) -> bytes:
+    raise ImageError(reason)

@@ -1,0 +1,102 @@
+"""Labelling without models: small pictures, a step that finds their bright half, and runs of it in other processes."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from grounded.errors import PromptError
+from grounded.images import SourceImage
+from grounded.instances import Instances
+from grounded.labelling.engine import Options, label
+from grounded.labelling.progress import Summary
+from grounded.labelling.records import ImageInfo, Record
+from grounded.labelling.sources import open_source
+from grounded.labelling.step import Labelled
+from grounded.labelling.stopping import interruptible
+from grounded.labelling.store import Run, open_run
+from segany.rle import encode_rle
+
+PHRASES = ("bright", "dark")
+SIZES = ((12, 16), (16, 12), (9, 9))  # height, width
+
+
+def bright(pixels: Image.Image) -> Instances:
+    """One instance: the bright pixels."""
+    mask = np.asarray(pixels.convert("L")) > 127
+    score = np.array([mask.mean()], np.float32)
+    return Instances(
+        phrases=PHRASES,
+        image_size=mask.shape,
+        phrase_ids=np.zeros(1, np.int64),
+        boxes=np.array([[0, 0, mask.shape[1], mask.shape[0]]], np.float32),
+        rles=tuple(encode_rle(mask[None])),
+        scores=score,
+        detector_scores=score,
+        clip_scores=np.full(1, np.nan, np.float32),
+        predicted_iou=np.full(1, np.nan, np.float32),
+        score_matrix=np.zeros((1, 2), np.float32),
+        sources=np.array(["detector"]),
+    )
+
+
+@dataclass(frozen=True)
+class Bright:
+    """A step. Of a picture with "hard" in its name it raises, and of batches of several sizes."""
+
+    seconds: float = 0.0  # for each picture
+
+    def __call__(self, pictures: Sequence[SourceImage]) -> list[Labelled]:
+        if len({picture.size for picture in pictures}) > 1:
+            raise ValueError("pictures of a batch must be of equal size")
+        if any(picture.path and "hard" in picture.path.name for picture in pictures):
+            raise PromptError("too hard")
+        time.sleep(self.seconds * len(pictures))
+        return [Labelled(bright(picture.pixels), {"look": 0.001}) for picture in pictures]
+
+
+def record(file: str, size: tuple[int, int] = SIZES[0]) -> Record:
+    """The record of a picture that never was."""
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
+    info = ImageInfo(file=file, width=size[1], height=size[0], sha256="0" * 64)
+    return Record(image=info, instances=bright(pixels), models={"detector": "none"}, config="1", seconds={"look": 0.5})
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    """Write small pictures of several sizes. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        height, width = SIZES[number % len(SIZES)]
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04d}.png")
+    return folder
+
+
+def label_folder(images: Path, out: Path, seconds: float = 0.0, config: str = "1", **options: object) -> Summary:
+    """Label a folder with `Bright`, stopped by Ctrl-C where signals arrive."""
+    source = open_source(images)
+    run = Run(source=source.spec, phrases=PHRASES, models={"detector": "none"}, config=config)
+    with interruptible() as stop, open_run(out, run) as writer:
+        return label(source, Bright(seconds), writer, Options(**{"batch": 2, "workers": 2, **options}), stop=stop)
+
+
+def _in_process(images: Path, out: Path, seconds: float) -> None:
+    # A child of a test run may have inherited an ignored Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    summary = label_folder(images, out, seconds)
+    os._exit(130 if summary.interrupted else 0)
+
+
+def start(images: Path, out: Path, seconds: float = 0.0) -> multiprocessing.Process:
+    """Begin `label_folder` in a process of its own, forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.grounded.labelling.standin"])
+    process = context.Process(target=_in_process, args=(images, out, seconds), daemon=True)
+    process.start()
+    return process

@@ -1,0 +1,303 @@
+import io
+import json
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from grounded.errors import ConfigError, ImageError
+from grounded.labelling.sources import TarSource, open_source, picture_suffixes
+from grounded.labelling.sources.opening import expand_braces
+
+FILES = ("B.JPG", "a.png", "sub/c.webp", "sub/deep/d.tiff", "sub.x/e.bmp")
+
+
+def png(color: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (3, 2), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures, and what is to be left out; each file holds its own name."""
+    others = (
+        "notes.txt",
+        "sub/.hidden.png",
+        ".cache/f.png",
+        "movie.mpg",
+        "sub/_.eps",
+        "a.png.part",
+        "out/records/g.png",
+    )
+    for name in (*FILES, *others, "out/run.json"):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "pictures"
+
+
+def write_tar(path: Path, *names: str, mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for number, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size = len(png(number))
+            tar.addfile(member, io.BytesIO(png(number)))
+    return path
+
+
+def names(spec: str | Path, root: Path | None = None) -> list[str]:
+    """The names of all items, after checking what is promised of every source."""
+    source = open_source(spec, root)
+    items = list(source.items())
+    found = [item.file for item in items]
+    assert len(set(found)) == len(found)
+    assert source.count() in (len(found), None)
+    again = open_source(source.spec)
+    assert again.spec == source.spec and os.path.isabs(source.spec)
+    assert [item.file for item in again.items()] == found
+    for item in pickle.loads(pickle.dumps(items)):
+        assert item.read() == source.get(item.file) == again.get(item.file)
+    return found
+
+
+def test_suffixes():
+    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm"} <= picture_suffixes()
+    assert not {".eps", ".mpg", ".h5", ".txt", ".pdf"} & picture_suffixes()
+
+
+def test_a_folder(folder: Path):
+    assert names(folder) == ["B.JPG", "a.png", "sub/c.webp", "sub/deep/d.tiff", "sub.x/e.bmp"]
+    assert open_source(folder).get("sub/deep/d.tiff") == b"sub/deep/d.tiff"
+
+
+def test_a_folder_is_named_absolutely(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder.parent)
+    assert open_source("pictures").spec == str(folder)
+    assert open_source("pictures/../pictures/sub/*.webp").spec == f"{folder}/sub/*.webp"
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert names("~/pictures/sub") == ["c.webp", "deep/d.tiff"]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "sub/../../secret.png", "notes.txt", "nowhere.png"])
+def test_a_folder_gives_nothing_else(folder: Path, name: str):
+    (folder.parent / "secret.png").write_bytes(b"secret")
+    with pytest.raises(ImageError):
+        open_source(folder).get(name)
+
+
+def test_links(folder: Path):
+    (folder / "sub" / "up").symlink_to(folder)
+    (folder / "linked.png").symlink_to(folder / "a.png")
+    (folder / "elsewhere").symlink_to(folder / "sub.x")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    found = [item.file for item in open_source(folder).items()]
+    assert sorted(set(found) - set(FILES)) == ["elsewhere/e.bmp", "gone.png", "linked.png"]
+    with pytest.raises(ImageError, match="no such image"):
+        open_source(folder).get("gone.png")
+
+
+def test_what_is_no_file_is_not_waited_for(folder: Path):
+    os.mkfifo(folder / "pipe.png")
+    item = next(item for item in open_source(folder).items() if item.file == "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        item.read()
+
+
+def test_names_that_are_no_text(folder: Path):
+    with open(os.path.join(os.fsencode(folder), b"\xff\xe9.png"), "wb") as file:
+        file.write(b"bytes")
+    (folder / "\\xe9.png").write_bytes(b"text")
+    assert {"\\xff\\xe9.png", "\\xe9.png"} <= set(names(folder))
+    assert open_source(folder).get("\\xff\\xe9.png") == b"bytes"
+    assert open_source(folder).get("\\xe9.png") == b"text"
+    (folder / "list.txt").write_bytes(b"\xff\xe9.png\n")
+    assert names(folder / "list.txt") == ["\\xff\\xe9.png"]
+
+
+def test_one_picture(folder: Path):
+    assert names(folder / "B.JPG") == ["B.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["B.JPG", "a.png"]),
+        ("**/*.webp", ["sub/c.webp"]),
+        ("sub*/*", ["sub/c.webp", "sub.x/e.bmp"]),
+        ("sub/**", ["c.webp", "deep/d.tiff"]),
+        ("{a,B}.*", ["a.png", "B.JPG"]),
+        ("{a,a,?}.png", ["a.png"]),
+        ("[ab].png", ["a.png"]),
+    ],
+)
+def test_patterns(folder: Path, pattern: str, expected: list[str]):
+    assert sorted(names(f"{folder}/{pattern}")) == sorted(expected)
+
+
+def test_what_exists_is_no_pattern(folder: Path):
+    (folder / "[a].png").write_bytes(b"brackets")
+    assert names(folder / "[a].png") == ["[a].png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a", ["a"]),
+        ("{a,b}c{d,e}", ["acd", "ace", "bcd", "bce"]),
+        ("{08..11}.tar", ["08.tar", "09.tar", "10.tar", "11.tar"]),
+        ("{2..2}", ["2"]),
+        ("{3..1}", []),
+        ("{a", ["{a"]),
+    ],
+)
+def test_braces(pattern: str, expected: list[str]):
+    assert expand_braces(pattern) == expected
+
+
+def test_a_list(folder: Path):
+    outside = folder.parent / "other.png"
+    outside.write_bytes(b"outside")
+    lines = ["\ufeffa.png", "", f"{folder}/sub/c.webp", "./a.png", "sub/../B.JPG  ", "../other.png", "gone.png"]
+    (folder / "list.txt").write_text("\r\n".join(lines), encoding="utf-8")
+    source = open_source(folder / "list.txt")
+    found = [item.file for item in source.items()]
+    assert found == ["a.png", "sub/c.webp", "B.JPG", str(outside)[1:], "gone.png"]
+    assert source.count() == 5
+    assert source.get(str(outside)[1:]) == b"outside"
+    for name in ("sub/deep/d.tiff", "../other.png", "gone.png"):
+        with pytest.raises(ImageError):
+            source.get(name)
+
+
+def test_a_list_with_a_root(folder: Path, tmp_path: Path):
+    (tmp_path / "list").write_text("c.webp\ndeep/d.tiff\n")
+    assert names(tmp_path / "list", folder / "sub") == ["c.webp", "deep/d.tiff"]
+    assert names(f"{tmp_path}/list::{folder}/sub") == ["c.webp", "deep/d.tiff"]
+
+
+def test_two_listed_files_of_one_name_are_an_error(tmp_path: Path):
+    other = tmp_path / "other"
+    inside = tmp_path / "lists" / str(other)[1:]
+    for place in (other, inside):
+        place.mkdir(parents=True)
+        (place / "a.png").write_bytes(b"")
+    (tmp_path / "lists" / "list.txt").write_text(f"{other}/a.png\n{inside}/a.png\n")
+    with pytest.raises(ConfigError, match="two pictures would be named"):
+        open_source(tmp_path / "lists" / "list.txt")
+
+
+def test_a_coco_file(folder: Path, tmp_path: Path):
+    coco = {"images": [{"id": 1, "file_name": "c.webp"}, {"id": 2, "file_name": "deep/d.tiff"}], "annotations": []}
+    (folder / "sub" / "instances.json").write_text(json.dumps(coco))
+    assert names(folder / "sub" / "instances.json") == ["c.webp", "deep/d.tiff"]
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    assert names(tmp_path / "instances.json", folder / "sub") == ["c.webp", "deep/d.tiff"]
+    with pytest.raises(ConfigError, match=r"do not exist, such as .*c\.webp: use --root"):
+        open_source(tmp_path / "instances.json")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar(tmp_path: Path, mode: str):
+    members = ("./a.png", "a.json", "sub/b.PNG", "sub/._b.png", "a.png", "/../c.png")
+    suffix = mode.removeprefix("w").replace(":", ".")
+    path = write_tar(tmp_path / f"0.tar{suffix}", *members, mode=mode)
+    prefix = path.name
+    assert names(path) == [f"{prefix}/a.png", f"{prefix}/sub/b.PNG", f"{prefix}/a#2.png", f"{prefix}/c.png"]
+    assert open_source(path).get(f"{prefix}/a#2.png") == png(4)
+
+
+def test_shards(tmp_path: Path):
+    for shard in ("train/000.tar", "train/001.tar", "val/000.tar"):
+        write_tar(tmp_path / shard, "0.png", "1.png")
+    expected = [f"{shard}/{name}" for shard in ("000.tar", "001.tar") for name in ("0.png", "1.png")]
+    assert names(f"{tmp_path}/train/{{000..001}}.tar") == expected
+    assert names(f"{tmp_path}/train/*.tar") == expected
+    assert names(f"{tmp_path}/*/000.tar")[::2] == ["train/000.tar/0.png", "val/000.tar/0.png"]
+    (tmp_path / "shards.txt").write_text("val/000.tar\ntrain/001.tar\n")
+    assert names(tmp_path / "shards.txt")[::2] == ["val/000.tar/0.png", "train/001.tar/0.png"]
+
+
+def test_more_shards_than_are_remembered(tmp_path: Path):
+    for number in range(20):
+        write_tar(tmp_path / f"{number:02d}.tar", "a.png")
+    source = open_source(f"{tmp_path}/*.tar")
+    for _ in range(2):
+        assert all(source.get(f"{number:02d}.tar/a.png") == png() for number in range(20))
+    assert isinstance(source, TarSource) and len(source._indexes) < 20
+
+
+def test_a_tar_without_the_picture(tmp_path: Path):
+    source = open_source(write_tar(tmp_path / "0.tar", "a.png"))
+    for name in ("a.png", "0.tar", "0.tar/b.png", "1.tar/a.png"):
+        with pytest.raises(ImageError, match="has no picture"):
+            source.get(name)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_damaged_tar_costs_only_what_follows_the_damage(tmp_path: Path, mode: str):
+    suffix = ".gz" if mode == "w:gz" else ""
+    whole = write_tar(tmp_path / f"0.tar{suffix}", *(f"{number}.png" for number in range(20)), mode=mode)
+    write_tar(tmp_path / f"1.tar{suffix}", "a.png", mode=mode)
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 2 - 300])
+    items = list(open_source(f"{tmp_path}/*.tar{suffix}").items())
+    assert items[-1].file == f"1.tar{suffix}/a.png"
+    damaged = [item for item in items if item.file == whole.name]
+    with pytest.raises(ImageError, match="damaged"):
+        damaged[0].read()
+    assert (mode != "w" or len(items) > 5) and len(items) < 20
+
+
+def test_a_listed_tar_that_is_missing_costs_only_itself(tmp_path: Path):
+    write_tar(tmp_path / "1.tar", "a.png")
+    (tmp_path / "shards.txt").write_text("0.tar\n1.tar\n")
+    source = open_source(tmp_path / "shards.txt")
+    first, second = source.items()
+    assert (first.file, second.file) == ("0.tar", "1.tar/a.png")
+    with pytest.raises(ImageError, match="missing or damaged"):
+        first.read()
+
+
+def test_an_uncompressed_tar_is_not_read_for_its_names(tmp_path: Path):
+    path = write_tar(tmp_path / "0.tar", "a.png", "b.png")
+    items = list(open_source(path).items())
+    path.unlink()
+    with pytest.raises(ImageError, match="cannot be read"):
+        items[0].read()
+
+
+BAD = {
+    "missing": ("nowhere", "no such file or folder"),
+    "empty folder": ("empty", "empty holds no picture$"),
+    "folder of TARs": ("shards", r"write .*/shards/\*\.tar"),
+    "pattern": ("*.bmp", "no picture and no TAR file matches"),
+    "empty list": ("empty.txt", "holds no picture"),
+    "binary": ("binary.dat", "neither a picture or a TAR"),
+    "list of nothing": ("gone.txt", "lists pictures that do not exist"),
+    "no COCO": ("list.json", "not a COCO file"),
+    "no JSON": ("broken.json", "not a COCO file"),
+    "empty TAR": ("empty.tar", "holds no picture"),
+    "root of a missing list": ("nowhere.txt::empty", "no such file"),
+    "missing root": ("empty.txt::nowhere", "no such folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_source_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "gone.txt").write_text("gone.png\n")
+    (tmp_path / "binary.dat").write_bytes(b"\x00\x01")
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "broken.json").write_text("{")
+    write_tar(tmp_path / "empty.tar", "notes.txt")
+    write_tar(tmp_path / "shards" / "0.tar", "a.png")
+    spec, message = BAD[case]
+    with pytest.raises(ConfigError, match=message):
+        open_source(spec)
