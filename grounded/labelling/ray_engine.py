@@ -153,17 +153,23 @@ def _cluster(address: str | None) -> Iterator[Any]:
 @contextmanager
 def _environment() -> Iterator[None]:
     """What a Ray that is started here inherits: workers import from where this process does, and do not give way to
-    every other process, and nothing is reported to anybody. The user's own settings go first.
+    every other process, and nothing is reported to anybody, unless the user has set it otherwise.
     """
-    before = dict(os.environ)
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", **before}
-    os.environ.update(settings | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)})
+    settings = {
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),
+        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        for name in set(os.environ) - set(before):
-            del os.environ[name]
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start(

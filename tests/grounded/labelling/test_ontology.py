@@ -36,7 +36,7 @@ def plain(*names: str) -> Ontology:
             id="other words, and a threshold",
         ),
         pytest.param(
-            "{threshold: 0.1, classes: {a: , b: {threshold: 0.2, phrases: [c, {phrase: d, threshold: 1}, {phrase: e}]}}}",
+            "{threshold: 0.1, classes: {a: , b: {threshold: 0.2, phrases: [c, {phrase: d, threshold: 1}, e]}}}",
             Ontology(
                 (
                     LabelClass("a", (Asked("a", 0.1),)),
