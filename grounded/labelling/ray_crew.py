@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,7 +133,7 @@ class Crew:
             if ends == float("inf") and not all(worker.loading for worker in self._workers):
                 ends = time.monotonic() + _STRAGGLER_SECONDS
 
-    def outcomes(self, items: Iterator[Item], stop: Stop) -> Iterator[tuple[Outcome, int]]:
+    def outcomes(self, items: Iterator[Item], stop: Stop) -> Generator[tuple[Outcome, int], None, None]:
         """Yield the outcome of every item, with the number of its worker, as they come.
 
         Raises:

@@ -7,11 +7,13 @@ as bytes. At most two chunks of pictures are under way to a worker, one of which
 with the other, and sources are listed no further: memory does not grow with their length. Answers come back as records,
 and only this process writes them, those of worker i into shard i.
 
-Ray Data, which does the same with less code, repeats a batch whose worker died without end: with one picture that kills
-its worker a data set of 40 never ended. It does not tell which pictures were lost either. Here
+Ray Data, which does the same with less code, repeats a batch whose worker died without end: a data set of 40 with one
+picture that kills its worker was at its twelfth dead worker when it was given up. It also takes its items as a
+list or a data source of its own, and does not tell which pictures were lost. Here
 
 - the pictures of a worker that died are asked for again, each by itself. One whose worker dies again becomes a failure
   of the kind "crash"; all others get their records, from a new worker in the dead one's place.
+- a worker whose GPU no longer answers ends itself: all pictures after that would fail, and fast.
 - workers that die one after the other without a finished picture between end the run, with an error.
 
 Nothing is written for a picture before its answer is here, so a run may be killed, or lose machines, at any moment, and
@@ -39,8 +41,11 @@ from grounded.labelling.step import Recipe
 from grounded.labelling.store import Run, Writer
 
 # Pictures in a chunk, as a multiple of the batch: enough to find some of equal size, few enough to lose.
-_CHUNK = 4
+_BATCHES = 4
+# Where pictures are not put together: few, so that workers end at about the same time.
+_SINGLE = 2
 _OBJECT_STORE_BYTES = 256 << 20  # names and records are small; what does not fit goes to the disk
+_ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def label_ray(
@@ -85,7 +90,8 @@ def label_ray(
     with _cluster(address) as ray:
         count, resources = fitting(ray.nodes(), workers, cpus_per_worker, gpus_per_worker)
         start = partial(_start, ray, resources, recipe, writer.run, options)
-        with closing(Crew(ray, start, count, _CHUNK * options.batch)) as crew:
+        chunk = _BATCHES * options.batch if options.batch > 1 else _SINGLE
+        with closing(Crew(ray, start, count, chunk)) as crew:
             crew.wait(stop)
             outcomes = crew.outcomes(pending(source, writer, options.retry_failures), stop)
             with closing(outcomes):
@@ -155,11 +161,8 @@ def _environment() -> Iterator[None]:
     """What a Ray that is started here inherits: workers import from where this process does, and do not give way to
     every other process, and nothing is reported to anybody, unless the user has set it otherwise.
     """
-    settings = {
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        "RAY_worker_niceness": os.environ.get("RAY_worker_niceness", "0"),
-        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
-    }
+    settings = {name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()}
+    settings["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

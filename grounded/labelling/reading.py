@@ -1,19 +1,17 @@
 """Pictures on their way to the models: read and decoded ahead of them, and put together by size."""
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from grounded.errors import GroundedError, ImageError
+from grounded.errors import GroundedError
 from grounded.images import MAX_PIXELS, SourceImage, open_image
 from grounded.labelling.records import ImageInfo
 from grounded.labelling.sources import Item
 from grounded.labelling.store import Failure
-from segany import pixels
 
 # Decoded pictures that wait, in pixels of 3 bytes: beyond it fewer are decoded ahead.
 WAITING_PIXELS = 100_000_000
@@ -65,11 +63,7 @@ def decode(data: bytes, file: str, max_pixels: int | None = MAX_PIXELS) -> Sourc
     Raises:
         ImageError: it is damaged, too large, or in no known format.
     """
-    try:
-        image = pixels._identify(io.BytesIO(data), "the file")
-    except pixels.ImageError as error:
-        raise ImageError(str(error)) from error
-    opened = open_image(image, max_pixels)
+    opened = open_image(data, max_pixels)
     return SourceImage(opened.pixels, Path(file), opened.orientation, opened.notes)
 
 

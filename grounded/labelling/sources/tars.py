@@ -88,7 +88,7 @@ def _members(shard: str) -> Iterator[tuple[str, tuple[int, int], bytes | None]]:
     seen: Counter[str] = Counter()
     with tarfile.open(shard, "r|*") if streamed else tarfile.open(shard, "r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members.clear()  # tarfile would keep all of them
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
             name = as_text(posixpath.normpath(f"/{member.name}")).lstrip("/")
             if not member.isreg() or not is_picture(name):
                 continue

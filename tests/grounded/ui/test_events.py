@@ -157,7 +157,8 @@ class TestAgain:
 
 class TestCorrect:
     @pytest.fixture(scope="class")
-    def dog(self, events: Events, asked: Page) -> Page:
+    @staticmethod
+    def dog(events: Events, asked: Page) -> Page:
         return events.press(asked, "select", "", at(*DOG)).page
 
     def test_select_by_a_press_or_in_the_list(self, events: Events, asked: Page, dog: Page):
