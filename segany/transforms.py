@@ -116,7 +116,7 @@ class ResizeFrame:
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """An upright RGB picture from a path, bytes, a PIL image or a uint8 array. See `segany.pixels.read`; raises ImageError."""
+    """An upright RGB picture of what `segany.pixels.read` takes. Raises ImageError."""
     return read(image).pixels
 
 

@@ -24,6 +24,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,6 +141,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         yield ray
         return
     remote = address or os.environ.get("RAY_ADDRESS")
+    _check_address(remote or "")
     own = {"address": "local", "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -154,6 +156,16 @@ def _cluster(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise ConfigError where nothing listens at host:port. Ray would try for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConfigError(f"no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 @contextmanager

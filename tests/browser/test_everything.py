@@ -41,7 +41,9 @@ def search(page: Any, points: int) -> None:
     page.click("#everything-run")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    "size", [pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone", marks=pytest.mark.slow)]
+)
 def test_masks_of_everything(
     visit: Callable[..., SegmentTab],
     screenshot: Callable[[SegmentTab, str], None],
@@ -68,6 +70,7 @@ def test_masks_of_everything(
     )
 
 
+@pytest.mark.slow
 def test_a_search_is_cancelled_and_another_begun(visit: Callable[..., SegmentTab]):
     _, page = begun(visit, DESKTOP)
     search(page, 40)

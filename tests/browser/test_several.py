@@ -39,7 +39,9 @@ def wait(page: Any, text: str) -> None:
     )
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    "size", [pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone", marks=pytest.mark.slow)]
+)
 def test_several_pictures_and_one_text(
     visit: Callable[..., SegmentTab],
     screenshot: Callable[[SegmentTab, str], None],
@@ -63,6 +65,7 @@ def test_several_pictures_and_one_text(
     assert coco["annotations"]
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled(visit: Callable[..., SegmentTab], pictures: list[Path]):
     _, page = begun(visit, DESKTOP)
     add(page, pictures[:3] * 4)
@@ -76,6 +79,7 @@ def test_a_run_is_cancelled(visit: Callable[..., SegmentTab], pictures: list[Pat
     assert not page.is_visible("#several-archive")
 
 
+@pytest.mark.slow
 def test_a_run_may_follow_right_after_cancel(visit: Callable[..., SegmentTab], pictures: list[Path]):
     _, page = begun(visit, DESKTOP)
     add(page, pictures[:2])

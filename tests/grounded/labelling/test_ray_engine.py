@@ -5,6 +5,7 @@ Steps are stand-ins without models, but for one test; the workers are real proce
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -176,6 +177,15 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     spec = pictures(tmp_path / "in", 1)
     with pytest.raises(ConfigError, match=r'pip install "grounded-segany\[ray\]"'):
         labelled(label_ray, spec, Bright(tmp_path), tmp_path / "out")
+
+
+def test_cluster_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason=WITHOUT_RAY)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: Connection refused"):
+            labelled(label_ray, pictures(tmp_path / "in", 1), Bright(tmp_path), tmp_path / "out", address=address)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -126,7 +126,7 @@ def test_a_redrawn_mask_has_its_own_box_and_no_old_scores():
 def test_an_added_instance_has_no_scores():
     after = reviews.apply(record(count=0), [said("add", "x", phrase="Dog", mask=NEW)]).instances
     assert after.phrases == ("cat", "dog") and after.labels.tolist() == ["dog"]
-    assert after.sources.tolist() == ["point"] and np.isnan(after.scores).all()
+    assert after.sources.tolist() == ["person"] and np.isnan(after.scores).all()
     assert after.boxes[0].tolist() == [46, 16, 55, 25]
 
 
