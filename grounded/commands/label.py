@@ -122,6 +122,8 @@ def label(
     )
     engine_options: dict[str, Any] = {}
     if engine == "ray":
+        if config.device == "cpu":
+            gpus_per_worker = gpus_per_worker or 0
         engine_options = {"workers": workers, "address": address}
         engine_options |= {"cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
     _run(source, spec, writer, options, engine, engine_options)

@@ -23,6 +23,11 @@ _OPTIONS = (
         "--filter/--no-filter", "filtering", default=None, help="Let CLIP drop what does not look like its phrase."
     ),
     click.option("--clip-threshold", type=click.FloatRange(0, 1), help="Lowest CLIP score that filtering keeps."),
+    click.option(
+        "--closer-look",
+        type=click.FloatRange(0, 20),
+        help="Segment small instances again, each in a window of so many times its box; 0 does not.",
+    ),
     click.option("--refine-rounds", type=click.IntRange(0, 8), help="Rounds of correcting the masks by points."),
     click.option(
         "--fallback",
@@ -31,7 +36,8 @@ _OPTIONS = (
     ),
     click.option("--device", help="auto, cpu, cuda, cuda:1, ..."),
 )
-NAMES = "config box_threshold mode text_prompt filtering clip_threshold refine_rounds fallback device".split()
+NAMES = "config box_threshold mode text_prompt filtering clip_threshold closer_look refine_rounds".split()
+NAMES += "fallback device".split()
 
 
 def pipeline_options(command: F) -> F:
@@ -41,9 +47,12 @@ def pipeline_options(command: F) -> F:
     return command
 
 
-def settings(config: str, filtering: bool | None, fallback: str | None, **fields: Any) -> PipelineConfig:
+def settings(
+    config: str, filtering: bool | None, fallback: str | None, closer_look: float | None, **fields: Any
+) -> PipelineConfig:
     """The configuration that the options ask for. Raises ConfigError."""
     given = {name: value for name, value in fields.items() if value is not None}
     given |= {} if filtering is None else {"filtering": {"enabled": filtering}}
+    given |= {} if closer_look is None else {"closer_look": closer_look or None}
     given |= {} if fallback is None else {"fallback": {"source": fallback}}
     return override(load(config), **given)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from grounded.config import load, override
+from grounded.commands.pipeline_options import pipeline_options, settings
 from grounded.errors import ConfigError, GroundedError
 from grounded.files import check_folder
 from grounded.phrases import parse, shortened
@@ -27,28 +27,10 @@ _PHRASES_LISTED = 20
 @click.command()
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("text")
-@click.option("--config", default="tiny", show_default=True, help="Name of a preset, or path of a YAML file.")
 @click.option(
     "--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Output folder."
 )
-@click.option("--box-threshold", type=click.FloatRange(0, 1), help="Lowest detector score to keep.")
-@click.option("--mode", type=click.Choice(["box", "text", "box+text"]), help="What the segmenter is prompted with.")
-@click.option(
-    "--text-prompt",
-    type=click.Choice(["adapter", "dense-clip", "none"]),
-    help="How a phrase reaches the segmenter: as a token of its own, or as points and a coarse mask from CLIP.",
-)
-@click.option(
-    "--filter/--no-filter", "filtering", default=None, help="Let CLIP drop what does not look like its phrase."
-)
-@click.option("--clip-threshold", type=click.FloatRange(0, 1), help="Lowest CLIP score that filtering keeps.")
-@click.option("--refine-rounds", type=click.IntRange(0, 8), help="Rounds of correcting the masks by points.")
-@click.option(
-    "--fallback",
-    type=click.Choice(["none", "automatic", "text"]),
-    help="What is tried for phrases that the detector missed.",
-)
-@click.option("--device", help="auto, cpu, cuda, cuda:1, ...")
+@pipeline_options
 @click.option(
     "--max-megapixels",
     type=click.FloatRange(min=0, min_open=True),
@@ -60,10 +42,7 @@ _PHRASES_LISTED = 20
 def segment(
     images: tuple[Path, ...],
     text: str,
-    config: str,
     out: Path,
-    filtering: bool | None,
-    fallback: str | None,
     max_megapixels: float,
     verbose: bool,
     **fields: Any,
@@ -78,16 +57,13 @@ def segment(
     """
     if os.path.isfile(text):
         raise click.UsageError(f"the last argument must be the text to look for, got the file {text}")
-    given = {name: value for name, value in fields.items() if value is not None}
-    given |= {} if filtering is None else {"filtering": {"enabled": filtering}}
-    given |= {} if fallback is None else {"fallback": {"source": fallback}}
     try:
         phrases = parse(text)
-        settings = override(load(config), **given)
+        config = settings(**fields)
         check_folder(out)  # now rather than after minutes of work
     except GroundedError as error:
         raise click.UsageError(str(error)) from error
-    pipeline = _load_pipeline(settings, verbose)
+    pipeline = _load_pipeline(config, verbose)
     failures = _segment_all(pipeline, images, phrases, out, round(max_megapixels * 1e6), verbose)
     if failures and len(images) > 1:
         click.echo(f"{failures} of {len(images)} images failed", err=True)
