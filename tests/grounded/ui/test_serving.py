@@ -32,7 +32,9 @@ from grounded.ui.studio import Studio
 from tests.data import PICNIC, ROOT, picnic_truth
 
 # By which a third burst may raise the resident memory: 1.3 MB a picture. Until then allocators take what they keep.
-MEMORY_BOUND = 64 * 2**20
+# Fifty requests that each left their embeddings, of the picture and of three windows, would keep 200 MB. The allocator
+# holds on to some tens of megabytes more or less from one burst to the next.
+MEMORY_BOUND = 128 * 2**20
 
 
 @pytest.fixture(scope="module")
