@@ -107,12 +107,7 @@ class Pipeline:
     @property
     def models(self) -> dict[str, str | None]:
         """The checkpoint of each stage as configured, None for a stage that has nothing to do."""
-        config = self.config
-        return {
-            "detector": config.detector.checkpoint if config.needs_detector else None,
-            "clip": config.clip.checkpoint if config.needs_clip else None,
-            "segmenter": config.segmenter.checkpoint,
-        }
+        return self.config.models
 
     def segment(
         self,

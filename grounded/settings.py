@@ -205,6 +205,15 @@ class PipelineConfig:
         return self.filtering.enabled or self.fallback.source != "none"
 
     @property
+    def models(self) -> dict[str, str | None]:
+        """The checkpoint of each stage, None for a stage that has nothing to do."""
+        return {
+            "detector": self.detector.checkpoint if self.needs_detector else None,
+            "clip": self.clip.checkpoint if self.needs_clip else None,
+            "segmenter": self.segmenter.checkpoint,
+        }
+
+    @property
     def needs_clip(self) -> bool:
         """Whether CLIP has anything to do."""
         return self.needs_text_prompt or self.needs_scores

@@ -80,20 +80,10 @@ class StepSpec:
             vocabulary=vocabulary,
             configuration=configuration,
             tiles=tiles,
-            models=self.models,
+            models=self.config.models,
             config=fingerprint({"configuration": asked, "vocabulary": vocabulary, "tiles": tiles}),
             phrase_scores=phrase_scores,
         )
-
-    @property
-    def models(self) -> dict[str, str | None]:
-        """The checkpoint of each stage, None for a stage that has nothing to do."""
-        config = self.config
-        return {
-            "detector": config.detector.checkpoint if config.needs_detector else None,
-            "clip": config.clip.checkpoint if config.needs_clip else None,
-            "segmenter": config.segmenter.checkpoint,
-        }
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def test_an_upload_is_asked_like_an_example(visit: Visit, tmp_path: Path):
     tab.wait("scaled down from 2600 x 300 to 2048 x 236 pixels")
     tab.ask("a dog")
     tab.wait("Nothing was found. None of: a dog.")
+    assert tab.table() == [] and "encode" not in tab.status  # without a detection there is nothing to segment
 
 
 def test_users_do_not_see_each_other(visit: Visit):

@@ -75,12 +75,12 @@ def test_a_recipe_can_be_sent_to_other_processes(spec: StepSpec):
     assert isinstance(received, Recipe)
     step = received.load()
     assert isinstance(step, Step)
-    assert step.tiles == Tiles(64) and step.vocabulary == WORDS and step.pipeline.models == spec.models
+    assert step.tiles == Tiles(64) and step.vocabulary == WORDS and step.pipeline.models == spec.config.models
 
 
 def test_what_is_asked_is_told_apart(spec: StepSpec):
     run = spec.run("/data")
-    assert (run.source, run.phrases, run.models) == ("/data", ("a dog", "pizza"), spec.models)
+    assert (run.source, run.phrases, run.models) == ("/data", ("a dog", "pizza"), spec.config.models)
     assert run.configuration == spec.config.to_dict()
     same = [
         spec.run("/elsewhere"),
