@@ -11,7 +11,7 @@ from grounded.settings import PromptingConfig
 from grounded.suppression import suppress
 from grounded.types import Detections, Instances
 from segany import MaskPrediction
-from segany.masks import RLE, encode_rle
+from segany.masks import RLE, decode_rle, encode_rle, remove_small_regions
 
 # Full-size masks are made for this many pixels at a time: 100 masks of a 12-megapixel image would be 5 GB of logits.
 _PIXELS_AT_ONCE = 1 << 25
@@ -105,6 +105,19 @@ def distinct_rows(instances: Instances, prompting: PromptingConfig) -> list[int]
         prompting.mask_containment_threshold,
     )
     return [rows[i] for i in kept]
+
+
+def cleaned(instances: Instances, min_area: int) -> Instances:
+    """Fill holes and remove islands of fewer than `min_area` pixels; boxes of a detector stay as they are."""
+    if min_area == 0 or len(instances) == 0:
+        return instances
+    masks = (remove_small_regions(decode_rle([rle]), min_area) for rle in instances.rles)
+    rles = [
+        encode_rle(mask)[0] if bool(touched) else rle
+        for rle, (mask, touched) in zip(instances.rles, masks, strict=True)
+    ]
+    drawn = (instances.sources == "detector")[:, None]
+    return replace(instances, rles=tuple(rles), boxes=np.where(drawn, instances.boxes, tight_boxes(rles)))
 
 
 def missed(instances: Instances) -> list[int]:

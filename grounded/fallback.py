@@ -25,7 +25,11 @@ _IOU = 0.5
 
 
 def everything(
-    segmenter: Segmenter, embedding: ImageEmbedding, image: Image.Image, config: FallbackConfig
+    segmenter: Segmenter,
+    embedding: ImageEmbedding,
+    image: Image.Image,
+    config: FallbackConfig,
+    min_mask_region_area: int = 0,
 ) -> AutomaticMasks:
     """Masks of everything in an RGB image.
 
@@ -39,6 +43,7 @@ def everything(
         points_per_side=config.points_per_side,
         pred_iou_thresh=config.pred_iou_thresh,
         stability_score_thresh=config.stability_score_thresh,
+        min_mask_region_area=min_mask_region_area,
     )
     return generator.generate(image, embedding=embedding)
 

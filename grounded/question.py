@@ -88,7 +88,10 @@ class Question:
     def _first_masks(self, detections: Detections | None) -> Instances:
         everything = range(len(self.phrases))
         found = self._from_text(everything) if detections is None else self._from_boxes(detections)
-        return Instances.concatenate([found, self._from_strays(detections)])
+        return self._cleaned(Instances.concatenate([found, self._from_strays(detections)]))
+
+    def _cleaned(self, found: Instances) -> Instances:
+        return answers.cleaned(found, self.parts.config.refinement.min_mask_region_area)
 
     def _from_boxes(self, detections: Detections) -> Instances:
         """One instance for each box, prompted with it, with its share of the clicks, and by mode with its phrase."""
@@ -214,12 +217,13 @@ class Question:
         config = self.parts.config.fallback
         asked = tuple(self.phrases[i] for i in wanted)
         if config.source == "text":
-            given = frozen(self.phrases, list(wanted), self.parts.config.prompting)
-            found = self.kept.answer("text masks", given, lambda: self._from_text(wanted))
+            given = frozen(self.phrases, list(wanted), self.parts.config.prompting, self.parts.config.refinement)
+            found = self.kept.answer("text masks", given, lambda: self._cleaned(self._from_text(wanted)))
             rles, predicted_iou = found.rles, found.predicted_iou
         else:
             generator = config.points_per_side, config.pred_iou_thresh, config.stability_score_thresh
-            masks = self.kept.answer("automatic", generator, self._everything)
+            least = self.parts.config.refinement.min_mask_region_area
+            masks = self.kept.answer("automatic", (*generator, least), self._everything)
             rles, predicted_iou = masks.rles, masks.predicted_iou.numpy()
         probabilities = self._scores(rles, asked)
         if config.source == "text":  # each mask answers its own phrase only
@@ -229,7 +233,9 @@ class Question:
     def _everything(self) -> AutomaticMasks:
         embedding = self.embedding
         with self.watch.stage("automatic"):
-            return fallback.everything(self.parts.segmenter, embedding, self.image.pixels, self.parts.config.fallback)
+            config = self.parts.config
+            least = config.refinement.min_mask_region_area
+            return fallback.everything(self.parts.segmenter, embedding, self.image.pixels, config.fallback, least)
 
     def _scores(self, rles: Sequence[RLE], phrases: Sequence[str]) -> Float32[np.ndarray, "n p"]:
         """CLIP's probability of each phrase for each mask."""

@@ -39,7 +39,7 @@ class FastDecoder:
         code = to_cells(self.position_code)[0]
         self.blocks = [_Block(layer, code, dtype) for layer in transformer.layers if isinstance(layer, TwoWayBlock)]
         self.final_look = TokensToImage(transformer.final_attn_token_to_image, code, dtype)
-        self.upscaling = Upscaling(model.mask_decoder, dtype)
+        self.upscaling = Upscaling(model.mask_decoder.output_upscaling, dtype)
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ from segany.config import SegAnyConfig
 from segany.layers import MLP, LayerNorm2d
 from segany.prompt_encoder import PromptTokens
 from segany.transformer import TwoWayTransformer
+from segany.upscaling import UpscalingWeights, upscale
 
 
 class MaskDecoder(nn.Module):
@@ -35,7 +36,7 @@ class MaskDecoder(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "#n c h w"],
-        position_code: Float[Tensor, "1 c h w"],
+        position_code: Float[Tensor, "#n c h w"],
         prompts: PromptTokens,
         multimask_output: bool | None,
     ) -> tuple[Float[Tensor, "n m lh lw"], Float[Tensor, "n m"]]:
@@ -44,17 +45,15 @@ class MaskDecoder(nn.Module):
         `multimask_output` True gives the masks for ambiguous prompts, False the single one, None all: single one first.
         """
         tokens, cells = self.attend(features, position_code, prompts)
-        image = cells.transpose(1, 2).unflatten(2, features.shape[-2:])
         heads = list(self.output_hypernetworks_mlps)
         wanted = range(len(heads))[output_slice(multimask_output)]
         # (n, m, c / 8): each mask is a 1x1 convolution of the upscaled image. Token 0 is for the IoU.
         kernels = torch.stack([heads[index](tokens[:, 1 + index]) for index in wanted], dim=1)
-        upscaled = self.output_upscaling(image)  # (n, c / 8, 4h, 4w)
-        logits = (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        logits = upscale(cells.unflatten(1, features.shape[-2:]), kernels, UpscalingWeights.of(self.output_upscaling))
         return logits, self.iou_prediction_head(tokens[:, 0])[:, output_slice(multimask_output)]
 
     def attend(
-        self, features: Float[Tensor, "#n c h w"], position_code: Float[Tensor, "1 c h w"], prompts: PromptTokens
+        self, features: Float[Tensor, "#n c h w"], position_code: Float[Tensor, "#n c h w"], prompts: PromptTokens
     ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n l c"]]:
         """Tokens and image cells that have seen one another."""
         tokens, valid = self.add_output_tokens(prompts)

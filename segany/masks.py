@@ -3,6 +3,8 @@
 A mask is (height, width) bool; functions take any number of leading axes unless their signature says otherwise.
 """
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,13 +97,27 @@ def remove_small_regions(
     Returns:
         the cleaned masks, and for each whether a small region was found in it.
     """
-    cleaned, found = torch.empty_like(masks), torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+    cleaned, found = masks.clone(), torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
     for index, mask in enumerate(masks.cpu().numpy()):
-        filled, holes_found = _fill_small_holes(mask, min_area)
+        rows, columns = _surroundings(mask, min_area)
+        filled, holes_found = _fill_small_holes(mask[rows, columns], min_area)
         kept, islands_found = _drop_small_islands(filled, min_area)
-        cleaned[index] = torch.from_numpy(kept)
+        cleaned[index, rows, columns] = torch.from_numpy(kept).to(masks.device)
         found[index] = holes_found or islands_found
     return cleaned, found
+
+
+def _surroundings(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[slice, slice]:
+    """The part of a mask that holds all of its foreground, and enough of the background around it to be no hole."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return slice(None), slice(None)
+    margin = math.isqrt(max(min_area, 0)) + 1
+    if margin > min(mask.shape):  # then a strip of that breadth may be smaller than the area
+        margin = max(min_area, 0) + 1
+    return slice(max(rows[0] - margin, 0), rows[-1] + 1 + margin), slice(
+        max(columns[0] - margin, 0), columns[-1] + 1 + margin
+    )
 
 
 def _fill_small_holes(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[Bool[np.ndarray, "h w"], bool]:

@@ -6,17 +6,29 @@ wrong and gives the last logits back as a mask prompt; two rounds add no point a
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from segany.config import SegAnyConfig
 from segany.losses import best_of_masks, iou_loss, mask_loss
-from segany.model import SegAny
-from segany.points import random_error_point
+from segany.points import error_point, random_error_point
 from segany.prompts import Prompts
 
 PAPER_ROUNDS = 11  # one given prompt, eight error points, two rounds without a point
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What the rounds need of a `SegAny`."""
+
+    config: SegAnyConfig
+
+    def decode(
+        self, features: Float[Tensor, "b c h w"], prompts: Prompts, multimask_output: bool | None
+    ) -> tuple[Float[Tensor, "n m lh lw"], Float[Tensor, "n m"]]: ...
 
 
 @dataclass(frozen=True)
@@ -33,12 +45,13 @@ class RoundLoss:
 
 
 def interactive_rounds(
-    model: SegAny,
+    model: Decoder,
     features: Float[Tensor, "b c fh fw"],
     prompts: Prompts,
     truths: Float[Tensor, "n h w"],
     rounds: int = PAPER_ROUNDS,
     generator: torch.Generator | None = None,
+    middle_share: float = 0.0,
 ) -> Iterator[RoundLoss]:
     """Yield the loss of each round; add them up, or go backward through each as it comes to save memory.
 
@@ -48,21 +61,23 @@ def interactive_rounds(
         truths: the wanted masks at the resolution of the low-resolution logits, 0 to 1.
         rounds: 1 trains the first answer only; the paper uses 11.
         generator: draws the error points and the round without one.
+        middle_share: how often all points of a round are the middles of their largest errors, where people click,
+            instead of any of their pixels; the paper's is 0.
     """
     pause = int(torch.randint(1, max(rounds - 1, 2), (), generator=generator))
     wanted = truths > 0.5
     for index in range(rounds):
-        logits, predicted_iou = model.decode(features, prompts, multimask_output=None)
         # An unclear first prompt may mean several masks: only the best of the three learns. From then on there is one.
-        single = mask_loss(logits[:, :1], truths).mean()
-        several = best_of_masks(mask_loss(logits[:, 1:], truths)).mean() if index == 0 else torch.zeros_like(single)
-        shown = logits if index == 0 else logits[:, :1]
-        accuracy = iou_loss(predicted_iou[:, : shown.shape[1]], shown, truths).mean()
-        chosen = _most_confident(logits, predicted_iou) if index == 0 else logits[:, :1]
-        yield RoundLoss(single + several, accuracy, chosen.detach())
+        unclear = index == 0
+        logits, predicted_iou = model.decode(features, prompts, multimask_output=None if unclear else False)
+        losses = mask_loss(logits, truths)
+        masks = losses[:, 0].mean() + (best_of_masks(losses[:, 1:]).mean() if unclear else 0)
+        chosen = _most_confident(logits, predicted_iou) if unclear else logits
+        yield RoundLoss(masks, iou_loss(predicted_iou, logits, truths).mean(), chosen.detach())
         if index + 1 < rounds:
             without_point = index + 1 in (pause, rounds - 1) and rounds > 3
-            prompts = _next_prompts(prompts, chosen.detach(), wanted, model, without_point, generator)
+            middle = bool(torch.rand((), generator=generator) < middle_share)
+            prompts = _next_prompts(prompts, chosen.detach(), wanted, model, without_point, middle, generator)
 
 
 def _most_confident(logits: Float[Tensor, "n 4 h w"], predicted_iou: Float[Tensor, "n 4"]) -> Float[Tensor, "n 1 h w"]:
@@ -74,8 +89,9 @@ def _next_prompts(
     prompts: Prompts,
     logits: Float[Tensor, "n 1 h w"],
     wanted: Bool[Tensor, "n h w"],
-    model: SegAny,
+    model: Decoder,
     without_point: bool,
+    middle: bool,
     generator: torch.Generator | None,
 ) -> Prompts:
     """The prompts with the last logits as mask prompt and, unless left out, one more point where the last mask was
@@ -83,7 +99,8 @@ def _next_prompts(
     """
     if without_point:
         return replace(prompts, masks=logits)
-    pixels, labels = random_error_point(logits[:, 0] > 0, wanted, generator)
+    shown = logits[:, 0] > 0
+    pixels, labels = error_point(shown, wanted) if middle else random_error_point(shown, wanted, generator)
     scale = model.config.image_size / wanted.shape[-1]
     points = (pixels[:, None] + 0.5) * scale - 0.5  # pixel indices of the model frame
     labels = labels[:, None].to(torch.int64)

@@ -26,12 +26,13 @@ class TwoWayTransformer(nn.Module):
         self,
         tokens: Float[Tensor, "n t c"],
         image: Float[Tensor, "#n l c"],
-        image_code: Float[Tensor, "1 l c"],
+        image_code: Float[Tensor, "#n l c"],
         valid: Bool[Tensor, "n t"] | None,
     ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "#n l c"]]:
         """Returns updated tokens and image.
 
-        `image_code` is the position code of the l cells; `valid` is False for tokens that nothing may attend to.
+        `image_code` is the position code of the l cells, usually the same for all n; `valid` is False for tokens that
+        nothing may attend to.
         """
         token_code = tokens  # the first tokens remind every later layer of position and kind
         for layer in self.layers:
@@ -62,7 +63,7 @@ class TwoWayBlock(nn.Module):
         tokens: Float[Tensor, "n t c"],
         image: Float[Tensor, "#n l c"],
         token_code: Float[Tensor, "n t c"],
-        image_code: Float[Tensor, "1 l c"],
+        image_code: Float[Tensor, "#n l c"],
         valid: Bool[Tensor, "n t"] | None,
     ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n l c"]]:
         tokens = self.norm1(self.attend_to_tokens(tokens, token_code, valid))

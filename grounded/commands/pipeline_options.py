@@ -30,6 +30,9 @@ _OPTIONS = (
     ),
     click.option("--refine-rounds", type=click.IntRange(0, 8), help="Rounds of correcting the masks by points."),
     click.option(
+        "--min-mask-region-area", type=click.IntRange(0), help="Remove holes and islands of masks of fewer pixels."
+    ),
+    click.option(
         "--fallback",
         type=click.Choice(["none", "automatic", "text"]),
         help="What is tried for phrases that the detector missed.",
@@ -37,7 +40,7 @@ _OPTIONS = (
     click.option("--device", help="auto, cpu, cuda, cuda:1, ..."),
 )
 NAMES = "config box_threshold mode text_prompt filtering clip_threshold closer_look refine_rounds".split()
-NAMES += "fallback device".split()
+NAMES += "min_mask_region_area fallback device".split()
 
 
 def pipeline_options(command: F) -> F:

@@ -9,7 +9,7 @@ as bits.
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,11 +141,22 @@ def write_shard(folder: Path, split: str, index: int, recipe: Recipe) -> Path:
     return target
 
 
-def open_pool(folder: Path, split: str = "train", limit: int | None = None) -> Sequence[PoolScene]:
-    """All pooled scenes of a split, in the order of their numbers."""
+def open_pool(
+    folder: Path,
+    split: str = "train",
+    limit: int | None = None,
+    in_memory: Collection[str] = (),
+    part: tuple[int, int] = (0, 1),
+) -> Sequence[PoolScene]:
+    """All pooled scenes of a split, in the order of their numbers.
+
+    `in_memory` names arrays of `Shard` to read at once and keep, where a machine has the memory for them but its disk
+    is slow; `part` (i, n) opens the i-th of n parts of the shards.
+    """
     scenes: list[PoolScene] = []
-    for path in sorted(folder.glob(f"{split}-[0-9][0-9][0-9]")):
-        shard = Shard(*(np.load(path / f"{name}.npy", mmap_mode="r") for name in ("square", "framed", "masks")))
+    for path in sorted(folder.glob(f"{split}-[0-9][0-9][0-9]"))[part[0] :: part[1]]:
+        modes = {name: None if name in in_memory else "r" for name in ("square", "framed", "masks")}
+        shard = Shard(**{name: np.load(path / f"{name}.npy", mmap_mode=mode) for name, mode in modes.items()})
         for row, scene in enumerate(json.loads((path / "scenes.json").read_text())):
             objects = tuple(PoolObject(o["noun"], o["color"], tuple(o["box"]), o["masks"]) for o in scene["objects"])
             scenes.append(PoolScene(shard, row, objects, tuple(scene["framed_size"])))

@@ -20,8 +20,9 @@ from recipes.tiny import train_clip
 from recipes.tiny.crops import grey_background, square_crop
 from recipes.tiny.pool import SIDE, PoolObject, PoolScene, mirrored, open_pool, relit
 from recipes.tiny.segany_dense import DenseReadings, stack_maps
-from recipes.tiny.training import Settings, train
+from recipes.tiny.training import Settings, rank_and_size, train
 from recipes.tiny.vocabulary import noun_phrase
+from recipes.tiny.windows import WindowDecoder, cut, place_windows
 from segany import PRESETS, Prompts, SegAny
 from segany.checkpoint import load, save
 from segany.losses import sigmoid_focal
@@ -30,11 +31,14 @@ from segany.training import interactive_rounds
 
 WEIGHTS = Path(__file__).parents[2] / "segany/weights/tiny.safetensors"
 CONFIG = PRESETS["tiny"]
-LOW = CONFIG.low_res_size
+LOW, GRID = CONFIG.low_res_size, CONFIG.grid_size
 BATCH = 6
 ENCODER_BATCH = 12  # pictures a step while the image encoder learns alone
 # How many prompts of each kind a step trains, spread over the batch's pictures.
-KINDS = {"point": 11, "box": 7, "text": 6, "text + point": 4, "text + box": 2}
+KINDS = {"point": 22, "box": 18, "text": 8, "text + point": 8, "text + box": 8}
+CLICKED = {"point": 8, "box": 6, "text": 2, "text + point": 2, "text + box": 2}  # of them go on with clicks
+WINDOW, WHOLE_EVERY = GRID // 2, 8  # cells along the windows that decoding sees, and every how many steps it sees all
+MIDDLE_SHARE = 0.5  # of the corrective clicks: into the middle of the error, as measured, not anywhere in it
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,11 @@ def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.
 
 
 def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
-    """Framed pictures with their label maps and, per kind of prompt, truths, picture numbers, crops and phrases."""
-    rng = np.random.default_rng([31, step])
+    """Framed pictures with their label maps and, per kind of prompt, truths, picture numbers, crops and phrases.
+
+    Processes that train together draw from pictures of their own, and play the same number of rounds.
+    """
+    rng = np.random.default_rng([31, step, *rank_and_size()[:1]])
     alone = step < encoder_steps
     scenes: list[PoolScene] = []
     while len(scenes) < (ENCODER_BATCH if alone else BATCH):
@@ -106,9 +113,10 @@ def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
     return {
         "pixels": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
         "sizes": [scene.framed_size for scene in scenes],
+        "window": GRID if step % WHOLE_EVERY == 0 else WINDOW,
         "maps": stack_maps(scenes, flips),
         "groups": groups,
-        "rounds": int(rng.choice([1, 2, 3, 5, 8], p=[0.2, 0.35, 0.25, 0.12, 0.08])),
+        "rounds": int(np.random.default_rng([32, step]).choice([1, 2, 3, 5, 9], p=[0.4, 0.3, 0.15, 0.1, 0.05])),
     }
 
 
@@ -122,14 +130,19 @@ def normalised(pixels: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
     return result
 
 
+def tight_boxes(truths: Tensor) -> Tensor:
+    """Boxes (n, 4), xyxy, of (n, h, w) bool masks."""
+    columns, rows = truths.any(1).float(), truths.any(2).float()
+    return torch.stack(
+        [columns.argmax(1), rows.argmax(1), SIDE - columns.flip(1).argmax(1), SIDE - rows.flip(1).argmax(1)], 1
+    ).float()
+
+
 def jittered_boxes(truths: Tensor) -> Tensor:
     """Boxes of (n, h, w) bool masks, each side off by a tenth of the box's size at most (appendix A of the paper; at
     most 10 pixels).
     """
-    columns, rows = truths.any(1).float(), truths.any(2).float()
-    corners = torch.stack(
-        [columns.argmax(1), rows.argmax(1), SIDE - columns.flip(1).argmax(1), SIDE - rows.flip(1).argmax(1)], 1
-    ).float()
+    corners = tight_boxes(truths)
     size = (corners[:, 2:] - corners[:, :2]).repeat(1, 2)
     noise = (torch.randn_like(corners) * 0.05 * size).clamp(-10, 10) * (torch.rand(len(corners), 1) < 0.8)
     return (corners + noise).clamp(0, SIDE)
@@ -181,26 +194,41 @@ class Trainee(nn.Module):
         return (sigmoid_focal(logits, covered).sum((1, 2)) / covered.sum((1, 2)).clamp(min=1)).mean()
 
 
-def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: float) -> dict[str, Tensor]:
-    """The dense losses and the interactive ones of every kind of prompt, on one encoding of the pictures."""
+def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: float, frozen: bool) -> dict[str, Tensor]:
+    """The dense losses and the interactive ones of every kind of prompt, on one encoding of the pictures.
+
+    `frozen` leaves the image encoder as it is, and the dense losses out.
+    """
     model = trainee.model
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(not frozen):
         features = model.encode_image(normalised(batch["pixels"], batch["sizes"]))
     features = features.float()
     total = sum(KINDS.values())
-    parts = trainee.dense.losses(features, batch["maps"])
+    parts = {} if frozen else trainee.dense.losses(features, batch["maps"])
     for kind, group in batch["groups"].items():
-        share = len(group["phrase"]) / total
-        truths = F.avg_pool2d(group["truth"].float()[:, None], SIDE // LOW)[:, 0]
         prompts = make_prompts(kind, group, clip, text_share)
+        own = features[group["picture"]]
+        truths = F.avg_pool2d(group["truth"].float()[:, None], SIDE // LOW)[:, 0]
         if prompts.text is not None:
-            named = trainee.naming_loss(features[group["picture"]], prompts.text, truths)
-            parts[f"naming, {kind}"] = 0.3 * share * named
-        # Later rounds are the same task whatever came first, so only clicks and boxes play them out.
-        rounds = batch["rounds"] if kind in ("point", "box") else min(batch["rounds"], 2)
-        for index, answer in enumerate(interactive_rounds(model, features[group["picture"]], prompts, truths, rounds)):
-            weight = share if index == 0 else share / (rounds - 1)
-            parts[f"{kind}{'' if index == 0 else ' ' + str(index)}"] = weight * answer.total
+            named = trainee.naming_loss(own, prompts.text, truths)
+            parts[f"naming, {kind}"] = 0.3 * len(prompts) / total * named
+        corners = place_windows(tight_boxes(group["truth"]) * GRID / SIDE, GRID, batch["window"])
+        clicked = CLICKED[kind]
+        for some, rounds in ((slice(clicked), batch["rounds"]), (slice(clicked, None), 1)):
+            decoder = WindowDecoder(model, corners[some], batch["window"])
+            answers = interactive_rounds(
+                decoder,
+                cut(own[some], corners[some], batch["window"]),
+                decoder.shift(prompts[some], -1),
+                cut(truths[some], corners[some] * LOW // GRID, batch["window"] * LOW // GRID),
+                rounds,
+                middle_share=MIDDLE_SHARE,
+            )
+            for index, answer in enumerate(answers):
+                share = len(corners[some]) / total
+                name = kind if index == 0 else f"{kind} {index}"
+                weight = share if index == 0 else len(prompts) / total / (rounds - 1)
+                parts[name] = parts.get(name, 0) + weight * answer.total
     return parts
 
 
@@ -209,8 +237,12 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/segany"), show_default=True)
 @click.option("--steps", default=4300, show_default=True)
 @click.option("--encoder-steps", default=3100, show_default=True, help="Steps for the encoder alone, at the start.")
+@click.option(
+    "--decoder-steps", default=0, show_default=True, help="Steps after those in which the encoder is left as it is."
+)
 @click.option("--text-from", default=3200, show_default=True, help="The step from which text embeddings are mixed in.")
 @click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
+@click.option("--in-memory", is_flag=True, help="Keep the scenes in memory, 6 GB for 23,000 of them.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option("--from-run", type=click.Path(path_type=Path), help="Start from the weights of another run, a folder.")
 @click.option(
@@ -221,15 +253,19 @@ def main(
     out: Path,
     steps: int,
     encoder_steps: int,
+    decoder_steps: int,
     text_from: int,
     rate: float,
+    in_memory: bool,
     from_shipped: bool,
     from_run: Path | None,
     to_export: bool,
 ) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)
-    trainee = Trainee(load(WEIGHTS) if from_shipped else SegAny(CONFIG))
+    trainee = Trainee(SegAny(CONFIG))
+    if from_shipped:
+        trainee.model.load_state_dict(load(WEIGHTS).state_dict())
     if from_run is not None:
         trainee.load_state_dict(torch.load(from_run / "state.pt", weights_only=True)["model"])
     if to_export:
@@ -238,7 +274,7 @@ def main(
         save(trainee.model, WEIGHTS)
         return
     clip = train_clip.load_shipped().eval()
-    scenes = open_pool(pool)
+    scenes = open_pool(pool, in_memory=("framed", "masks") if in_memory else (), part=rank_and_size())
     settings = Settings(
         out,
         steps,
@@ -251,7 +287,9 @@ def main(
     train(
         trainee,
         lambda step: make_batch(scenes, step, encoder_steps),
-        lambda t, b, step: compute_loss(t, clip, b, 0.5 if step >= text_from else 0.0),
+        lambda t, b, step: compute_loss(
+            t, clip, b, 0.5 if step >= text_from else 0.0, frozen=0 <= step - encoder_steps < decoder_steps
+        ),
         settings,
     )
 

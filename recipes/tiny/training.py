@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -88,6 +89,32 @@ def optimizers(model: nn.Module, settings: Settings) -> list[torch.optim.Optimiz
     return made
 
 
+def rank_and_size() -> tuple[int, int]:
+    """Which of how many processes this is, where `torchrun` started several; else the only one."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def average_gradients(model: nn.Module) -> None:
+    """The mean of the gradients of all processes, in each of them. Nothing where there is one.
+
+    All travel in one message, so every process must have used the same parameters.
+    """
+    size = rank_and_size()[1]
+    if size == 1:
+        return
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(together)
+    for gradient, mean in zip(gradients, (together / size).split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def _progress(steps: int, first: int, rank: int) -> tqdm:
+    return tqdm(total=steps, initial=first, mininterval=5, disable=rank > 0)
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a killed run never leaves half of one."""
     partial = path.with_suffix(".part")
@@ -103,7 +130,11 @@ def train(
 ) -> None:
     """Train to `settings.steps`, going on from `out/state.pt` when it is there. `compute_loss` returns parts that are
     summed.
+
+    Under `torchrun` each of several processes takes batches of its own, which `make_batch` must see to
+    (`rank_and_size`), and the first one logs and saves.
     """
+    rank, size = rank_and_size()
     settings.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
     optimizer_list = optimizers(model, settings)
@@ -123,9 +154,9 @@ def train(
     )
     model.train()
     started = time.monotonic()
-    with (settings.out / "log.jsonl").open("a") as log, tqdm(total=settings.steps, initial=first, mininterval=5) as bar:
+    with (settings.out / "log.jsonl").open("a") as log, _progress(settings.steps, first, rank) as bar:
         for step, batch in enumerate(loader, first):
-            torch.manual_seed(settings.seed * 1_000_003 + step)
+            torch.manual_seed(settings.seed * 1_000_003 + step * size + rank)
             scale = rate_at(step, settings)
             for optimizer, base in zip(optimizer_list, bases, strict=True):
                 for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -138,10 +169,13 @@ def train(
                     f"the loss is {loss.item()} at step {step}; lower the learning rate and resume"
                 )
             loss.backward()
+            average_gradients(model)
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
             for optimizer in optimizer_list:
                 optimizer.step()
             bar.update()
+            if rank > 0:
+                continue
             if step % 10 == 0:
                 figures = {name.lstrip("_"): round(part.item(), 4) for name, part in parts.items()}
                 row = {"step": step, "loss": round(loss.item(), 4), "norm": round(norm.item(), 2), **figures}

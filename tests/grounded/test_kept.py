@@ -19,7 +19,7 @@ from tests.grounded.conftest import picture
 from tests.grounded.counting import counted
 
 DOG, PIZZA = [[470.0, 270.0]], [[200.0, 380.0]]
-SETTINGS = ("mode", "filtering", "refine_rounds", "closer_look", "fallback")
+SETTINGS = ("mode", "filtering", "refine_rounds", "closer_look", "min_mask_region_area", "fallback")
 LENIENT = {"fallback_threshold": 0.0, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.3, "points_per_side": 2}
 
 
@@ -52,6 +52,7 @@ CHANGES = [
     pytest.param(OFF, clip(0.01), {"score"}, id="filtering on"),
     pytest.param({}, {"refine_rounds": 1}, {"decode"}, id="refinement that finds nothing wrong"),
     pytest.param({}, {"closer_look": 3.0}, {"encode", "decode", "score"}, id="closer look"),
+    pytest.param({}, {"min_mask_region_area": 10**6}, {"decode", "score"}, id="small regions"),
     pytest.param({"closer_look": 3.0}, {"closer_look": 3.0}, set(), id="closer look, nothing"),
     pytest.param(
         {"closer_look": 3.0}, {"closer_look": 3.0, "mode": "box"}, {"decode", "score"}, id="closer look, other prompts"

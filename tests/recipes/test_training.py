@@ -1,10 +1,13 @@
-"""The shared training loop: its schedule, and a resumed run equals one that was never stopped."""
+"""The shared training loop: its schedule; a resumed run equals one that was never stopped, and two processes one."""
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from recipes.tiny.training import Settings, rate_at, train
@@ -55,3 +58,28 @@ def test_the_log_holds_every_part(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="step 0"):
         train(fresh_model(), make_batch, lambda *_: {"fit": torch.tensor(float("nan"))}, settings(tmp_path))
+
+
+def _train_one_of_two(rank: int, port: int, out: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    halves = lambda step: make_batch(step)[rank::2]  # noqa: E731
+    model = fresh_model()
+    train(model, halves, lambda m, b, _: {"fit": ((m(b) - b.flip(1)) ** 2).mean()}, settings(out))
+    torch.save(model.state_dict(), out / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_learns_from_all_their_batches(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_train_one_of_two, (port, tmp_path), nprocs=2)
+    alone = fresh_model()
+    train(alone, make_batch, lambda m, b, _: {"fit": ((m(b) - b.flip(1)) ** 2).mean()}, settings(tmp_path / "alone"))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in alone.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1  # the first process alone writes
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 8

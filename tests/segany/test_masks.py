@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
@@ -134,6 +135,22 @@ class TestSmallRegions:
             one, one_found = masks.remove_small_regions(BLOBS[index : index + 1], 30)
             assert torch.equal(one[0], cleaned[index])
             assert one_found[0] == found[index]
+
+    @pytest.mark.parametrize("size", [(90, 120), (6, 300), (300, 6), (40, 41)], ids=str)
+    @pytest.mark.parametrize("min_area", [1, 4, 40, 400])
+    def test_the_part_around_a_mask_is_enough(self, monkeypatch, size, min_area):
+        height, width = size
+        random = np.random.default_rng(height + min_area)
+        speckles = np.zeros((20, height, width), bool)
+        for mask in speckles:
+            y, x = random.integers(height), random.integers(width)
+            part = mask[max(y - 9, 0) : y + 9, max(x - 12, 0) : x + 12]
+            part |= random.random(part.shape) < random.uniform(0.3, 0.8)
+        cleaned, found = masks.remove_small_regions(torch.from_numpy(speckles), min_area)
+        monkeypatch.setattr(masks, "_surroundings", lambda *_: (slice(None), slice(None)))
+        expected, expected_found = masks.remove_small_regions(torch.from_numpy(speckles), min_area)
+        assert torch.equal(cleaned, expected)
+        assert torch.equal(found, expected_found)
 
     def test_nothing(self):
         cleaned, found = masks.remove_small_regions(BLOBS[:0], 30)

@@ -17,6 +17,6 @@ def test_logits_equal_those_of_the_convolutions(model, monkeypatch, n, height, w
     cells, kernels = torch.randn(n, height, width, 64, generator=random), torch.randn(n, 3, 8, generator=random)
     upscaled = model.mask_decoder.output_upscaling(cells.permute(0, 3, 1, 2))
     expected = torch.einsum("nmc,nchw->nmhw", kernels, upscaled)
-    logits = Upscaling(model.mask_decoder, torch.float32)(cells, kernels)
+    logits = Upscaling(model.mask_decoder.output_upscaling, torch.float32)(cells, kernels)
     assert logits.shape == (n, 3, 4 * height, 4 * width)
     assert_close(logits, expected, 1e-5)

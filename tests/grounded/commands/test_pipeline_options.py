@@ -33,6 +33,7 @@ def asked(*options: str) -> PipelineConfig:
         pytest.param(("--no-filter",), "filtering", "enabled", False, id="no filter"),
         pytest.param(("--filter",), "filtering", "enabled", True, id="filter"),
         pytest.param(("--clip-threshold", "0.3"), "filtering", "clip_threshold", 0.3, id="CLIP threshold"),
+        pytest.param(("--min-mask-region-area", "40"), "refinement", "min_mask_region_area", 40, id="small regions"),
         pytest.param(("--closer-look", "2.5"), "refinement", "closer_look", 2.5, id="closer look"),
         pytest.param(("--closer-look", "0"), "refinement", "closer_look", None, id="no closer look"),
         pytest.param(("--refine-rounds", "2"), "refinement", "refine_rounds", 2, id="refinement"),
