@@ -26,6 +26,7 @@ from recipes.tiny.windows import WindowDecoder, cut, place_windows
 from segany import PRESETS, Prompts, SegAny
 from segany.checkpoint import load, save
 from segany.losses import sigmoid_focal
+from segany.masks import masks_to_boxes
 from segany.points import random_point
 from segany.training import interactive_rounds
 
@@ -131,11 +132,8 @@ def normalised(pixels: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
 
 
 def tight_boxes(truths: Tensor) -> Tensor:
-    """Boxes (n, 4), xyxy, of (n, h, w) bool masks."""
-    columns, rows = truths.any(1).float(), truths.any(2).float()
-    return torch.stack(
-        [columns.argmax(1), rows.argmax(1), SIDE - columns.flip(1).argmax(1), SIDE - rows.flip(1).argmax(1)], 1
-    ).float()
+    """Boxes (n, 4), xyxy, of (n, h, w) bool masks; the far sides lie behind the last pixel."""
+    return masks_to_boxes(truths) + torch.tensor([0, 0, 1, 1])
 
 
 def jittered_boxes(truths: Tensor) -> Tensor:

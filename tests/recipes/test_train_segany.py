@@ -1,0 +1,54 @@
+"""A step of segany's training, on a pool of a few scenes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.tiny import train_clip
+from recipes.tiny.pool import open_pool, write_shard
+from recipes.tiny.scenes import Recipe
+from recipes.tiny.train_segany import CONFIG, KINDS, Trainee, compute_loss, make_batch, tight_boxes
+from segany import SegAny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recipes.tiny.pool.SHARD", 6)
+        for index in range(2):
+            write_shard(folder, "train", index, Recipe())
+    return folder
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_every_kind_of_prompt_teaches(folder: Path, frozen: bool) -> None:
+    torch.manual_seed(0)
+    trainee = Trainee(SegAny(CONFIG))
+    batch = make_batch(list(open_pool(folder)), step=1, encoder_steps=0) | {"rounds": 2}
+    parts = compute_loss(trainee, train_clip.load_shipped().eval(), batch, 0.5, frozen)
+    assert {f"{kind}{later}" for kind in KINDS for later in ("", " 1")} <= set(parts)
+    assert ("foreground" in parts) is not frozen
+    torch.stack(list(parts.values())).sum().backward()
+    model = trainee.model
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.mask_decoder.parameters())
+    assert all((p.grad is None) is frozen for p in model.image_encoder.parameters())
+
+
+def test_boxes_end_behind_the_last_pixel() -> None:
+    masks = torch.zeros(1, 20, 30, dtype=torch.bool)
+    masks[0, 3:8, 10:29] = True
+    assert tight_boxes(masks).tolist() == [[10, 3, 29, 8]]
+
+
+def test_parts_of_a_pool_in_memory_hold_what_the_pool_holds(folder: Path) -> None:
+    parts = [list(open_pool(folder, in_memory=("framed", "masks"), part=(index, 2))) for index in range(2)]
+    whole = list(open_pool(folder))
+    assert len(whole) == 12 and [len(part) for part in parts] == [6, 6]
+    for one, other in zip(whole, parts[0] + parts[1], strict=True):
+        assert np.array_equal(one.framed, other.framed) and one.objects == other.objects
+        assert not isinstance(other.shard.framed, np.memmap) and isinstance(other.shard.square, np.memmap)
+        for thing in one.objects:
+            assert np.array_equal(one.mask(thing), other.mask(thing))
