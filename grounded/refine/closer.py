@@ -5,6 +5,7 @@ picture gets a hundredth of the cells. Crops repair this where objects are small
 generation of Segment Anything (section 4) with its zoomed-in crops; here the crop is made for the box.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ from segany.points import NO_POINT
 # A window of nearly the whole picture would show nothing that the picture has not shown.
 _LARGEST = 0.8  # of the picture's longer side
 _LEAST_SIDE = 64.0  # pixels: around a dot, a little of what surrounds it must be seen
+# Windows come in a few sizes and places, so that a box which is found a little elsewhere gets the same one, and the
+# same picture to look at.
+_SIZES = 4  # from one side to its double
+_PLACES = 16  # along a window
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,10 @@ class Window:
 
 
 def window_around(box: Float[np.ndarray | Tensor, "4"], image_size: tuple[int, int], scale: float) -> Window | None:
-    """The square part of the picture around a box, `scale` times as long as the box's longer side.
+    """The square part of the picture around a box, `scale` times as long as the box's longer side or a little more.
 
-    At the border it is moved inwards, and where the picture is less wide or high, it is no square.
+    The box is in its middle, but for a thirtieth of its side. At the border it is moved inwards, and where the picture
+    is less wide or high, it is no square.
 
     Args:
         box: xyxy in pixels.
@@ -82,8 +88,10 @@ def window_around(box: Float[np.ndarray | Tensor, "4"], image_size: tuple[int, i
     side = max(scale * max(x1 - x0, y1 - y0), _LEAST_SIDE)
     if not side <= _LARGEST * max(height, width):
         return None
-    left, right = _inside((x0 + x1 - side) / 2, side, width)
-    top, bottom = _inside((y0 + y1 - side) / 2, side, height)
+    side = 2 ** (math.ceil(_SIZES * math.log2(side)) / _SIZES)
+    step = side / _PLACES
+    left, right = _inside(round((x0 + x1 - side) / 2 / step) * step, side, width)
+    top, bottom = _inside(round((y0 + y1 - side) / 2 / step) * step, side, height)
     return Window(left, top, right, bottom, image_size)
 
 

@@ -4,8 +4,9 @@ Three steps, each a table and the value to write into the preset; later steps ar
 one value and run the next step. Test scenes have no part in this.
 
 - `temperature` of CLIP's scores: the likeliest, over true masks with the phrases asked of their scenes.
-- `thresholds` of detector and CLIP together: the greatest share of objects found with which negative phrases yield a
-  mask at most three quarters as often as the bars of `evaluate` allow.
+- `thresholds` of detector and CLIP together: about the greatest share of objects found with which negative phrases
+  yield a mask at most three quarters as often as the bars of `evaluate` allow, and of such thresholds those with which
+  they do so least.
 - `fallback`: the same for masks of everything, with the detector left out.
 """
 
@@ -28,6 +29,7 @@ TEMPERATURES = (0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
 BOX_THRESHOLDS = tuple(round(0.06 + 0.005 * i, 3) for i in range(69))
 CLIP_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 MOST_NEGATIVES = {"random": 0.015, "look-alike": 0.06, "unknown words": 0.015}
+CHANCE = 0.005  # a share of objects found that a few hundred scenes cannot tell from none
 FALLBACK_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 
@@ -83,14 +85,22 @@ def worth(shares: dict[str, float]) -> float:
     return shares["objects"] if rare else shares["objects"] - sum(negatives) - 1
 
 
+def choose(rows: dict[tuple[float, ...], dict[str, float]]) -> tuple[float, ...]:
+    """The thresholds with the fewest negatives among those that are worth about the most; of equals, the highest."""
+    most = max(worth(shares) for shares in rows.values())
+    near = {thresholds: shares for thresholds, shares in rows.items() if worth(shares) >= most - CHANCE}
+    return min(
+        near, key=lambda thresholds: (sum(near[thresholds][kind] for kind in NEGATIVE_KINDS), *(-t for t in thresholds))
+    )
+
+
 def print_best(rows: dict[tuple[float, ...], dict[str, float]], names: tuple[str, ...], shown: int = 12) -> None:
-    """The best rows as a table, and the best as lines of the preset."""
-    # Of equals, the highest thresholds.
+    """The rows that find the most as a table, and the chosen one as lines of the preset."""
     ranked = sorted(rows, key=lambda thresholds: (worth(rows[thresholds]), *thresholds), reverse=True)
     print("| " + " | ".join((*names, "objects found", *NEGATIVE_KINDS)) + " |\n|" + "---|" * (len(names) + 4))
     for thresholds in ranked[:shown]:
         print("| " + " | ".join(f"{v:.3f}" for v in (*thresholds, *rows[thresholds].values())) + " |")
-    print("\n" + "\n".join(f"{name}: {value}" for name, value in zip(names, ranked[0], strict=True)))
+    print("\n" + "\n".join(f"{name}: {value}" for name, value in zip(names, choose(rows), strict=True)))
 
 
 def calibrate_temperature(count: int) -> None:

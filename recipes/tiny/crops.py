@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 GREY = 124  # what hides the background: the mean of the CLIP normalisation
 
@@ -27,3 +28,29 @@ def square_crop(image: np.ndarray, box: tuple[float, float, float, float], margi
 def grey_background(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The picture with everything outside the (h, w) bool mask grey."""
     return np.where(mask[..., None], image, np.uint8(GREY))
+
+
+def roughened(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An (h, w) bool mask with its outline moved in and out at random, as a segmenter might have drawn it.
+
+    By up to about a tenth of its longer side; never empty where the mask is not.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return mask
+    longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    pad = longer // 8 + 1
+    around = (
+        slice(max(rows[0] - pad, 0), rows[-1] + 1 + pad),
+        slice(max(columns[0] - pad, 0), columns[-1] + 1 + pad),
+    )
+    inside = np.pad(mask[around], 1)  # so that there is an outside
+    depth = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    coarse = Image.fromarray(rng.normal(0, 1, (5, 5)).astype(np.float32))
+    field = np.asarray(coarse.resize(inside.shape[::-1], Image.Resampling.BICUBIC))
+    moved = (depth + rng.uniform(0, 0.06) * longer * field > 0)[1:-1, 1:-1]
+    if not moved.any():
+        return mask
+    result = np.zeros_like(mask)
+    result[around] = moved
+    return result

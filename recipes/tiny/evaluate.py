@@ -162,6 +162,7 @@ def run(
 @click.option(
     "--mode", type=click.Choice(["box", "text", "box+text"]), help="Another prompting mode than the preset's."
 )
+@click.option("--segany", help="Other weights of segany than the bundled ones: what `segany.load` takes.")
 def main(
     split: str,
     count: int,
@@ -170,9 +171,11 @@ def main(
     json_path: Path | None,
     box_threshold: float | None,
     mode: str | None,
+    segany: str | None,
 ) -> None:
     """Measure the bundled weights."""
-    chosen = {"box_threshold": box_threshold, "mode": mode}
+    segmenter = None if segany is None else {"checkpoint": segany}
+    chosen = {"box_threshold": box_threshold, "mode": mode, "segmenter": segmenter}
     overrides = {name: value for name, value in chosen.items() if value is not None}
     asked = parts or (() if backgrounds else PARTS)
     results = run(split, count, asked, backgrounds, overrides)

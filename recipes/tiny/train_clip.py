@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from recipes.tiny.crops import grey_background, square_crop
+from recipes.tiny.crops import grey_background, roughened, square_crop
 from recipes.tiny.pool import PoolScene, open_pool
-from recipes.tiny.training import Settings, train
+from recipes.tiny.training import Settings, rank_and_size, train
 from recipes.tiny.vocabulary import COLORS, is_held_out, noun_phrase, nouns
 from segany.files import write_safetensors
 
@@ -32,6 +32,7 @@ MODEL = {
 }
 BATCH = 128
 BACKGROUND_SHARE = 0.08
+GREY_SHARE = 0.6  # of the crops of objects show them alone, which is how the chain shows its masks
 BACKGROUND_PHRASES = ("background", "a plain background", "a pattern", "nothing", "shapes", "a texture")
 
 
@@ -64,14 +65,15 @@ def sample_crop(scene: PoolScene, rng: np.random.Generator) -> tuple[np.ndarray,
     x0, y0, x1, y1 = (value * extent for value, extent in zip(thing.box, (width, height, width, height), strict=True))
     jitter = rng.normal(0, 0.04, 4) * max(x1 - x0, y1 - y0)
     box = (x0 + jitter[0], y0 + jitter[1], x1 + jitter[2], y1 + jitter[3])
-    if rng.random() < 0.4:
-        image = grey_background(image, scene.mask(thing))
+    if rng.random() < GREY_SHARE:
+        mask = scene.mask(thing)
+        image = grey_background(image, roughened(mask, rng) if rng.random() < 0.5 else mask)
     return square_crop(image, box, rng.uniform(0, 0.25), SIDE), thing.noun, thing.color
 
 
 def make_batch(pool: list[PoolScene], step: int) -> dict:
-    """Crops (b, side, side, 3) uint8 with their names."""
-    rng = np.random.default_rng([11, step])
+    """Crops (b, side, side, 3) uint8 with their names. Processes that train together draw crops of their own."""
+    rng = np.random.default_rng([11, step, *rank_and_size()[:1]])
     crops, names = [], []
     while len(crops) < BATCH:
         scene = pool[rng.integers(len(pool))]
@@ -157,8 +159,19 @@ def export(model: nn.Module, folder: Path) -> None:
 @click.option("--steps", default=900, show_default=True)
 @click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
+@click.option("--image-only", is_flag=True, help="Leave the text tower as it is: segany learned its embeddings.")
+@click.option("--in-memory", is_flag=True, help="Keep the scenes in memory, 6 GB for 23,000 of them.")
 @click.option("--export", "to_export", is_flag=True, help="Only write the trained weights to grounded/weights/clip.")
-def main(pool: Path, out: Path, steps: int, rate: float, from_shipped: bool, to_export: bool) -> None:
+def main(
+    pool: Path,
+    out: Path,
+    steps: int,
+    rate: float,
+    from_shipped: bool,
+    image_only: bool,
+    in_memory: bool,
+    to_export: bool,
+) -> None:
     """Train the tiny CLIP."""
     torch.manual_seed(0)
     model = load_shipped() if from_shipped else build()
@@ -166,7 +179,10 @@ def main(pool: Path, out: Path, steps: int, rate: float, from_shipped: bool, to_
         model.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
         export(model, WEIGHTS)
         return
-    scenes = open_pool(pool)
+    if image_only:
+        model.requires_grad_(False)
+        model.visual.requires_grad_(True)
+    scenes = open_pool(pool, in_memory=("framed", "masks") if in_memory else (), part=rank_and_size())
     settings = Settings(out, steps, learning_rate=rate * 1e-3, muon_rate=rate * 2e-3)
     train(model, lambda step: make_batch(scenes, step), compute_loss, settings)
 

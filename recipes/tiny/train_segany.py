@@ -6,24 +6,21 @@ time for each. The text prompt is taught with CLIP image embeddings of mask crop
 `--text-from` on, text embeddings of the phrase take their place half of the time.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.tiny import train_clip
-from recipes.tiny.crops import grey_background, square_crop
-from recipes.tiny.pool import SIDE, PoolObject, PoolScene, mirrored, open_pool, relit
-from recipes.tiny.segany_dense import DenseReadings, stack_maps
+from recipes.tiny.pool import SIDE, open_pool
+from recipes.tiny.segany_batches import CLICKED, CONFIG, GRID, KINDS, LOW, make_batch
+from recipes.tiny.segany_dense import DenseReadings
 from recipes.tiny.training import Settings, rank_and_size, train
-from recipes.tiny.vocabulary import noun_phrase
 from recipes.tiny.windows import WindowDecoder, cut, place_windows
-from segany import PRESETS, Prompts, SegAny
+from segany import Prompts, SegAny
 from segany.checkpoint import load, save
 from segany.losses import sigmoid_focal
 from segany.masks import masks_to_boxes
@@ -31,94 +28,7 @@ from segany.points import random_point
 from segany.training import interactive_rounds
 
 WEIGHTS = Path(__file__).parents[2] / "segany/weights/tiny.safetensors"
-CONFIG = PRESETS["tiny"]
-LOW, GRID = CONFIG.low_res_size, CONFIG.grid_size
-BATCH = 6
-ENCODER_BATCH = 12  # pictures a step while the image encoder learns alone
-# How many prompts of each kind a step trains, spread over the batch's pictures.
-KINDS = {"point": 22, "box": 18, "text": 8, "text + point": 8, "text + box": 8}
-CLICKED = {"point": 8, "box": 6, "text": 2, "text + point": 2, "text + box": 2}  # of them go on with clicks
-WINDOW, WHOLE_EVERY = GRID // 2, 8  # cells along the windows that decoding sees, and every how many steps it sees all
 MIDDLE_SHARE = 0.5  # of the corrective clicks: into the middle of the error, as measured, not anywhere in it
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One training prompt: which picture of the batch, the truth in the frame, and the object's crop and phrase."""
-
-    picture: int
-    truth: np.ndarray  # (SIDE, SIDE) bool
-    crop: np.ndarray  # (64, 64, 3) uint8
-    phrase: str
-
-
-def _is_alone(scene: PoolScene, thing: PoolObject) -> bool:
-    """Whether the object's name, with its colour, names nothing else in the picture."""
-    return sum(o.noun == thing.noun and o.color == thing.color for o in scene.objects) == 1
-
-
-def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.random.Generator) -> Drawn | None:
-    things = [o for o in scene.objects if "text" not in kind or _is_alone(scene, o)]
-    if not things:
-        return None
-    thing = things[rng.integers(len(things))]
-    # A phrase and a box mean the object; a bare click may mean its badge, or it together with what carries it.
-    levels = list(thing.masks) if kind == "point" else ["object"]
-    level = levels[rng.integers(len(levels))] if rng.random() < 0.6 else "object"
-    truth = scene.mask(thing, level)
-    x0, y0, x1, y1 = (v * e for v, e in zip(thing.box, scene.framed_size[::-1] * 2, strict=True))
-    image = scene.framed
-    if rng.random() < 0.5:
-        image = grey_background(image, scene.mask(thing))
-    crop = (
-        square_crop(image, (x0, y0, x1, y1), rng.uniform(0, 0.2), train_clip.SIDE)
-        if "text" in kind
-        else np.zeros((1, 1, 3), np.uint8)
-    )
-    twins = [o for o in scene.objects if o.noun == thing.noun]
-    color = thing.color if len(twins) > 1 or rng.random() < 0.5 else None
-    return Drawn(picture, mirrored(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
-
-
-def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
-    """Framed pictures with their label maps and, per kind of prompt, truths, picture numbers, crops and phrases.
-
-    Processes that train together draw from pictures of their own, and play the same number of rounds.
-    """
-    rng = np.random.default_rng([31, step, *rank_and_size()[:1]])
-    alone = step < encoder_steps
-    scenes: list[PoolScene] = []
-    while len(scenes) < (ENCODER_BATCH if alone else BATCH):
-        scene = pool[rng.integers(len(pool))]
-        if scene.objects:
-            scenes.append(scene)
-    flips = [bool(rng.random() < 0.5) for _ in scenes]
-    pictures = []
-    for scene, flip in zip(scenes, flips, strict=True):
-        pixels = relit(scene.framed, rng)
-        pictures.append(mirrored(pixels, scene) if flip else pixels)
-    groups = {}
-    for kind, count in {} if alone else KINDS.items():
-        drawn: list[Drawn] = []
-        for attempt in range(4 * count):
-            picture = (step + attempt) % BATCH
-            prompt = _draw_prompt(scenes[picture], picture, kind, flips[picture], rng)
-            if prompt is not None and len(drawn) < count:
-                drawn.append(prompt)
-        groups[kind] = {
-            "truth": torch.from_numpy(np.stack([d.truth for d in drawn])),
-            "picture": torch.tensor([d.picture for d in drawn]),
-            "crop": torch.from_numpy(np.stack([d.crop for d in drawn])),
-            "phrase": [d.phrase for d in drawn],
-        }
-    return {
-        "pixels": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
-        "sizes": [scene.framed_size for scene in scenes],
-        "window": GRID if step % WHOLE_EVERY == 0 else WINDOW,
-        "maps": stack_maps(scenes, flips),
-        "groups": groups,
-        "rounds": int(np.random.default_rng([32, step]).choice([1, 2, 3, 5, 9], p=[0.4, 0.3, 0.15, 0.1, 0.05])),
-    }
 
 
 def normalised(pixels: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
@@ -210,15 +120,16 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
         if prompts.text is not None:
             named = trainee.naming_loss(own, prompts.text, truths)
             parts[f"naming, {kind}"] = 0.3 * len(prompts) / total * named
-        corners = place_windows(tight_boxes(group["truth"]) * GRID / SIDE, GRID, batch["window"])
+        window = GRID if kind == "text" else batch["window"]
+        corners = place_windows(tight_boxes(group["truth"]) * GRID / SIDE, GRID, window)
         clicked = CLICKED[kind]
         for some, rounds in ((slice(clicked), batch["rounds"]), (slice(clicked, None), 1)):
-            decoder = WindowDecoder(model, corners[some], batch["window"])
+            decoder = WindowDecoder(model, corners[some], window)
             answers = interactive_rounds(
                 decoder,
-                cut(own[some], corners[some], batch["window"]),
+                cut(own[some], corners[some], window),
                 decoder.shift(prompts[some], -1),
-                cut(truths[some], corners[some] * LOW // GRID, batch["window"] * LOW // GRID),
+                cut(truths[some], corners[some] * LOW // GRID, window * LOW // GRID),
                 rounds,
                 middle_share=MIDDLE_SHARE,
             )
@@ -243,8 +154,10 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
 @click.option("--in-memory", is_flag=True, help="Keep the scenes in memory, 6 GB for 23,000 of them.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option("--from-run", type=click.Path(path_type=Path), help="Start from the weights of another run, a folder.")
+@click.option("--new-text", is_flag=True, help="Teach the text prompt from random weights, whatever the start.")
+@click.option("--export", "to_export", is_flag=True, help="Only write the trained weights, as segany loads them.")
 @click.option(
-    "--export", "to_export", is_flag=True, help="Only write the trained weights to segany/weights/tiny.safetensors."
+    "--weights", type=click.Path(path_type=Path), default=WEIGHTS, help="The file to export to; else the bundled one."
 )
 def main(
     pool: Path,
@@ -257,19 +170,24 @@ def main(
     in_memory: bool,
     from_shipped: bool,
     from_run: Path | None,
+    new_text: bool,
     to_export: bool,
+    weights: Path,
 ) -> None:
     """Train the tiny segany."""
     torch.manual_seed(0)
     trainee = Trainee(SegAny(CONFIG))
+    untaught = {name: value.clone() for name, value in trainee.state_dict().items() if ".text_" in name}
     if from_shipped:
         trainee.model.load_state_dict(load(WEIGHTS).state_dict())
     if from_run is not None:
         trainee.load_state_dict(torch.load(from_run / "state.pt", weights_only=True)["model"])
+    if new_text:
+        trainee.load_state_dict(untaught, strict=False)
     if to_export:
         trainee.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
-        WEIGHTS.parent.mkdir(exist_ok=True)
-        save(trainee.model, WEIGHTS)
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save(trainee.model, weights)
         return
     clip = train_clip.load_shipped().eval()
     scenes = open_pool(pool, in_memory=("framed", "masks") if in_memory else (), part=rank_and_size())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from grounded import Instances
-from recipes.tiny.calibrate import Tally, worth
+from recipes.tiny.calibrate import Tally, choose, worth
 from recipes.tiny.measure import Asked, query, scenes
 from segany.masks import encode_rle
 
@@ -53,6 +53,23 @@ def test_rare_negatives_come_before_objects_found() -> None:
     shares = {"random": 0.015, "look-alike": 0.06, "unknown words": 0.0}
     kept, better = worth({"objects": 0.1, **shares}), worth({"objects": 0.2, **shares})
     assert worth({"objects": 1.0, **shares, "random": 0.016}) < kept < better
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"),
+    [
+        pytest.param({0.1: (0.900, 0.010), 0.2: (0.880, 0.000)}, 0.1, id="many more objects"),
+        pytest.param({0.1: (0.900, 0.010), 0.2: (0.897, 0.008)}, 0.2, id="a few objects fewer, and fewer negatives"),
+        pytest.param({0.1: (0.900, 0.010), 0.2: (0.900, 0.010)}, 0.2, id="equals"),
+        pytest.param({0.1: (0.950, 0.020), 0.2: (0.600, 0.010)}, 0.2, id="too many negatives"),
+    ],
+)
+def test_what_chance_may_explain_yields_to_fewer_negatives(rows: dict, chosen: float) -> None:
+    shares = {
+        (threshold,): {"objects": objects, "random": random, "look-alike": 0.0, "unknown words": 0.0}
+        for threshold, (objects, random) in rows.items()
+    }
+    assert choose(shares) == (chosen,)
 
 
 def test_a_mask_elsewhere_does_not_count() -> None:

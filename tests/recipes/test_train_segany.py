@@ -9,7 +9,8 @@ import torch
 from recipes.tiny import train_clip
 from recipes.tiny.pool import open_pool, write_shard
 from recipes.tiny.scenes import Recipe
-from recipes.tiny.train_segany import CONFIG, KINDS, Trainee, compute_loss, make_batch, tight_boxes
+from recipes.tiny.segany_batches import CONFIG, KINDS, make_batch
+from recipes.tiny.train_segany import Trainee, compute_loss, tight_boxes
 from segany import SegAny
 
 

@@ -16,12 +16,12 @@ SIZE = (480, 640)
 @pytest.mark.parametrize(
     ("box", "scale", "expected"),
     [
-        pytest.param((300, 200, 340, 220), 3.0, (260, 150, 380, 270), id="in the middle"),
-        pytest.param((0, 0, 40, 40), 3.0, (0, 0, 120, 120), id="moved inwards from the corner"),
-        pytest.param((600, 440, 640, 480), 3.0, (520, 360, 640, 480), id="from the other corner"),
-        pytest.param((10, 100, 12, 102), 3.0, (0, 69, 64, 133), id="a dot"),
-        pytest.param((300, 100, 460, 110), 3.0, (140, 0, 620, 480), id="as high as the picture"),
-        pytest.param((300.5, 200.5, 340.5, 220.5), 3.0, (260, 150, 381, 271), id="between pixels"),
+        pytest.param((300, 200, 340, 220), 3.0, (256, 144, 384, 272), id="in the middle"),
+        pytest.param((0, 0, 40, 40), 3.0, (0, 0, 128, 128), id="moved inwards from the corner"),
+        pytest.param((600, 440, 640, 480), 3.0, (512, 352, 640, 480), id="from the other corner"),
+        pytest.param((10, 100, 12, 102), 3.0, (0, 68, 64, 132), id="a dot"),
+        pytest.param((300, 100, 460, 110), 3.0, (128, 0, 640, 480), id="as high as the picture"),
+        pytest.param((300.5, 200.5, 340.5, 220.5), 3.0, (256, 144, 384, 272), id="between pixels"),
         pytest.param((300, 200, 300, 200), 3.0, (268, 168, 332, 232), id="without area"),
         pytest.param((0, 0, 300, 300), 3.0, None, id="nearly the whole picture"),
         pytest.param((np.nan,) * 4, 3.0, None, id="no numbers"),
@@ -30,6 +30,19 @@ SIZE = (480, 640)
 def test_window_around(box: tuple[float, ...], scale: float, expected: tuple[int, ...] | None):
     window = window_around(np.array(box, dtype=np.float32), SIZE, scale)
     assert window == (None if expected is None else Window(*expected, image_size=SIZE))
+
+
+def test_a_box_found_a_little_elsewhere_mostly_gets_the_same_window():
+    rng = np.random.default_rng(0)
+    first = np.concatenate([corner := rng.uniform(50, 350, (300, 2)), corner + rng.uniform(30, 90, (300, 2))], 1)
+    again = first + rng.normal(0, 0.5, first.shape)
+    windows = [[window_around(box.astype(np.float32), SIZE, 3.0) for box in boxes] for boxes in (first, again)]
+    same = np.mean([one == other for one, other in zip(*windows, strict=True)])
+    assert same > 0.75
+    for (x0, y0, x1, y1), window in zip(first, windows[0], strict=True):
+        assert window is not None
+        assert window.x0 <= x0 and window.y0 <= y0 and x1 <= window.x1 and y1 <= window.y1
+        assert max(window.size) <= 2**0.25 * 3 * max(x1 - x0, y1 - y0) + 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (60, 70)], ids=str)
