@@ -18,14 +18,13 @@ from grounded.instances import Instances
 from grounded.phrases import parse
 from grounded.pipeline import Pipeline
 from grounded.settings import Mode
+from grounded.ui.automatic import MAX_POINTS_PER_SIDE, for_people
 from grounded.ui.deadline import Deadline
 from grounded.ui.limits import fit
 from grounded.ui.messages import reported
 from grounded.ui.studio import Studio
 from segany.masks import RLE
 
-# A grid of so many points to a side is twice as fine as the published default; its cost grows with the square.
-MAX_POINTS_PER_SIDE = 64
 _NAMING_THRESHOLD = 0.3
 
 FilePath = str | PathLike[str]
@@ -162,6 +161,7 @@ class Api:
         pred_iou_thresh: float | None = None,
         stability_score_thresh: float | None = None,
         naming_threshold: float | None = None,
+        min_mask_region_area: int | None = None,
     ) -> dict[str, Any]:
         """Masks of everything in a picture, named where CLIP recognises one of the words.
 
@@ -172,6 +172,7 @@ class Api:
             pred_iou_thresh: lowest predicted IoU of a mask, 0 to 1.
             stability_score_thresh: lowest stability score of a mask, 0 to 1.
             naming_threshold: lowest CLIP score of a name, 0 to 1; other masks are called "unnamed".
+            min_mask_region_area: holes and islands of fewer pixels are removed from the masks; 0 keeps them.
 
         Returns:
             a result as /segment answers; its phrases are the words and "unnamed".
@@ -183,8 +184,10 @@ class Api:
         }
         # The generator of the fallback has the same settings, and they are checked where they are replaced.
         given = {name: value for name, value in changes.items() if value is not None}
+        cleaning = {} if min_mask_region_area is None else {"min_mask_region_area": min_mask_region_area}
         with _spoken_of_as_settings():
-            settings = configs.override(self._pipeline.config, fallback=given).fallback
+            config = configs.override(for_people(self._pipeline.config), fallback=given, refinement=cleaning)
+        settings = config.fallback
         if settings.points_per_side > MAX_POINTS_PER_SIDE:
             raise ConfigError(f"points_per_side must be at most {MAX_POINTS_PER_SIDE}, got {settings.points_per_side}")
         naming = _NAMING_THRESHOLD if naming_threshold is None else naming_threshold
@@ -197,6 +200,7 @@ class Api:
             watch,
             naming_threshold=naming,
             progress=lambda done, total: watch.check(),
+            min_mask_region_area=config.refinement.min_mask_region_area,
             **{name: getattr(settings, name) for name in changes},
         )
         return _answer(found, source, self._pipeline, watch)

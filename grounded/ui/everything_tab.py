@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from grounded.ui import everything
-from grounded.ui.api import MAX_POINTS_PER_SIDE
+from grounded.ui.automatic import MAX_POINTS_PER_SIDE, for_people
 from grounded.ui.download_panel import download_panel
 from grounded.ui.everything import Shown
 from grounded.ui.examples import examples
@@ -25,6 +25,7 @@ from grounded.ui.page import Page
 from grounded.ui.serving import gpu
 from grounded.ui.studio import Studio
 
+_MAX_REGION_AREA = 5000  # pixels
 _EXAMPLE_WORDS = {
     "picnic": "dog. pizza. butterfly. tree",
     "shelf": "clock. guitar. cactus. book",
@@ -89,8 +90,9 @@ def everything_tab(studio: Studio) -> None:
 
 
 def _settings(studio: Studio) -> list[Any]:
-    """One control for each setting of `run`, in its order, at what the configuration says of automatic masks."""
-    config = studio.pipeline.config.fallback
+    """One control for each setting of `run`, in its order, at what is worth showing."""
+    whole = for_people(studio.pipeline.config)
+    config, least_area = whole.fallback, whole.refinement.min_mask_region_area
     return [
         gr.Slider(
             1,
@@ -121,8 +123,8 @@ def _settings(studio: Studio) -> list[Any]:
         ),
         gr.Slider(
             0,
-            5000,
-            0,
+            _MAX_REGION_AREA,
+            min(least_area, _MAX_REGION_AREA),
             step=10,
             label="Minimum region area",
             info="Holes and islands of fewer pixels are removed from the masks",

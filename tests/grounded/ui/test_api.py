@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from grounded.errors import ConfigError, GroundedError, ImageError, PromptError, ResultError
 from grounded.instances import Instances
@@ -107,6 +108,17 @@ def test_automatic_names_what_clip_recognises(api: Api):
     assert none["instances"] == [] and none["phrases"] == ["unnamed"]
 
 
+def test_automatic_removes_small_regions_when_asked_to(api: Api):
+    few = {"points_per_side": 4, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.3}
+
+    def smallest(least: int) -> float:
+        found = Instances.from_dict(api.automatic(str(PICNIC), min_mask_region_area=least, **few))
+        numbered = [ndimage.label(mask, np.ones((3, 3)))[0] for mask in found.masks]
+        return min(np.bincount(numbers.ravel())[1:].min() for numbers in numbered)
+
+    assert smallest(0) < 300 <= smallest(300)
+
+
 def test_label_answers_in_order_and_goes_on_after_a_failure(api: Api, found: dict[str, Any], broken: str):
     results = api.label([str(PICNIC), broken, "/none/such.png", str(PICNIC)], "a dog. pizza")
     assert results[0]["instances"] == results[3]["instances"] == found["instances"]
@@ -140,6 +152,7 @@ BAD_CALLS = [
     pytest.param("automatic", {"points_per_side": 1000}, ConfigError, "must be at most 64, got 1000", id="too fine"),
     pytest.param("automatic", {"pred_iou_thresh": -1.0}, ConfigError, r"pred_iou_thresh must lie in", id="IoU"),
     pytest.param("automatic", {"naming_threshold": 2}, ConfigError, r"naming_threshold must lie in", id="naming"),
+    pytest.param("automatic", {"min_mask_region_area": -1}, ConfigError, "must not be negative, got -1", id="area"),
     pytest.param("automatic", {"words": ". ,"}, PromptError, "holds no phrase", id="empty words"),
     pytest.param("automatic", {"image": "{broken}"}, ImageError, "not an image", id="automatic, broken"),
     pytest.param("label", {"text": ""}, PromptError, "holds no phrase", id="label, empty text"),

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 
 from grounded.settings import FallbackConfig
-from grounded.ui.api import MAX_POINTS_PER_SIDE
+from grounded.ui.automatic import MAX_POINTS_PER_SIDE
 from grounded.ui.everything_tab import everything_tab
 from grounded.ui.serving import MODELS
 from grounded.ui.studio import Studio
