@@ -129,13 +129,14 @@ def _reason(error: Exception, patience: float) -> str:
 
     if isinstance(error, OfflineModeIsEnabled):
         return "offline mode is on (HF_HUB_OFFLINE)"
-    if isinstance(error, (TimeoutError, FutureTimeoutError)):
+    # The client's HTTP library has changed its name, and gives its errors no built-in base.
+    connection = type(error).__module__.startswith("httpx")
+    late = connection and any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__)
+    if late or isinstance(error, (TimeoutError, FutureTimeoutError)):
         return f"the hub did not answer within {patience:g} s"
     if isinstance(error, GatedRepoError):
         return "access to it must be granted first"
     if isinstance(error, RepositoryNotFoundError):
         return "the hub has no such repository that is public"
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-    # The client's HTTP library has changed its name, and gives its errors no built-in base.
-    connection = type(error).__module__.startswith("httpx")
     return f"there is no connection to the hub ({line})" if connection else line

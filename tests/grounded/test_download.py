@@ -95,7 +95,7 @@ def test_no_connection_is_told_at_once(cache: Path, monkeypatch: pytest.MonkeyPa
     start = time.monotonic()
     with pytest.raises(CheckpointError, match="there is no connection to the hub"):
         fetch("base")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
 
 
 def test_what_is_in_the_cache_is_not_missing(folders: dict[str, Path], cache: Path):
