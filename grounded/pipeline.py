@@ -163,7 +163,7 @@ class Pipeline:
         texts: str | Sequence[Text],
         stopwatch: Stopwatch | None = None,
     ) -> list[Instances]:
-        """Find what each text names in its image; the same answers as one at a time, and faster on a GPU.
+        """Find what each text names in its image, as one at a time would; the detector sees several together.
 
         Args:
             images: as in `segment`, all of them held in memory.

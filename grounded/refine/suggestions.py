@@ -10,7 +10,7 @@ from torch import Tensor
 from grounded.errors import PromptError
 from grounded.types import Segmenter
 from segany import MaskPrediction, Prompts
-from segany.points import BACKGROUND, NO_POINT, deepest_points
+from segany.points import BACKGROUND, FOREGROUND, NO_POINT, deepest_points
 
 # Of two masks of which the smaller lies in the other by at least this share, one is a part of the other (a wheel in a
 # car) or both are the same object: neither is a mistake of the other.
@@ -25,17 +25,21 @@ def correction_points(
     scores: Float[Tensor, "n"],
     boxes: Float[Tensor, "n 4"],
     image_size: tuple[int, int],
+    points: Float[Tensor, "n k 2"] | None = None,
+    labels: Int[Tensor, "n k"] | None = None,
 ) -> tuple[Float[Tensor, "n 2 2"], Int[Tensor, "n 2"]]:
     """Background points where the masks of one image look wrong; at most two for each.
 
     The first lies where another mask of higher score overlaps and is surer of it by its logits, the second where the
-    mask leaks beyond its box; each in the deepest place of that region.
+    mask leaks beyond its box; each in the deepest place of that region. None is suggested so near a foreground point
+    of the same instance that the region is around both.
 
     Args:
         logits: of the whole picture, at any resolution; low resolution is exact enough, and fast.
         scores: predicted IoU, or what else ranks the masks.
         boxes: xyxy in original pixels.
         image_size: (height, width) of the original image.
+        points, labels: what is known of the instances already, in original pixels.
 
     Returns:
         points in original pixels and their labels: 0, or -1 (padding) where there is nothing to correct.
@@ -44,8 +48,11 @@ def correction_points(
     scale = _cell_size(logits, image_size)
     wrong = torch.stack([_lost_overlaps(logits, scores), masks & ~_inside_boxes(boxes / scale.repeat(2), masks)], 1)
     cells, depths = deepest_points(wrong)  # (n, 2, 2), (n, 2)
-    labels = torch.where(depths >= _MIN_DEPTH, BACKGROUND, NO_POINT)
-    return ((cells + 0.5) * scale - 0.5).clamp(min=0), labels
+    suggested = depths >= _MIN_DEPTH
+    if points is not None and labels is not None:
+        apart = torch.cdist(cells + 0.5, (points + 0.5) / scale)  # (n, 2, k)
+        suggested &= ((apart > depths[..., None]) | (labels != FOREGROUND)[:, None]).all(-1)
+    return ((cells + 0.5) * scale - 0.5).clamp(min=0), torch.where(suggested, BACKGROUND, NO_POINT)
 
 
 def _cell_size(logits: Float[Tensor, "n h w"], image_size: tuple[int, int]) -> Float[Tensor, "2"]:
@@ -109,7 +116,7 @@ def refine(
     for _ in range(rounds):
         logits = prediction.frame.crop_padding(prediction.low_res_logits[:, 0]).float()
         scores = prediction.predicted_iou[:, 0]
-        new_points, new_labels = correction_points(logits, scores, boxes, prediction.original_size)
+        new_points, new_labels = correction_points(logits, scores, boxes, prediction.original_size, points, labels)
         rows = torch.nonzero(waiting & (new_labels != NO_POINT).any(1)).squeeze(1)
         if len(rows) == 0:
             break

@@ -64,6 +64,22 @@ def test_leaks(box, leaks):
         assert LEFT[int(y / 4), int(x / 4)] > 0
 
 
+@pytest.mark.parametrize(
+    ("point", "label", "expected"),
+    [
+        pytest.param((14 * 4, 12 * 4), 1, -1, id="foreground, in the middle of the overlap"),
+        pytest.param((14 * 4, 12 * 4), 0, 0, id="background"),
+        pytest.param((14 * 4, 12 * 4), -1, 0, id="padding"),
+        pytest.param((4 * 4, 12 * 4), 1, 0, id="foreground elsewhere"),
+    ],
+)
+def test_a_foreground_point_is_not_contradicted(point: tuple[int, int], label: int, expected: int):
+    known = torch.tensor([[point], [(0, 0)]], dtype=torch.float32), torch.tensor([[label], [-1]])
+    masks, scores = torch.stack([LEFT, RIGHT]), torch.tensor([0.5, 0.9])
+    _, labels = correction_points(masks, scores, torch.tensor([WHOLE] * 2), SIZE, *known)
+    assert labels.tolist() == [[expected, -1], [-1, -1]]
+
+
 def test_no_instances():
     points, labels = correction_points(torch.zeros(0, 24, 32), torch.zeros(0), torch.zeros(0, 4), SIZE)
     assert points.shape == (0, 2, 2) and labels.shape == (0, 2)
