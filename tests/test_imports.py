@@ -29,7 +29,7 @@ LEVELS = {
     "grounded.pipeline": 6,
     **dict.fromkeys(("grounded.video", "grounded.labelling", "grounded.evaluation", "grounded.writing"), 7),
     # Stored values, without any model; exports, reviews and evaluations read them.
-    **dict.fromkeys((f"grounded.labelling.{name}" for name in ("records", "store", "reviews")), BASE),
+    **dict.fromkeys((f"grounded.labelling.{name}" for name in ("records", "store", "reviews", "verdicts")), BASE),
     "grounded.ui": 8,
     "grounded.commands": 9,
     **dict.fromkeys(("grounded.cli", "app", "recipes", "benchmarks"), 10),

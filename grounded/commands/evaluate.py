@@ -147,10 +147,10 @@ def _paired(
     from grounded.evaluation.cases import pair
     from grounded.evaluation.naming import ClassNames
     from grounded.evaluation.truth import read_truth
-    from grounded.labelling import reviews, store
+    from grounded.labelling import store, verdicts
 
     true = read_truth(truth)
-    found: Iterator[Record] = store.records(folder) if as_found else reviews.corrected(folder)
+    found: Iterator[Record] = store.records(folder) if as_found else verdicts.corrected(folder)
     records = _progress("reading", "record")(found)
     return pair(records, true, ClassNames(true.classes, mapping), run.phrases if run else (), count_missing)
 

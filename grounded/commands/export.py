@@ -95,9 +95,9 @@ def _pictures(run: "Run", images: str | None) -> Callable[[str], bytes]:
 
 
 def _records(folder: Path, as_found: bool, accepted_only: bool) -> "Iterator[Record]":
-    from grounded.labelling import reviews, store
+    from grounded.labelling import store, verdicts
 
-    return store.records(folder) if as_found else reviews.corrected(folder, accepted_only)
+    return store.records(folder) if as_found else verdicts.corrected(folder, accepted_only)
 
 
 def _above(records: "Iterable[Record]", min_score: float | None) -> "Iterator[Record]":
@@ -113,7 +113,7 @@ def _above(records: "Iterable[Record]", min_score: float | None) -> "Iterator[Re
 
 def _classes(folder: Path, run: "Run", as_found: bool) -> tuple[str, ...]:
     """The labels in the order in which they were asked for, then those that a person brought in, sorted."""
-    from grounded.labelling import reviews, store
+    from grounded.labelling import reviews, store, verdicts
 
     said = {} if as_found else reviews.by_file(review for review in reviews.read(folder) if review.phrase)
     if not said:
@@ -122,6 +122,6 @@ def _classes(folder: Path, run: "Run", as_found: bool) -> tuple[str, ...]:
     found = {
         label
         for file in said.keys() & index.keys()
-        for label in reviews.apply(store.record_at(*index[file]), said[file]).instances.labels.tolist()
+        for label in verdicts.apply(store.record_at(*index[file]), said[file]).instances.labels.tolist()
     }
     return (*run.phrases, *sorted(found.difference(run.phrases)))

@@ -2,27 +2,22 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
-import numpy as np
-
-from grounded import editing
-from grounded.answers import from_masks, tight_boxes
 from grounded.errors import ResultError
 from grounded.files import explained
-from grounded.instances import Instances
-from grounded.labelling import store
-from grounded.labelling.records import Record
 from grounded.labelling.store.run import REVIEWS
 from segany.masks import RLE
 
 Action = Literal["accept", "reject", "relabel", "redraw", "add", "undo"]
 Key = int | str  # an instance of a record by its row, one that a person added by its id
+WHOLE_PICTURE: Key = ""  # of what is said of no instance
+_OF_PICTURES = ("accept", "undo")
 _NEEDS = {"relabel": ("phrase",), "redraw": ("mask",), "add": ("phrase", "mask")}
 
 
@@ -30,7 +25,8 @@ _NEEDS = {"relabel": ("phrase",), "redraw": ("mask",), "add": ("phrase", "mask")
 class Review:
     """One thing said of one instance. Of several about the same one, the later counts.
 
-    `instance` is the row in the record; None for an instance that a person added, which has an `id` of its own.
+    `instance` is the row in the record; None for an instance that a person added, which has an `id` of its own. With
+    neither, "accept" is of a picture in which nothing was found: nothing is there.
     "undo" takes back the latest review of that instance which is not taken back yet. "relabel" has the new phrase,
     "redraw" the new mask, "add" both.
     """
@@ -48,8 +44,9 @@ class Review:
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):
             raise ValueError(f"action must be one of {', '.join(get_args(Action))}, got {self.action!r}")
-        if (self.instance is None) == (not self.id):
-            raise ValueError(f"a review must have either an instance or an id, got {self.instance} and {self.id!r}")
+        named = (self.instance is not None) + bool(self.id)
+        if named > 1 or (not named and self.action not in _OF_PICTURES):
+            raise ValueError(f"{self.action!r} must have either an instance or an id, got {self.instance}, {self.id!r}")
         if self.action == "add" and self.instance is not None:
             raise ValueError(f"an added instance must have an id, got the row {self.instance}")
         if self.instance is not None and self.instance < 0:
@@ -60,7 +57,7 @@ class Review:
 
     @property
     def key(self) -> Key:
-        return self.instance if self.instance is not None else str(self.id)
+        return self.instance if self.instance is not None else self.id or WHOLE_PICTURE
 
     def to_line(self) -> bytes:
         data = {name: value for name, value in asdict(self).items() if value is not None and value != ""}
@@ -176,138 +173,3 @@ def _repair(file: BinaryIO) -> None:
         file.seek(start)
     else:
         file.write(b"\n")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Where the reviews of one instance have led to."""
-
-    action: Action  # the latest that counts; whatever it is but "reject", the instance stays
-    phrase: str | None = None  # instead of the record's
-    mask: RLE | None = None  # instead of the record's
-    mask_seen: bool = False  # whether a person has accepted or redrawn the mask
-
-    @property
-    def kept(self) -> bool:
-        return self.action != "reject"
-
-
-def standing(record: Record, reviews: Iterable[Review]) -> list[Review]:
-    """The reviews of this record that count: of its file and configuration, and not taken back."""
-    found: list[Review] = []
-    for review in reviews:
-        if review.file != record.image.file or is_outdated(review, record):
-            continue
-        if review.action != "undo":
-            found.append(review)
-            continue
-        latest = next((i for i in reversed(range(len(found))) if found[i].key == review.key), None)
-        if latest is not None:
-            del found[latest]
-    return found
-
-
-def is_outdated(review: Review, record: Record) -> bool:
-    """Whether a review was of a record of the same picture that another run has replaced."""
-    return bool(review.config) and review.config != record.config
-
-
-def verdicts(record: Record, reviews: Iterable[Review]) -> dict[Key, Verdict]:
-    """What the reviews say of each instance of this record that they are about, added ones included.
-
-    Raises:
-        ResultError: a review is of a row that the record does not have, or its mask is of another size.
-    """
-    found: dict[Key, Verdict] = {}
-    size = [record.image.height, record.image.width]
-    for review in standing(record, reviews):
-        where = f"a review of {review.file}"
-        if review.instance is not None and review.instance >= len(record.instances):
-            raise ResultError(f"{where} is of instance {review.instance}, the record has {len(record.instances)}")
-        if review.mask is not None and list(review.mask["size"]) != size:
-            raise ResultError(f"{where} has a mask of size {review.mask['size']}, the picture is {size}")
-        before = found.get(review.key)
-        if before is None:
-            if review.id is not None and review.action != "add":
-                continue  # its "add" was taken back, which takes back all that was said of it
-            before = Verdict(review.action)
-        found[review.key] = Verdict(
-            action=review.action,
-            phrase=review.phrase or before.phrase,
-            mask=review.mask or before.mask,
-            mask_seen=before.mask_seen or review.action in ("accept", "redraw", "add"),
-        )
-    return found
-
-
-def apply(record: Record, reviews: Iterable[Review], *, accepted_only: bool = False) -> Record:
-    """Return the record as a person has corrected it: rejected instances dropped, added ones at the end.
-
-    A redrawn mask has its own tight box and no scores that were of the mask before; a relabelled instance no scores
-    that were of the phrase before. An added one has the source "person", and no scores at all.
-
-    Args:
-        record: as it was made.
-        reviews: of any pictures; those of others do not matter.
-        accepted_only: leave out what nobody has looked at.
-
-    Raises:
-        ResultError: a review does not fit the record.
-    """
-    found = verdicts(record, reviews)
-    instances, kept = record.instances, []
-    for row in range(len(record.instances)):
-        verdict = found.get(row)
-        if verdict is None:
-            kept += [] if accepted_only else [row]
-        elif verdict.kept:
-            kept.append(row)
-            instances = _corrected(instances, row, verdict)
-    instances = instances[kept]
-    for key, verdict in found.items():
-        if isinstance(key, str) and verdict.kept:
-            instances = editing.add(instances, _added(verdict, instances.image_size))
-    return replace(record, instances=instances)
-
-
-def _corrected(instances: Instances, row: int, verdict: Verdict) -> Instances:
-    if verdict.phrase is not None:
-        instances = editing.relabel(instances, row, verdict.phrase)
-    if verdict.mask is None:
-        return instances
-    rles, boxes = list(instances.rles), instances.boxes.copy()
-    rles[row], boxes[row] = verdict.mask, tight_boxes([verdict.mask])[0]
-    clip_scores, predicted_iou = instances.clip_scores.copy(), instances.predicted_iou.copy()
-    clip_scores[row] = predicted_iou[row] = np.nan
-    return replace(instances, rles=tuple(rles), boxes=boxes, clip_scores=clip_scores, predicted_iou=predicted_iou)
-
-
-def _added(verdict: Verdict, image_size: tuple[int, int]) -> Instances:
-    assert verdict.phrase is not None and verdict.mask is not None  # Review sees to it
-    unknown = np.full(1, np.nan, np.float32)
-    return from_masks((verdict.phrase,), image_size, [verdict.mask], np.zeros(1, np.int64), unknown, "person")
-
-
-def corrected(folder: str | PathLike[str], accepted_only: bool = False) -> Iterator[Record]:
-    """Yield the records of a run as they were corrected, in their order.
-
-    Args:
-        folder: of the run.
-        accepted_only: yield only what a person has looked at: the instances that were not rejected, and pictures of
-            which there is such an instance or all instances were rejected.
-
-    Raises:
-        ResultError: a line is no record or no review, or a review does not fit its record.
-    """
-    reviews = by_file(read(folder))
-    for record in store.records(folder):
-        own = reviews.get(record.image.file, [])
-        result = apply(record, own, accepted_only=accepted_only)
-        if accepted_only and not len(result.instances) and not _all_rejected(record, own):
-            continue
-        yield result
-
-
-def _all_rejected(record: Record, reviews: Iterable[Review]) -> bool:
-    found, rows = verdicts(record, reviews), range(len(record.instances))
-    return len(rows) > 0 and all(row in found and not found[row].kept for row in rows)

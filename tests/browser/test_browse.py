@@ -166,6 +166,19 @@ def test_the_list_goes_on_sorts_and_filters(visit: Callable[..., Any]):
 
 
 @pytest.mark.slow
+def test_a_picture_in_which_nothing_was_found(visit: Callable[..., Any]):
+    page = visit(file="more/nothing.png")
+    wait(page, "Nothing was found here: accept that")
+    assert page.is_disabled("#reject")
+    page.keyboard.press("a")
+    wait(page, "Reviewed: nothing is there")
+    assert page.is_disabled("#accept")
+    wait(page, "in 1 picture", "#agreement")
+    page.keyboard.press("u")
+    wait(page, "Nothing was found here: accept that")
+
+
+@pytest.mark.slow
 def test_two_windows(visit: Callable[..., Any]):
     first, second = visit(file="shelf.png"), visit(file="shelf.png")
     for page in (first, second):

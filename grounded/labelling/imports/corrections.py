@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from grounded.errors import PromptError, ResultError
-from grounded.labelling import reviews, store
+from grounded.labelling import reviews, store, verdicts
 from grounded.labelling.export.marks import mark
 from grounded.labelling.imports import Annotated, Annotation, Notes, Reader
 from grounded.labelling.imports.names import PictureNames
@@ -191,15 +191,15 @@ def compare(
 
 def standing(record: Record, said: Sequence[Review]) -> list[Known]:
     """The instances of a record as they stand after reviews, then those that a person added."""
-    verdicts = reviews.verdicts(record, said)
+    given = verdicts.of(record, said)
     found = []
     for row, (rle, label) in enumerate(zip(record.instances.rles, record.instances.labels.tolist(), strict=True)):
-        verdict = verdicts.get(row)
+        verdict = given.get(row)
         phrase, mask = (verdict.phrase or label, verdict.mask or rle) if verdict else (label, rle)
         marks = frozenset(mark(one, name) for one in (rle, mask) for name in (label, phrase))
         kept, seen = (verdict.kept, verdict.mask_seen) if verdict else (True, False)
         found.append(Known(row, phrase, mask, marks, kept, seen))
-    for key, verdict in verdicts.items():
+    for key, verdict in given.items():
         if isinstance(key, str) and verdict.phrase is not None and verdict.mask is not None:
             marks = frozenset({mark(verdict.mask, verdict.phrase)})
             found.append(Known(key, verdict.phrase, verdict.mask, marks, verdict.kept, verdict.mask_seen))

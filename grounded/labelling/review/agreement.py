@@ -7,9 +7,10 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from grounded.labelling import store
+from grounded.labelling import store, verdicts
 from grounded.labelling.records import Record
-from grounded.labelling.reviews import Review, Verdict, by_file, is_outdated, read, verdicts
+from grounded.labelling.reviews import Review, by_file, read
+from grounded.labelling.verdicts import Verdict, is_empty, is_outdated
 from segany.masks import RLE
 
 
@@ -65,11 +66,11 @@ _COUNTS = ("pictures", "reviewed", "rejected", "relabelled", "added", "outdated"
 
 def agreement_of(record: Record, reviews: Sequence[Review]) -> Agreement:
     """`agreement` of one picture."""
-    found = verdicts(record, reviews)
+    found = verdicts.of(record, reviews)
     rows: Mapping[int, Verdict] = {key: verdict for key, verdict in found.items() if isinstance(key, int)}
     labels = record.instances.labels
     return Agreement(
-        pictures=int(bool(found)),
+        pictures=int(bool(found) or is_empty(record, reviews)),
         reviewed=len(rows),
         rejected=sum(not verdict.kept for verdict in rows.values()),
         relabelled=sum(verdict.kept and verdict.phrase not in (None, labels[row]) for row, verdict in rows.items()),
@@ -91,7 +92,7 @@ def agreement(folder: str | PathLike[str]) -> Agreement:
     """Compare the corrected masks and phrases of a run with the automatic ones; reads only what was reviewed.
 
     Raises:
-        ResultError: as `corrected`.
+        ResultError: as `verdicts.corrected`.
     """
     reviews = by_file(read(folder))
     places = store.record_index(folder) if reviews else {}

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from grounded.errors import GroundedError, ResultError
 from grounded.labelling import store
 from grounded.labelling.records import Record
-from grounded.labelling.store.reading import complete_lines, shards
+from grounded.labelling.store.reading import Follower, file_of
 
 Sort = Literal["lowest", "highest", "most", "fewest", "name"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -48,22 +48,25 @@ class Entry:
         return min(scores, default=None)
 
 
-def entries(folder: Path) -> Iterator[Entry]:
+def entries(run: Follower, seen: set[str], behind: Follower | None = None) -> Iterator[Entry]:
     """Yield the entry of each record of a run; of the masks, which are most of it, nothing is made.
+
+    Args:
+        run: what is left of it to read.
+        seen: names of the pictures that have an entry already; it grows.
+        behind: as in `Follower.lines`.
 
     Raises:
         ResultError: the folder holds no run, or a line is no record.
     """
-    seen: set[str] = set()
-    for shard in shards(folder):
-        for offset, line in complete_lines(shard):
-            try:
-                entry = Entry.of(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ResultError(f"{shard}, {offset} bytes from its beginning: not a record") from error
-            if entry.file not in seen:
-                seen.add(entry.file)
-                yield entry
+    for shard, offset, line in run.lines(behind):
+        try:
+            entry = Entry.of(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultError(f"{shard}, {offset} bytes from its beginning: not a record") from error
+        if entry.file not in seen:
+            seen.add(entry.file)
+            yield entry
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Page:
 class Catalogue:
     """The entries of a run's records, read by a thread of its own: the first are there at once.
 
+    A run that is still being written grows here with every `refresh`.
+
     Args:
         folder: of the run.
 
@@ -86,13 +91,32 @@ class Catalogue:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.places = store.record_index(folder)
+        self._lock, self._refreshing = threading.Lock(), threading.Lock()
+        self._begin()
+        self.refresh()
+
+    def _begin(self) -> None:
+        self.places: dict[str, tuple[Path, int]] = {}
         self.error: str | None = None  # why reading has ended early
+        self._names, self._contents = Follower(self.folder), Follower(self.folder)
+        self._seen: set[str] = set()
         self._entries: list[Entry] = []
         self._orders: OrderedDict[tuple[Sort, str | None, int], list[Entry]] = OrderedDict()
-        self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+
+    def refresh(self) -> None:
+        """Take in what was written since. Raises GroundedError where the folder holds no run any more."""
+        with self._refreshing:
+            if self._reader.is_alive():
+                return
+            if self._names.is_lost():
+                self._begin()
+            before = len(self.places)
+            for shard, offset, line in self._names.lines():
+                self.places.setdefault(file_of(line, shard), (shard, offset))
+            if len(self.places) > before:
+                self._reader = threading.Thread(target=self._read, daemon=True)
+                self._reader.start()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -104,7 +128,8 @@ class Catalogue:
 
     def wait(self) -> None:
         """Until all entries are there."""
-        self._reader.join()
+        if self._reader.is_alive():
+            self._reader.join()
 
     def record(self, file: str) -> Record:
         """Return a record by the name of its picture. Raises UnknownPictureError where there is none."""
@@ -161,8 +186,9 @@ class Catalogue:
         return entries
 
     def _read(self) -> None:
+        self.error = None
         try:
-            for entry in entries(self.folder):
+            for entry in entries(self._contents, self._seen, self._names):
                 self._entries.append(entry)
         except GroundedError as error:
             self.error = str(error)

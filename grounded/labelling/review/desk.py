@@ -9,15 +9,16 @@ from pycocotools import mask as coco_mask
 
 from grounded.errors import ImageError, PromptError, ResultError
 from grounded.images import SourceImage
-from grounded.labelling import reviews
+from grounded.labelling import reviews, verdicts
 from grounded.labelling.records import Record
 from grounded.labelling.review import shown
 from grounded.labelling.review.agreement import Agreement, agreement_of
 from grounded.labelling.review.catalogue import Catalogue
 from grounded.labelling.review.pictures import open_picture
 from grounded.labelling.review.redrawing import Redrawing
-from grounded.labelling.reviews import Key, Review, Verdict
+from grounded.labelling.reviews import Key, Review
 from grounded.labelling.sources import Source
+from grounded.labelling.verdicts import Verdict
 
 # Of a picture: nothing said, of some instances, of all; then what was said, of any of them.
 STATES = ("unreviewed", "partly", "done", "reject", "relabel", "redraw", "add")
@@ -26,7 +27,7 @@ STATES = ("unreviewed", "partly", "done", "reject", "relabel", "redraw", "add")
 class Desk:
     """A run before a person. What is said is on the disk before it is shown; for several threads.
 
-    Reviews that another program adds to the folder meanwhile count as well.
+    Records and reviews that other programs add to the folder meanwhile count as well.
 
     Args:
         folder: of the run.
@@ -50,8 +51,9 @@ class Desk:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in reviews that are in the folder and not yet here."""
+        """Take in records and reviews that are in the folder and not yet here."""
         with self._lock:
+            self.catalogue.refresh()
             path = self.folder / reviews.REVIEWS
             size = path.stat().st_size if path.exists() else 0
             if size == self._offset:
@@ -107,7 +109,7 @@ class Desk:
             self.refresh()
             for file, own in reviews.by_file(said).items():
                 record = self.catalogue.record(file)
-                reviews.apply(record, [*self._reviews.get(file, ()), *own])
+                verdicts.apply(record, [*self._reviews.get(file, ()), *own])
             for review in said:
                 if review.mask is not None and not coco_mask.area(review.mask):
                     raise ResultError("the mask must have pixels, got none: reject the instance instead")
@@ -115,13 +117,16 @@ class Desk:
             self.refresh()
 
     def latest(self, file: str) -> Key | None:
-        """The instance that the latest review of a picture is of, for taking it back; None where there is none."""
-        standing = reviews.standing(self.catalogue.record(file), self.reviews(file))
+        """The instance that the latest review of a picture is of, for taking it back; None where there is none.
+
+        `reviews.WHOLE_PICTURE` where that is of no instance.
+        """
+        standing = verdicts.standing(self.catalogue.record(file), self.reviews(file))
         return standing[-1].key if standing else None
 
     def corrected(self, file: str) -> Record:
         """The record of a picture, corrected so far."""
-        return reviews.apply(self.catalogue.record(file), self.reviews(file))
+        return verdicts.apply(self.catalogue.record(file), self.reviews(file))
 
     def picture(self, file: str) -> dict[str, Any]:
         """All that the page shows of one picture, fit for JSON. Raises UnknownPictureError."""
@@ -140,7 +145,7 @@ class Desk:
             "missing": missing,
             "version": len(said),
             "states": sorted(self.states(file)),
-            "instances": shown.instances(record, reviews.verdicts(record, said)),
+            "instances": shown.instances(record, verdicts.of(record, said)),
         }
 
     def masks(
@@ -166,7 +171,7 @@ class Desk:
         if key is not None:
             # Of the corrected record only this instance, rejected or not.
             said = [review for review in self.reviews(file) if review.key == key and review.action != "reject"]
-            kept = reviews.apply(record, said)
+            kept = verdicts.apply(record, said)
             row = key if isinstance(key, int) else len(record.instances)
             if row >= len(kept.instances):
                 raise PromptError(f"there is no instance {key!r} in {file}")
@@ -183,19 +188,19 @@ class Desk:
 
     def _judge(self, file: str) -> None:
         record, own = self.catalogue.record(file), self._reviews[file]
-        verdicts = reviews.verdicts(record, own)
+        found = verdicts.of(record, own)
         self._agreements[file] = agreement_of(record, own)
-        self._phrases[file] = frozenset(verdict.phrase for verdict in verdicts.values() if verdict.phrase)
-        if not verdicts:
+        self._phrases[file] = frozenset(verdict.phrase for verdict in found.values() if verdict.phrase)
+        if not found and not verdicts.is_empty(record, own):
             self._states[file] = frozenset({"unreviewed"})
             return
-        self._states[file] = frozenset(_said(verdicts, len(record.instances)))
+        self._states[file] = frozenset(_said(found, len(record.instances)))
 
 
-def _said(verdicts: Mapping[Key, Verdict], rows: int) -> Iterator[str]:
+def _said(found: Mapping[Key, Verdict], rows: int) -> Iterator[str]:
     """Those of STATES that a picture with `rows` instances has."""
-    yield "done" if sum(isinstance(key, int) for key in verdicts) == rows else "partly"
-    for key, verdict in verdicts.items():
+    yield "done" if sum(isinstance(key, int) for key in found) == rows else "partly"
+    for key, verdict in found.items():
         if not verdict.kept:
             yield "reject"
         elif isinstance(key, str):

@@ -40,7 +40,11 @@ class Mask(BaseModel):
 
 
 class Said(BaseModel):
-    """One review as the page sends it; "undo" without a key takes back the latest of the picture."""
+    """One review as the page sends it.
+
+    Without a key, "undo" takes back the latest of the picture, and "accept" says of one without instances that nothing
+    is there.
+    """
 
     action: Action
     key: int | str | None = None
@@ -130,6 +134,8 @@ def build(desk: Desk, host: str = _LOOPBACK[0]) -> FastAPI:
     ) -> dict[str, Any]:
         if state and state not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
+        if after is None:
+            desk.refresh()
         found = desk.catalogue.page(
             sort,
             phrase or None,
@@ -224,15 +230,16 @@ def _review(desk: Desk, file: str, said: Said) -> Review:
             raise ValueError("nothing has been said of this picture that could be taken back")
     if said.action == "add":
         key = uuid.uuid4().hex[:12]
-    if key is None:
+    record = desk.catalogue.record(file)
+    if key is None and (said.action != "accept" or len(record.instances)):
         raise ValueError(f"{said.action!r} must be of an instance, got none")
     return Review(
         file=file,
         action=said.action,
         instance=key if isinstance(key, int) else None,
-        id=key if isinstance(key, str) else None,
+        id=key or None if isinstance(key, str) else None,
         phrase=None if said.phrase is None else parse([said.phrase])[0],
-        config=desk.catalogue.record(file).config,
+        config=record.config,
         mask=None if said.mask is None else RLE(size=list(said.mask.size), counts=said.mask.counts),
     )
 

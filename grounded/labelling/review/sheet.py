@@ -12,12 +12,13 @@ from PIL import Image
 
 from grounded.errors import OutputError
 from grounded.files import write_atomically
-from grounded.labelling import reviews, store
+from grounded.labelling import reviews, store, verdicts
 from grounded.labelling.records import Record
 from grounded.labelling.review.agreement import agreement
 from grounded.labelling.review.catalogue import Entry, entries
 from grounded.labelling.review.pictures import jpeg, overlay
 from grounded.labelling.sources import Source
+from grounded.labelling.store.reading import Follower
 from grounded.phrases import shortened
 
 _SIDE = 320  # pixels of the longer side
@@ -43,9 +44,9 @@ def write_sheet(folder: str | PathLike[str], source: Source | None, path: str | 
     if Path(path).is_dir():
         raise OutputError(f"cannot write {path}: it is a folder")
     said, places = reviews.by_file(reviews.read(folder)), store.record_index(folder)
-    worst = heapq.nsmallest(limit, entries(Path(folder)), key=_doubt)
+    worst = heapq.nsmallest(limit, entries(Follower(folder), set()), key=_doubt)
     figures = [
-        _figure(reviews.apply(store.record_at(*places[entry.file]), said.get(entry.file, ())), source)
+        _figure(verdicts.apply(store.record_at(*places[entry.file]), said.get(entry.file, ())), source)
         for entry in worst
     ]
     title = escape(Path(folder).resolve().name)

@@ -8,7 +8,8 @@ from pycocotools import mask as coco_mask
 
 from grounded.drawing import phrase_colour
 from grounded.labelling.records import Record
-from grounded.labelling.reviews import Key, Verdict
+from grounded.labelling.reviews import Key
+from grounded.labelling.verdicts import Verdict
 from grounded.polygons import TOLERANCE, mask_to_polygons
 from segany.masks import RLE
 

@@ -81,10 +81,47 @@ def all_failures(folder: Path) -> dict[str, Failure]:
     return {failure.file: failure for failure in found}
 
 
-def complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, line) of the lines that end in a line feed."""
-    offset = 0
+class Follower:
+    """The lines of a run's shards, each once, while the run is being written."""
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = folder
+        self._ends: dict[Path, tuple[int, int]] = {}  # of each shard the file's number and the end of the last line
+
+    def lines(self, behind: "Follower | None" = None) -> Iterator[tuple[Path, int, bytes]]:
+        """Yield (shard, offset, line) of what was not yielded before; a line that was not done with comes again.
+
+        Args:
+            behind: another one, which is not overtaken.
+
+        Raises:
+            ResultError: the folder is no run's.
+        """
+        for shard in shards(self.folder):
+            file = shard.stat().st_ino
+            for offset, line in complete_lines(shard, self._ends.get(shard, (file, 0))[1]):
+                if behind is not None and offset >= behind._ends.get(shard, (file, 0))[1]:
+                    break
+                yield shard, offset, line
+                self._ends[shard] = file, offset + len(line)
+
+    def is_lost(self) -> bool:
+        """Whether something that was yielded is not there any more, as when a run is begun anew in the folder."""
+        for shard, (file, end) in self._ends.items():
+            try:
+                now = shard.stat()
+            except FileNotFoundError:
+                return True
+            if now.st_ino != file or now.st_size < end:
+                return True
+        return False
+
+
+def complete_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, line) of the lines that end in a line feed, from the one that begins at `start`."""
+    offset = start
     with path.open("rb") as file:
+        file.seek(start)
         for line in file:
             if line.endswith(b"\n"):
                 yield offset, line

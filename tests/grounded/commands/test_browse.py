@@ -11,7 +11,7 @@ from grounded.commands.browse import browse
 from grounded.labelling import reviews
 from grounded.labelling.review import server
 from tests.grounded.labelling.review.runs import example_run
-from tests.grounded.labelling.test_reviews import said
+from tests.grounded.labelling.reviewed import said
 
 
 @pytest.fixture

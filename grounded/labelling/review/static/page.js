@@ -55,7 +55,7 @@ async function summarise() {
 
 function showAgreement(a) {
   const parts = [];
-  if (a.reviewed || a.added || a.outdated) {
+  if (a.pictures || a.outdated) {
     parts.push(`${count(a.reviewed, "instance")} reviewed in ${count(a.pictures, "picture")}`);
     if (a.reviewed) parts.push(`${percent(a.rejected_share)} rejected`, `${percent(a.relabelled_share)} relabelled`);
     parts.push(`${a.added} added`);
@@ -227,7 +227,8 @@ function show() {
   $("instances").children[selected]?.scrollIntoView({ block: "nearest" });
   const one = picture.instances[selected];
   if (document.activeElement !== $("phrase")) $("phrase").value = one?.phrase ?? "";
-  for (const id of ["accept", "reject"]) $(id).disabled = !one;
+  $("accept").disabled = !one && !isOpenAndEmpty();
+  $("reject").disabled = !one;
   $("relabel").querySelector("button").disabled = !one;
   $("redraw").disabled = !one || Boolean(picture.missing);
   $("add").disabled = Boolean(picture.missing);
@@ -277,8 +278,11 @@ function firstOpen(from) {
   return -1;
 }
 
+const isOpenAndEmpty = () => !picture.instances.length && picture.states.includes("unreviewed");
+
 function guide() {
-  if (!picture.instances.length) return picture.missing ? "Nothing was found here." : "Nothing was found here: add what is missing.";
+  if (isOpenAndEmpty()) return `Nothing was found here: accept that${picture.missing ? "." : ", or add what is missing."}`;
+  if (!picture.instances.length) return "Reviewed: nothing is there.";
   const open = picture.instances.filter((one) => !one.state).length;
   return open ? `${open} of ${count(picture.instances.length, "instance")} to review.` : "All instances are reviewed.";
 }
@@ -325,7 +329,10 @@ function refreshCard(found) {
 
 function judge(action) {
   const one = picture?.instances[selected];
-  if (!one) return;
+  if (!one) {
+    if (picture && action === "accept" && isOpenAndEmpty()) say([{ action }]);
+    return;
+  }
   one.state = action; // shown before the server has answered
   const next = firstOpen(selected + 1);
   if (next >= 0) selected = next;

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grounded.labelling import reviews
+from grounded.labelling import verdicts
 from grounded.labelling.export import export
 from grounded.labelling.imports import Notes, open_annotations
 from grounded.labelling.imports.corrections import Corrected, import_corrections
@@ -29,10 +29,10 @@ def exported(folder: Path, name: str, write=None) -> Path:
     """The run in `folder` as it is corrected so far, in a format, beside it."""
     out = folder.parent / f"{name}-{len(list(folder.parent.iterdir()))}"
     if write is None:
-        export(name, reviews.corrected(folder), CLASSES, out)
+        export(name, verdicts.corrected(folder), CLASSES, out)
     else:
         out.mkdir()
-        write(reviews.corrected(folder), CLASSES, out)
+        write(verdicts.corrected(folder), CLASSES, out)
     return out
 
 
@@ -46,7 +46,7 @@ def taken_back(
 
 def corrected(folder: Path) -> dict[str, list[tuple[str, np.ndarray]]]:
     """Labels and masks of each picture after reviews."""
-    return {record.image.file: pairs(record) for record in reviews.corrected(folder)}
+    return {record.image.file: pairs(record) for record in verdicts.corrected(folder)}
 
 
 def before(folder: Path) -> dict[str, list[tuple[str, np.ndarray]]]:

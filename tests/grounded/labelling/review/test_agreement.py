@@ -6,7 +6,7 @@ from grounded.labelling import reviews
 from grounded.labelling.review.agreement import Agreement, agreement, agreement_of
 from grounded.labelling.reviews import Review
 from tests.data import disk
-from tests.grounded.labelling.test_reviews import NEW, mask, record, said, write_run
+from tests.grounded.labelling.reviewed import NEW, mask, record, said, write_run
 
 
 def iou(a: tuple[float, float], b: tuple[float, float]) -> float:

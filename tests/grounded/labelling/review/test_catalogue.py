@@ -6,8 +6,9 @@ import pytest
 
 from grounded.errors import ResultError
 from grounded.labelling.records import Record
-from grounded.labelling.review.catalogue import SORTS, Catalogue, Entry, UnknownPictureError
-from tests.grounded.labelling.test_reviews import record, write_run
+from grounded.labelling.review.catalogue import SORTS, Catalogue, Entry, UnknownPictureError, entries
+from grounded.labelling.store.reading import Follower
+from tests.grounded.labelling.reviewed import record, write_run
 
 
 def scored(file: str, *scores: float) -> Record:
@@ -23,8 +24,8 @@ def catalogue(tmp_path: Path) -> Catalogue:
     return catalogue
 
 
-def names(entries: tuple[Entry, ...]) -> str:
-    return "".join(entry.file for entry in entries)
+def names(found: tuple[Entry, ...]) -> str:
+    return "".join(entry.file for entry in found)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,43 @@ def test_records_are_read_when_they_are_asked_for(catalogue: Catalogue):
     assert len(catalogue.record("d").instances) == 3
     with pytest.raises(UnknownPictureError, match="no picture 'z'"):
         catalogue.record("z")
+
+
+def test_records_that_are_written_meanwhile(tmp_path: Path):
+    catalogue = Catalogue(write_run(tmp_path, scored("a", 0.5)))
+    catalogue.wait()
+    shard = next((tmp_path / "records").iterdir())
+    line = scored("b", 0.25).to_line()
+    with shard.open("ab") as file:
+        file.write(line[:-5])
+    catalogue.refresh()
+    assert len(catalogue) == 1  # the line is not done
+    with shard.open("ab") as file:
+        file.write(line[-5:] + scored("c", 0.75).to_line() + line)
+    catalogue.refresh()
+    catalogue.wait()
+    assert names(catalogue.page("lowest").entries) == "bac" and len(catalogue.record("b").instances) == 1
+    other = tmp_path / "other"  # another run, with more records
+    other.write_bytes(b"".join(scored(file, 0.5).to_line() for file in "defghi"))
+    other.replace(shard)
+    catalogue.refresh()
+    catalogue.wait()
+    assert names(catalogue.page("name").entries) == "defghi" and len(catalogue) == 6
+    shard.unlink()
+    catalogue.refresh()
+    assert catalogue.page("name").total == len(catalogue) == 0
+
+
+def test_no_entry_is_there_before_its_place(tmp_path: Path):
+    write_run(tmp_path, scored("a", 0.5))
+    shard = next((tmp_path / "records").iterdir())
+    names_of, contents = Follower(tmp_path), Follower(tmp_path)
+    assert len(list(names_of.lines())) == 1
+    with shard.open("ab") as file:
+        file.write(scored("b", 0.25).to_line())
+    assert [entry.file for entry in entries(contents, set(), names_of)] == ["a"]
+    assert len(list(names_of.lines())) == 1
+    assert [entry.file for entry in entries(contents, set(), names_of)] == ["b"]
 
 
 def test_an_empty_run(tmp_path: Path):

@@ -10,7 +10,7 @@ from grounded.labelling.review.redrawing import Redrawing
 from grounded.labelling.review.shown import outline
 from segany.masks import encode_rle
 from tests.data import disk
-from tests.grounded.labelling.test_reviews import said, write_run
+from tests.grounded.labelling.reviewed import said, write_run
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,15 @@ def test_reviews_from_elsewhere_count(desk: Desk, run: Path):
     (run / "reviews.jsonl").unlink()
     desk.refresh()
     assert desk.agreement().reviewed == 0 and desk.states("shelf.png") == {"unreviewed"}
+
+
+def test_pictures_that_are_labelled_meanwhile(desk: Desk, run: Path):
+    shard = next((run / "records").iterdir())
+    line = next(line for line in shard.read_bytes().splitlines(keepends=True) if b'"shelf.png"' in line)
+    with shard.open("ab") as file:
+        file.write(line.replace(b"shelf.png", b"later.png"))
+    desk.say(said("accept", 0, "later.png"))
+    assert desk.states("later.png") == {"partly"} and len(desk.catalogue) == 5
 
 
 def test_what_does_not_fit_is_not_written(desk: Desk, run: Path):

@@ -13,7 +13,7 @@ from grounded.labelling.sources import FolderSource
 from segany.masks import decode_rle, encode_rle
 from tests.data import disk
 from tests.grounded.labelling.review.runs import example_record
-from tests.grounded.labelling.test_reviews import record
+from tests.grounded.labelling.reviewed import record
 
 
 def saved(folder: Path, name: str, size: tuple[int, int], orientation: int = 1) -> FolderSource:

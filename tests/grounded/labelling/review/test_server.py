@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from grounded.errors import OutputError
-from grounded.labelling import reviews
+from grounded.labelling import reviews, verdicts
 from grounded.labelling.review import server
 from grounded.labelling.review.desk import Desk
 from segany.masks import RLE, decode_rle
@@ -129,6 +129,14 @@ def test_undo_takes_back_the_latest_of_the_picture(client: TestClient):
     assert answer.status_code == 422 and "nothing has been said" in answer.json()["error"]
 
 
+def test_a_picture_without_instances_is_accepted_as_such(client: TestClient):
+    answer = say(client, "more/nothing.png", {"action": "accept"})
+    assert answer["picture"]["states"] == ["done"] and answer["agreement"]["pictures"] == 1
+    assert files(client, state="done") == ["more/nothing.png"]
+    answer = say(client, "more/nothing.png", {"action": "undo"})
+    assert answer["picture"]["states"] == ["unreviewed"] and answer["agreement"]["pictures"] == 0
+
+
 @pytest.mark.parametrize(
     ("file", "said", "status", "message"),
     [
@@ -214,7 +222,7 @@ def test_clicks_answer_with_masks_that_can_be_kept(client: TestClient, run: Path
     answer = say(client, "picnic.png", {"action": "redraw", "key": 0, "mask": redrawn["mask"]})
     assert answer["agreement"]["compared"] == 1 and 0.5 < answer["agreement"]["mean_iou"] <= 1
     assert answer["picture"]["instances"][0]["redrawn"]
-    last = next(reviews.corrected(run)).instances
+    last = next(verdicts.corrected(run)).instances
     assert last.rles[0] == redrawn["mask"] and last.rles[-1] == again["mask"]
 
 

@@ -10,7 +10,7 @@ from grounded.errors import OutputError, ResultError
 from grounded.labelling import reviews
 from grounded.labelling.review.sheet import write_sheet
 from grounded.labelling.sources import open_source
-from tests.grounded.labelling.test_reviews import record, said, write_run
+from tests.grounded.labelling.reviewed import record, said, write_run
 
 
 def names(page: str) -> list[str]:
