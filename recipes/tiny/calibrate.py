@@ -29,7 +29,7 @@ TEMPERATURES = (0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
 BOX_THRESHOLDS = tuple(round(0.06 + 0.005 * i, 3) for i in range(69))
 CLIP_THRESHOLDS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 MOST_NEGATIVES = {"random": 0.015, "look-alike": 0.06, "unknown words": 0.015}
-CHANCE = 0.005  # a share of objects found that a few hundred scenes cannot tell from none
+CHANCE = 0.01  # a share of objects found that a few hundred scenes cannot tell from none
 FALLBACK_THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 

@@ -58,13 +58,16 @@ def test_all_controls_have_labels(demo: gr.Blocks):
 @pytest.mark.parametrize(
     "fallback, shown",
     [
-        pytest.param(FallbackConfig(), (16, 0.8, 0.9), id="defaults"),
-        pytest.param(FallbackConfig(points_per_side=100), (MAX_POINTS_PER_SIDE, 0.8, 0.9), id="too many points"),
+        pytest.param(FallbackConfig(), (16, 0.8, 0.9, 100), id="defaults"),
+        pytest.param(FallbackConfig(points_per_side=100), (MAX_POINTS_PER_SIDE, 0.8, 0.9, 100), id="too many points"),
+        pytest.param(
+            FallbackConfig(pred_iou_thresh=0.3, stability_score_thresh=0.3), (16, 0.6, 0.6, 100), id="too lenient"
+        ),
     ],
 )
-def test_the_settings_are_those_of_the_configuration(
+def test_the_settings_are_those_of_the_configuration_where_its_masks_are_worth_showing(
     studio: Studio, fallback: FallbackConfig, shown: tuple[float, ...]
 ):
     config = replace(studio.pipeline.config, fallback=fallback)
     blocks = by_id(built(replace(studio, pipeline=replace(studio.pipeline, config=config))))
-    assert tuple(blocks[f"everything-{name}"].value for name in ("points", "iou", "stability")) == shown
+    assert tuple(blocks[f"everything-{name}"].value for name in ("points", "iou", "stability", "area")) == shown

@@ -104,7 +104,7 @@ class TestSegment:
             pytest.param("dog. pizza", {"clip_threshold": 0.99999}, set(), id="CLIP threshold"),
             pytest.param("dog. pizza", {"filtering": False}, set(), id="filtering"),
             pytest.param("dog. pizza", {"mode": "box"}, {"encode", "decode", "score"}, id="mode"),
-            pytest.param("dog. pizza", {"refine_rounds": 1}, {"decode"}, id="refinement that finds nothing wrong"),
+            pytest.param("dog. pizza", {"refine_rounds": 1}, {"decode", "score"}, id="refinement"),
         ],
     )
     def test_a_change_runs_only_what_depends_on_it(self, studio: Studio, text: str, change: dict, ran: set[str]):
