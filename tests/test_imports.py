@@ -25,7 +25,7 @@ LEVELS = {
     **dict.fromkeys(("grounded.regions", "grounded.dense_clip", "grounded.refine", "grounded.fallback"), 3),
     **dict.fromkeys(("grounded.drawing", "grounded.cutouts"), 3),
     **dict.fromkeys(("grounded.loading", "grounded.download", "grounded.question"), 4),
-    **dict.fromkeys(("grounded.corrections", "grounded.naming"), 5),
+    **dict.fromkeys(("grounded.corrections", "grounded.naming", "grounded.weights"), 5),
     "grounded.pipeline": 6,
     **dict.fromkeys(("grounded.video", "grounded.labelling", "grounded.evaluation", "grounded.writing"), 7),
     # Stored values, without any model; exports, reviews and evaluations read them.

@@ -170,9 +170,11 @@ def _here(source: "Source", spec: "StepSpec", writer: "Writer", options: "Option
     from dataclasses import replace
 
     from grounded.labelling import engine, progress
+    from grounded.weights import hashes
 
     threads = max(1, _cores() // options.workers) if options.workers > 1 else None
     step = replace(spec, threads=threads).load()
+    writer.require_weights(hashes(spec.config))
     return engine.label(source, step, writer, options, progress=progress.on(), stop=stop)
 
 
@@ -182,7 +184,9 @@ def _on_ray(
     """Label in workers of Ray."""
     from grounded.labelling import progress
     from grounded.labelling.ray_engine import label_ray
+    from grounded.weights import hashes
 
+    writer.require_weights(hashes(spec.config))  # as far as they are on this machine
     return label_ray(source, spec, writer, options, progress=progress.on(), stop=stop, **engine_options)
 
 

@@ -26,9 +26,9 @@ SEGMENTER = segany.SegAnyConfig(
 )
 
 
-def save_segmenter(path: Path, text_dim: int | None = SEGMENTER.text_dim) -> Path:
+def save_segmenter(path: Path, text_dim: int | None = SEGMENTER.text_dim, seed: int = 1) -> Path:
     """Write a small SegAny with random weights. Returns `path`."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = segany.SegAny(segany.SegAnyConfig(**{**vars(SEGMENTER), "text_dim": text_dim}))
     segany.save(model, path)
     return path

@@ -20,7 +20,7 @@ class Run:
     """What was asked, of which pictures, and by which models.
 
     `config` tells apart answers that are not to be mixed in one folder: it is `fingerprint` of all that they depend on
-    besides the pictures. The source is compared by itself, and the version is only stated.
+    besides the pictures. Source and weights are compared by themselves, and the version is only stated.
     """
 
     source: str  # absolute; `grounded.labelling.sources.open_source` opens it again
@@ -29,6 +29,7 @@ class Run:
     configuration: Mapping[str, Any] = field(default_factory=dict)  # of the pipeline
     tiles: Mapping[str, Any] | None = None
     models: Mapping[str, str | None] = field(default_factory=dict)  # checkpoint of each stage
+    weights: Mapping[str, str] = field(default_factory=dict)  # a hash of the files of each stage, where known
     config: str = ""
     phrase_scores: bool = True  # whether records hold the score of every instance against every phrase
     version: str = __version__

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
@@ -18,6 +19,7 @@ from grounded.labelling.store.run import FAILURES, RECORDS, REVIEWS, RUN_FILE, F
 
 SYNC_SECONDS = 5.0
 _BLOCK = 1 << 16
+_REMEDY = "use --restart to begin again, or another folder"
 
 
 def open_run(
@@ -45,7 +47,9 @@ def open_run(
     try:
         if restart:
             _put_aside(path)
-        if _earlier(path, run) != run:
+        earlier = _earlier(path, run)
+        run = replace(run, weights=(earlier or run).weights)
+        if earlier != run:
             run.write(path)
             with explained(path):
                 _sync_path(path / RUN_FILE)
@@ -117,6 +121,26 @@ class Writer:
         self.failed[failure.file] = failure
         return True
 
+    def require_weights(self, weights: Mapping[str, str]) -> None:
+        """State by which weights the coming pictures are labelled, and refuse others than those before.
+
+        Args:
+            weights: by stage, as `grounded.weights.hashes` tells them apart. A stage that is missing here or in the
+                run is not compared.
+
+        Raises:
+            ConfigError: those of a stage are others than the run was labelled with so far.
+            OutputError: it cannot be written.
+        """
+        known = self.run.weights
+        changed = [stage for stage, one in weights.items() if self.done and known.get(stage, one) != one]
+        if changed:
+            names = " and ".join(changed)
+            raise ConfigError(f"{self.folder} holds a run with other weights of {names} under the same name; {_REMEDY}")
+        if weights.items() - known.items():
+            self.run = replace(self.run, weights={**known, **weights})
+            self.run.write(self.folder)
+
     def sync(self) -> None:
         """Wait until all lines so far are on the disk. Raises OutputError."""
         for path in sorted(self._unsynced):
@@ -174,18 +198,17 @@ class Writer:
 
 def _earlier(folder: Path, run: Run) -> Run | None:
     """The run that the folder holds, if any. Raises ConfigError where its answers and those to `run` must not mix."""
-    remedy = "use --restart to begin again, or another folder"
     try:
         earlier = Run.read(folder)
     except ResultError as error:
         if (folder / RUN_FILE).exists() or any((folder / RECORDS).glob("*.jsonl")):
-            raise ConfigError(f"{folder} holds records, but not what was asked: {error}; {remedy}") from error
+            raise ConfigError(f"{folder} holds records, but not what was asked: {error}; {_REMEDY}") from error
         return None
     if earlier.config != run.config:
         changed = ", ".join(_differences(earlier, run)) or "the configuration"
-        raise ConfigError(f"{folder} holds a run that differs in {changed}; {remedy}")
+        raise ConfigError(f"{folder} holds a run that differs in {changed}; {_REMEDY}")
     if earlier.source != run.source:
-        raise ConfigError(f"{folder} holds a run on {earlier.source}, got {run.source}; {remedy}")
+        raise ConfigError(f"{folder} holds a run on {earlier.source}, got {run.source}; {_REMEDY}")
     return earlier
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,10 +7,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from grounded.commands.label import label
+from grounded.config import override
 from grounded.labelling.sources import open_source
 from grounded.labelling.store import Run, failures, open_run, records
 from grounded.settings import PipelineConfig
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import picture, save_segmenter
 
 
 @pytest.fixture
@@ -26,6 +28,13 @@ def images(tmp_path: Path) -> Path:
     for number in range(3):
         picture(seed=number).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def segmenters(tmp_path: Path) -> tuple[Path, Path]:
+    """Two small segmenters of one size with other weights."""
+    first, second = (save_segmenter(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+    return first, second
 
 
 def run(*arguments: object) -> Result:
@@ -55,6 +64,24 @@ def test_a_folder_is_labelled_and_then_done(images: Path, config: str, tmp_path:
     assert all(record.instances.phrases == ("a cat",) for record in records(out))
     assert "phrase_scores" not in (out / "records" / "00000.jsonl").read_text()
     assert len(list(records(out / "replaced" / "001"))) == 3
+
+
+def test_weights_that_changed_under_the_same_name(
+    images: Path, random_config: PipelineConfig, segmenters: tuple[Path, Path], tmp_path: Path
+):
+    checkpoint = tmp_path / "segmenter.safetensors"
+    config, out = tmp_path / "own.yaml", tmp_path / "out"
+    config.write_text(override(random_config, segmenter={"checkpoint": str(checkpoint)}).to_yaml())
+    shutil.copy(segmenters[0], checkpoint)
+    assert run(images, "dog", "--config", config, "--out", out).exit_code == 0
+    picture(seed=7).save(images / "later.png")
+    shutil.copy(segmenters[1], checkpoint)
+    changed = run(images, "dog", "--config", config, "--out", out)
+    assert changed.exit_code == 2 and "other weights of segmenter under the same name" in changed.stderr
+    assert len(list(records(out))) == 3
+    shutil.copy(segmenters[0], checkpoint)
+    assert run(images, "dog", "--config", config, "--out", out).exit_code == 0
+    assert len(list(records(out))) == 4
 
 
 def test_failures_are_told_and_retried(images: Path, config: str, tmp_path: Path):

@@ -217,6 +217,23 @@ def test_what_does_not_change_answers_may_change(tmp_path: Path):
     assert names(tmp_path) == ["a.png", "b.png"]
 
 
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path):
+    with open_run(tmp_path, RUN) as writer:
+        writer.require_weights({"detector": "1", "clip": "2"})
+        writer.require_weights({"detector": "3", "clip": "2"})  # nothing is labelled yet
+        writer.append(record("a.png"))
+        with pytest.raises(ConfigError, match="other weights of detector under the same name; use --restart"):
+            writer.require_weights({"detector": "1", "clip": "2"})
+    with open_run(tmp_path, replace(RUN, version="99")) as writer:
+        with pytest.raises(ConfigError, match="other weights of detector and clip"):
+            writer.require_weights({"detector": "1", "clip": "1"})
+        writer.require_weights({"detector": "3", "segmenter": "4"})  # what either does not know is not compared
+    assert Run.read(tmp_path).weights == {"detector": "3", "clip": "2", "segmenter": "4"}
+    with open_run(tmp_path, RUN, restart=True) as writer:
+        writer.require_weights({"detector": "1"})
+    assert Run.read(tmp_path).weights == {"detector": "1"}
+
+
 def test_restart_of_nothing(tmp_path: Path):
     with open_run(tmp_path / "new" / "folder", RUN, restart=True) as writer:
         assert writer.done == set()
