@@ -123,7 +123,7 @@ def _joined_parts(rings: Sequence[Ring]) -> Ring:
     """One ring of several: each is entered from, and left to, the corner nearest to it of those before."""
     first, *others = sorted(rings, key=len, reverse=True)
     for other in others:
-        distances, nearest = KDTree(first).query(other)
+        distances, nearest = map(np.asarray, KDTree(first).query(other))
         start = int(distances.argmin())
         end = int(nearest[start])
         there_and_back = np.concatenate([np.roll(other, -start, axis=0), other[start : start + 1]])
