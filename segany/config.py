@@ -152,16 +152,16 @@ def _from_dict(cls: type[_T], values: dict[str, Any], required: Collection[str] 
 
 
 PRESETS: dict[str, SegAnyConfig] = {
-    # Small enough to train and run on a laptop CPU; embedding 32x32, low-resolution masks 128x128.
+    # Small enough to train and run on a laptop CPU; embedding 48x48, low-resolution masks 192x192.
     "tiny": SegAnyConfig(
-        image_size=256,
+        image_size=384,
         patch_size=8,
         encoder_dim=192,
         encoder_depth=6,
         encoder_heads=3,
         mlp_ratio=3.0,
         global_blocks=(2, 5),
-        window_size=8,  # divides the 32-cell grid, so no window is padded
+        window_size=8,  # divides the 48-cell grid, so no window is padded
         prompt_dim=128,
         decoder_heads=4,
         decoder_mlp_dim=512,

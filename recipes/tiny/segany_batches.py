@@ -9,11 +9,10 @@ from recipes.tiny import train_clip
 from recipes.tiny.crops import grey_background, square_crop
 from recipes.tiny.pool import PoolObject, PoolScene, mirrored, relit
 from recipes.tiny.segany_dense import stack_maps
+from recipes.tiny.segany_size import CONFIG
 from recipes.tiny.training import rank_and_size
 from recipes.tiny.vocabulary import noun_phrase
-from segany import PRESETS
 
-CONFIG = PRESETS["tiny"]
 LOW, GRID = CONFIG.low_res_size, CONFIG.grid_size
 BATCH = 6
 ENCODER_BATCH = 12  # pictures a step while the image encoder learns alone

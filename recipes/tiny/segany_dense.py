@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.tiny.pool import SIDE, PoolScene, mirrored
+from recipes.tiny.segany_size import CONFIG
 from recipes.tiny.vocabulary import COLORS, nouns
-from segany import PRESETS
 
-CONFIG = PRESETS["tiny"]
 LOW, GRID = CONFIG.low_res_size, CONFIG.grid_size
 SUB = LOW // GRID  # mask pixels along a cell
 REACH = 3 * SUB  # a cell tells its object from others within itself and its eight neighbours

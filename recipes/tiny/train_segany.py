@@ -1,9 +1,9 @@
 """Train the bundled segany `tiny`: points, boxes, masks and the text prompt, with corrective clicks.
 
 `python -m recipes.tiny.train_segany --pool runs/pool --out runs/segany`, then the same with `--export`
-writes segany/weights/tiny.safetensors. The image encoder learns alone first, which takes the most steps and the least
-time for each. The text prompt is taught with CLIP image embeddings of mask crops (Segment Anything, section 7.5); from
-`--text-from` on, text embeddings of the phrase take their place half of the time.
+writes segany/weights/tiny.safetensors, for larger inputs (`segany_size`). The image encoder learns alone first, which
+takes the most steps and the least time for each. The text prompt is taught with CLIP image embeddings of mask crops
+(Segment Anything, section 7.5); from `--text-from` on, text embeddings of the phrase take their place half of the time.
 """
 
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from recipes.tiny import train_clip
 from recipes.tiny.pool import SIDE, open_pool
-from recipes.tiny.segany_batches import CLICKED, CONFIG, GRID, KINDS, LOW, make_batch
+from recipes.tiny.segany_batches import CLICKED, GRID, KINDS, LOW, make_batch
 from recipes.tiny.segany_dense import DenseReadings
+from recipes.tiny.segany_size import CONFIG, SHIPPED, resized
 from recipes.tiny.training import Settings, rank_and_size, train
 from recipes.tiny.windows import WindowDecoder, cut, place_windows
 from segany import Prompts, SegAny
@@ -179,7 +180,7 @@ def main(
     trainee = Trainee(SegAny(CONFIG))
     untaught = {name: value.clone() for name, value in trainee.state_dict().items() if ".text_" in name}
     if from_shipped:
-        trainee.model.load_state_dict(load(WEIGHTS).state_dict())
+        trainee.model.load_state_dict(resized(load(WEIGHTS), CONFIG.image_size).state_dict())
     if from_run is not None:
         trainee.load_state_dict(torch.load(from_run / "state.pt", weights_only=True)["model"])
     if new_text:
@@ -187,7 +188,7 @@ def main(
     if to_export:
         trainee.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
         weights.parent.mkdir(parents=True, exist_ok=True)
-        save(trainee.model, weights)
+        save(resized(trainee.model, SHIPPED.image_size), weights)
         return
     clip = train_clip.load_shipped().eval()
     scenes = open_pool(pool, in_memory=("framed", "masks") if in_memory else (), part=rank_and_size())

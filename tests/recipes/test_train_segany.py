@@ -9,7 +9,8 @@ import torch
 from recipes.tiny import segany_batches, train_clip, train_segany
 from recipes.tiny.pool import open_pool, write_shard
 from recipes.tiny.scenes import Recipe
-from recipes.tiny.segany_batches import CONFIG, KINDS, make_batch
+from recipes.tiny.segany_batches import KINDS, make_batch
+from recipes.tiny.segany_size import CONFIG
 from recipes.tiny.train_segany import Trainee, compute_loss, tight_boxes
 from segany import SegAny
 

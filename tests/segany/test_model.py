@@ -34,10 +34,10 @@ def test_the_text_prompt_adds_its_own_tensors_only():
 
 def test_tiny_preset():
     model = SegAny(PRESETS["tiny"])
-    features = model.encode_image(torch.randn(2, 3, 256, 256))
-    assert features.shape == (2, 128, 32, 32)
+    features = model.encode_image(torch.randn(2, 3, 384, 384))
+    assert features.shape == (2, 128, 48, 48)
     logits, predicted_iou = model.decode(features, Prompts(boxes=torch.rand(2, 4), text=torch.randn(2, 1, 128)), None)
-    assert logits.shape == (2, 4, 128, 128)
+    assert logits.shape == (2, 4, 192, 192)
     assert predicted_iou.shape == (2, 4)
 
 

@@ -1,0 +1,36 @@
+"""The input size at which segany `tiny` learns, and the larger one at which it is shipped.
+
+Steps at 256 px cost a fraction of those at 384 px. Afterwards the learnt positions are interpolated, as is usual for
+ViTs that are taken to another resolution (Dosovitskiy et al. 2021, section 3.2); the other weights do not depend on it.
+"""
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipes.tiny.pool import SIDE
+from segany import PRESETS, SegAny
+
+SHIPPED = PRESETS["tiny"]
+CONFIG = replace(SHIPPED, image_size=SIDE)
+
+
+def resized(model: SegAny, image_size: int) -> SegAny:
+    """The same model for inputs of another size."""
+    other = SegAny(replace(model.config, image_size=image_size))
+    wanted = {name: value.shape for name, value in other.state_dict().items()}
+    other.load_state_dict(
+        {name: _interpolated(value, tuple(wanted[name])) for name, value in model.state_dict().items()}
+    )
+    return other.train(model.training)
+
+
+def _interpolated(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(value.shape) == shape:
+        return value
+    if value.ndim == 4:  # absolute positions (1, h, w, c)
+        cells = F.interpolate(value.permute(0, 3, 1, 2), shape[1:3], mode="bicubic", align_corners=False)
+        return cells.permute(0, 2, 3, 1)
+    # Relative positions (2 h - 1, c): the ends stay the ends.
+    return F.interpolate(value.T[None], shape[0], mode="linear", align_corners=True)[0].T
