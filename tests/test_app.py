@@ -22,7 +22,10 @@ def test_the_app_starts_answers_and_leaves_nothing(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": ""}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "TMPDIR": str(temporary), "GRADIO_TEMP_DIR": ""}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "torch")  # PyTorch's own, which it keeps
     environment.pop("GROUNDED_CONFIG", None)
     before = set(ROOT.iterdir())
     with subprocess.Popen(
@@ -41,7 +44,7 @@ def test_the_app_starts_answers_and_leaves_nothing(tmp_path: Path):
             client = Client(f"http://127.0.0.1:{port}/", verbose=False)
             result = client.predict(handle_file(PICNIC), "a dog", api_name="/segment")
             assert [instance["phrase"] for instance in result["instances"]] == ["a dog"]
-            assert len(list(tmp_path.rglob("picnic.png"))) >= 1
+            assert len(list(temporary.rglob("picnic.png"))) >= 1
             for settings, message in (
                 ({"box_threshold": "much"}, "box_threshold must be float, got str 'much'"),
                 ({"mode": ["box"]}, "mode must be one of box, text, box+text"),
@@ -55,7 +58,7 @@ def test_the_app_starts_answers_and_leaves_nothing(tmp_path: Path):
         finally:
             watchdog.cancel()
             process.kill()
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert {path for path in ROOT.iterdir() if path.name != "__pycache__"} <= before
 
 
