@@ -3,7 +3,7 @@
 `python -m recipes.tiny.pool --out runs/pool --scenes 16000` writes shards of 500 scenes; shards that exist are left as
 they are, so an interrupted run goes on. Every picture is kept twice: stretched to a square for the detector, and framed
 (longer side resized, padded at the right and bottom) for segany, with the masks of part, object and whole in that frame
-as bits.
+as bits. With `--side 384` both are larger, for the end of segany's training.
 """
 
 import json
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from recipes.tiny.scenes import Recipe, Scene, SceneObject, draw_scene
 
-SIDE = 256
+SIDE = 256  # unless a pool is drawn larger
 SHARD = 500
 COLLAGES_FROM = 500  # number of the first shard over collages
 LEVELS = ("part", "object", "whole")
@@ -47,30 +47,35 @@ class PoolScene:
     framed_size: tuple[int, int]  # (height, width) of the picture inside the frame
 
     @property
+    def side(self) -> int:
+        """Pixels along a side of the arrays."""
+        return self.shard.framed.shape[1]
+
+    @property
     def square(self) -> np.ndarray:
-        """(SIDE, SIDE, 3) uint8, stretched."""
+        """(side, side, 3) uint8, stretched."""
         return np.asarray(self.shard.square[self.row])
 
     @property
     def framed(self) -> np.ndarray:
-        """(SIDE, SIDE, 3) uint8, black beyond `framed_size`."""
+        """(side, side, 3) uint8, black beyond `framed_size`."""
         return np.asarray(self.shard.framed[self.row])
 
     def mask(self, thing: PoolObject, level: str = "object") -> np.ndarray:
-        """(SIDE, SIDE) bool in the frame."""
+        """(side, side) bool in the frame."""
         return np.unpackbits(self.shard.masks[thing.masks[level]], axis=-1).view(bool)
 
 
 @dataclass(frozen=True)
 class Shard:
-    square: np.ndarray  # (n, SIDE, SIDE, 3) uint8
-    framed: np.ndarray  # (n, SIDE, SIDE, 3) uint8
-    masks: np.ndarray  # (m, SIDE, SIDE / 8) uint8, packed bits
+    square: np.ndarray  # (n, side, side, 3) uint8
+    framed: np.ndarray  # (n, side, side, 3) uint8
+    masks: np.ndarray  # (m, side, side / 8) uint8, packed bits
 
 
-def framed_size(height: int, width: int) -> tuple[int, int]:
-    """The size of a picture whose longer side is resized to SIDE."""
-    scale = SIDE / max(height, width)
+def framed_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """The size of a picture whose longer side is resized to `side`."""
+    scale = side / max(height, width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
@@ -88,47 +93,48 @@ def mirrored(frame: np.ndarray, scene: PoolScene) -> np.ndarray:
     return result
 
 
-def _framed_mask(mask: np.ndarray) -> np.ndarray:
-    height, width = framed_size(*mask.shape)
+def _framed_mask(mask: np.ndarray, side: int) -> np.ndarray:
+    height, width = framed_size(*mask.shape, side)
     small = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
-    frame = np.zeros((SIDE, SIDE), bool)
+    frame = np.zeros((side, side), bool)
     frame[:height, :width] = np.asarray(small) > 127
     return np.packbits(frame, axis=-1)
 
 
-def _describe(thing: SceneObject, size: tuple[int, int], rows: list[np.ndarray]) -> dict:
+def _describe(thing: SceneObject, size: tuple[int, int], side: int, rows: list[np.ndarray]) -> dict:
     height, width = size
     x0, y0, x1, y1 = thing.box
     levels = {}
     for level, mask in zip(LEVELS, (thing.part, thing.mask, thing.whole), strict=True):
         if mask is not None:
             levels[level] = len(rows)
-            rows.append(_framed_mask(mask))
+            rows.append(_framed_mask(mask, side))
     box = (x0 / width, y0 / height, x1 / width, y1 / height)
     return {"noun": thing.noun, "color": thing.color, "box": box, "masks": levels}
 
 
-def _pictures(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+def _pictures(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
     image = Image.fromarray(scene.image)
-    height, width = framed_size(*scene.image.shape[:2])
-    framed = np.zeros((SIDE, SIDE, 3), np.uint8)
+    height, width = framed_size(*scene.image.shape[:2], side)
+    framed = np.zeros((side, side, 3), np.uint8)
     framed[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)), framed
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), framed
 
 
-def write_shard(folder: Path, split: str, index: int, recipe: Recipe) -> Path:
+def write_shard(folder: Path, split: str, index: int, recipe: Recipe, side: int = SIDE) -> Path:
     """Draw one shard and move it into place when it is whole."""
     target = folder / f"{split}-{index:03d}"
     if target.exists():
         return target
-    square, framed = (np.empty((SHARD, SIDE, SIDE, 3), np.uint8) for _ in range(2))
+    square, framed = (np.empty((SHARD, side, side, 3), np.uint8) for _ in range(2))
     rows: list[np.ndarray] = []
     scenes = []
     for row in range(SHARD):
         scene = draw_scene(split, index * SHARD + row, recipe)
-        square[row], framed[row] = _pictures(scene)
+        square[row], framed[row] = _pictures(scene, side)
         size = scene.image.shape[:2]
-        scenes.append({"framed_size": framed_size(*size), "objects": [_describe(o, size, rows) for o in scene.objects]})
+        things = [_describe(thing, size, side, rows) for thing in scene.objects]
+        scenes.append({"framed_size": framed_size(*size, side), "objects": things})
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     partial.mkdir(parents=True)
     for name, array in (("square", square), ("framed", framed), ("masks", np.stack(rows))):
@@ -171,14 +177,15 @@ def open_pool(
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/pool"), show_default=True)
 @click.option("--scenes", default=16000, show_default=True, help="How many training scenes.")
 @click.option("--collages", is_flag=True, help="Over collages as backgrounds, and numbered after the plain scenes.")
+@click.option("--side", default=SIDE, show_default=True, help="Pixels along a side of what is kept.")
 @click.option("--workers", default=os.cpu_count() or 1, show_default=True)
-def main(out: Path, scenes: int, collages: bool, workers: int) -> None:
+def main(out: Path, scenes: int, collages: bool, side: int, workers: int) -> None:
     """Draw the training pool."""
     out.mkdir(parents=True, exist_ok=True)
     shards = -(-scenes // SHARD)
     first, recipe = (COLLAGES_FROM, Recipe(collages=True)) if collages else (0, Recipe())
     with ProcessPoolExecutor(workers) as pool:
-        futures = [pool.submit(write_shard, out, "train", first + index, recipe) for index in range(shards)]
+        futures = [pool.submit(write_shard, out, "train", first + index, recipe, side) for index in range(shards)]
         for future in tqdm(futures, desc="shards"):
             future.result()
 

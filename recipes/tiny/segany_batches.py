@@ -9,19 +9,15 @@ from recipes.tiny import train_clip
 from recipes.tiny.crops import grey_background, square_crop
 from recipes.tiny.pool import PoolObject, PoolScene, mirrored, relit
 from recipes.tiny.segany_dense import stack_maps
-from recipes.tiny.segany_size import CONFIG
 from recipes.tiny.training import rank_and_size
 from recipes.tiny.vocabulary import noun_phrase
 
-LOW, GRID = CONFIG.low_res_size, CONFIG.grid_size
 BATCH = 6
 ENCODER_BATCH = 12  # pictures a step while the image encoder learns alone
 # How many prompts of each kind a step trains, spread over the batch's pictures.
 KINDS = {"point": 20, "box": 18, "text": 10, "text + point": 8, "text + box": 8}
 CLICKED = {"point": 8, "box": 6, "text": 2, "text + point": 2, "text + box": 2}  # of them go on with clicks
-# Cells along the windows that decoding sees, and every how many steps it sees all. A phrase has to tell its object from
-# all others of the picture, so alone it always sees all.
-WINDOW, WHOLE_EVERY = GRID // 2, 8
+WHOLE_EVERY = 8  # steps, of which one decodes in the whole frame and the others in windows of half its sides
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Drawn:
     """One training prompt: which picture of the batch, the truth in the frame, and the object's crop and phrase."""
 
     picture: int
-    truth: np.ndarray  # (SIDE, SIDE) bool
+    truth: np.ndarray  # (side, side) bool
     crop: np.ndarray  # (64, 64, 3) uint8
     phrase: str
 
@@ -62,7 +58,7 @@ def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.
     return Drawn(picture, mirrored(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
 
 
-def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
+def make_batch(pool: list[PoolScene], step: int, encoder_steps: int, pictures: int = BATCH) -> dict:
     """Framed pictures with their label maps and, per kind of prompt, truths, picture numbers, crops and phrases.
 
     Processes that train together draw from pictures of their own, and play the same number of rounds.
@@ -70,20 +66,20 @@ def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
     rng = np.random.default_rng([31, step, *rank_and_size()[:1]])
     alone = step < encoder_steps
     scenes: list[PoolScene] = []
-    while len(scenes) < (ENCODER_BATCH if alone else BATCH):
+    while len(scenes) < (ENCODER_BATCH if alone else pictures):
         scene = pool[rng.integers(len(pool))]
         if scene.objects:
             scenes.append(scene)
     flips = [bool(rng.random() < 0.5) for _ in scenes]
-    pictures = []
+    frames = []
     for scene, flip in zip(scenes, flips, strict=True):
         pixels = relit(scene.framed, rng)
-        pictures.append(mirrored(pixels, scene) if flip else pixels)
+        frames.append(mirrored(pixels, scene) if flip else pixels)
     groups = {}
     for kind, count in {} if alone else KINDS.items():
         drawn: list[Drawn] = []
         for attempt in range(4 * count):
-            picture = (step + attempt) % BATCH
+            picture = (step + attempt) % pictures
             prompt = _draw_prompt(scenes[picture], picture, kind, flips[picture], rng)
             if prompt is not None and len(drawn) < count:
                 drawn.append(prompt)
@@ -94,9 +90,9 @@ def make_batch(pool: list[PoolScene], step: int, encoder_steps: int) -> dict:
             "phrase": [d.phrase for d in drawn],
         }
     return {
-        "pixels": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
+        "pixels": torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2),
         "sizes": [scene.framed_size for scene in scenes],
-        "window": GRID if step % WHOLE_EVERY == 0 else WINDOW,
+        "whole": step % WHOLE_EVERY == 0,
         "maps": stack_maps(scenes, flips),
         "groups": groups,
         "rounds": int(np.random.default_rng([32, step]).choice([1, 2, 3, 5, 9], p=[0.4, 0.3, 0.15, 0.1, 0.05])),

@@ -1,7 +1,7 @@
-"""The input size at which segany `tiny` learns, and the larger one at which it is shipped.
+"""The input sizes at which segany `tiny` learns; it ends at the one it is shipped for.
 
-Steps at 256 px cost a fraction of those at 384 px. Afterwards the learnt positions are interpolated, as is usual for
-ViTs that are taken to another resolution (Dosovitskiy et al. 2021, section 3.2); the other weights do not depend on it.
+Steps at 256 px cost a fraction of those at 384 px. The learnt positions are interpolated from one to the other, as is
+usual for ViTs (Dosovitskiy et al. 2021, section 3.2); the other weights do not depend on the size.
 """
 
 from dataclasses import replace
@@ -9,16 +9,19 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes.tiny.pool import SIDE
-from segany import PRESETS, SegAny
+from segany import PRESETS, SegAny, SegAnyConfig
 
 SHIPPED = PRESETS["tiny"]
-CONFIG = replace(SHIPPED, image_size=SIDE)
 
 
-def resized(model: SegAny, image_size: int) -> SegAny:
-    """The same model for inputs of another size."""
-    other = SegAny(replace(model.config, image_size=image_size))
+def config_for(side: int) -> SegAnyConfig:
+    """segany `tiny` for inputs of `side` pixels."""
+    return replace(SHIPPED, image_size=side)
+
+
+def resized(model: SegAny, side: int) -> SegAny:
+    """The same model for inputs of `side` pixels."""
+    other = SegAny(replace(model.config, image_size=side))
     wanted = {name: value.shape for name, value in other.state_dict().items()}
     other.load_state_dict(
         {name: _interpolated(value, tuple(wanted[name])) for name, value in model.state_dict().items()}

@@ -1,11 +1,13 @@
 """Train the bundled segany `tiny`: points, boxes, masks and the text prompt, with corrective clicks.
 
 `python -m recipes.tiny.train_segany --pool runs/pool --out runs/segany`, then the same with `--export`
-writes segany/weights/tiny.safetensors, for larger inputs (`segany_size`). The image encoder learns alone first, which
+writes segany/weights/tiny.safetensors. A pool with larger pictures trains for larger inputs (`segany_size`); what is
+exported is for the size that ships. The image encoder learns alone first, which
 takes the most steps and the least time for each. The text prompt is taught with CLIP image embeddings of mask crops
 (Segment Anything, section 7.5); from `--text-from` on, text embeddings of the phrase take their place half of the time.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.tiny import train_clip
-from recipes.tiny.pool import SIDE, open_pool
-from recipes.tiny.segany_batches import CLICKED, GRID, KINDS, LOW, make_batch
-from recipes.tiny.segany_dense import DenseReadings
-from recipes.tiny.segany_size import CONFIG, SHIPPED, resized
+from recipes.tiny.pool import open_pool
+from recipes.tiny.segany_batches import BATCH, CLICKED, KINDS, make_batch
+from recipes.tiny.segany_dense import STEP, SUB, DenseReadings
+from recipes.tiny.segany_size import SHIPPED, config_for, resized
 from recipes.tiny.training import Settings, rank_and_size, train
-from recipes.tiny.windows import WindowDecoder, cut, place_windows
+from recipes.tiny.windows import WindowDecoder, cut, low_precision, place_windows
 from segany import Prompts, SegAny
 from segany.checkpoint import load, save
 from segany.losses import sigmoid_focal
@@ -33,8 +35,8 @@ MIDDLE_SHARE = 0.5  # of the corrective clicks: into the middle of the error, as
 
 
 def normalised(pixels: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """uint8 (b, 3, SIDE, SIDE) -> float with zeros beyond each picture, as the predictor pads."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CONFIG.pixel_mean, CONFIG.pixel_std))
+    """uint8 (b, 3, side, side) -> float with zeros beyond each picture, as the predictor pads."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SHIPPED.pixel_mean, SHIPPED.pixel_std))
     result = (pixels.float() - mean) / std
     for row, (height, width) in enumerate(sizes):
         result[row, :, height:] = 0
@@ -54,7 +56,7 @@ def jittered_boxes(truths: Tensor) -> Tensor:
     corners = tight_boxes(truths)
     size = (corners[:, 2:] - corners[:, :2]).repeat(1, 2)
     noise = (torch.randn_like(corners) * 0.05 * size).clamp(-10, 10) * (torch.rand(len(corners), 1) < 0.8)
-    return (corners + noise).clamp(0, SIDE)
+    return (corners + noise).clamp(0, truths.shape[-1])
 
 
 def embed_phrases(clip: nn.Module, group: dict, text_share: float) -> Tensor:
@@ -88,7 +90,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.model = model
         self.dense = DenseReadings()
-        self.reading = nn.Linear(CONFIG.prompt_dim, CONFIG.text_dim or 0)
+        self.reading = nn.Linear(SHIPPED.prompt_dim, SHIPPED.text_dim or 0)
         self.scale = nn.Parameter(torch.tensor(2.0))
         self.bias = nn.Parameter(torch.tensor(-3.0))
 
@@ -103,34 +105,43 @@ class Trainee(nn.Module):
         return (sigmoid_focal(logits, covered).sum((1, 2)) / covered.sum((1, 2)).clamp(min=1)).mean()
 
 
-def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: float, frozen: bool) -> dict[str, Tensor]:
-    """The dense losses and the interactive ones of every kind of prompt, on one encoding of the pictures.
+@dataclass(frozen=True)
+class Lesson:
+    """How a batch is learned."""
 
-    `frozen` leaves the image encoder as it is, and the dense losses out.
-    """
+    text_share: float = 0.0  # probability that a phrase is a text embedding, not one of the object's crop
+    frozen: bool = False  # leave the image encoder as it is, and the dense losses out
+    readings: bool = True  # False: leave out the dense losses and the naming, so that prompts alone teach
+    dtype: torch.dtype = torch.bfloat16
+
+
+def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, lesson: Lesson) -> dict[str, Tensor]:
+    """The dense losses and the interactive ones of every kind of prompt, on one encoding of the pictures."""
     model = trainee.model
-    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(not frozen):
+    with low_precision(lesson.dtype), torch.set_grad_enabled(not lesson.frozen):
         features = model.encode_image(normalised(batch["pixels"], batch["sizes"]))
     features = features.float()
+    grid = features.shape[-1]
     total = sum(KINDS.values())
-    parts = {} if frozen else trainee.dense.losses(features, batch["maps"])
+    parts = {} if lesson.frozen or not lesson.readings else trainee.dense.losses(features, batch["maps"])
     for kind, group in batch["groups"].items():
-        prompts = make_prompts(kind, group, clip, text_share)
+        prompts = make_prompts(kind, group, clip, lesson.text_share)
         own = features[group["picture"]]
-        truths = F.avg_pool2d(group["truth"].float()[:, None], SIDE // LOW)[:, 0]
-        if prompts.text is not None:
+        truths = F.avg_pool2d(group["truth"].float()[:, None], STEP)[:, 0]
+        if lesson.readings and prompts.text is not None:
             named = trainee.naming_loss(own, prompts.text, truths)
             parts[f"naming, {kind}"] = 0.3 * len(prompts) / total * named
-        window = GRID if kind == "text" else batch["window"]
-        corners = place_windows(tight_boxes(group["truth"]) * GRID / SIDE, GRID, window)
+        # A phrase has to tell its object from all others of the picture, so alone it always sees all.
+        window = grid if batch["whole"] or kind == "text" else grid // 2
+        corners = place_windows(tight_boxes(group["truth"]) / (SUB * STEP), grid, window)
         clicked = CLICKED[kind]
         for some, rounds in ((slice(clicked), batch["rounds"]), (slice(clicked, None), 1)):
-            decoder = WindowDecoder(model, corners[some], window)
+            decoder = WindowDecoder(model, corners[some], window, lesson.dtype)
             answers = interactive_rounds(
                 decoder,
                 cut(own[some], corners[some], window),
                 decoder.shift(prompts[some], -1),
-                cut(truths[some], corners[some] * LOW // GRID, window * LOW // GRID),
+                cut(truths[some], corners[some] * SUB, window * SUB),
                 rounds,
                 middle_share=MIDDLE_SHARE,
             )
@@ -140,6 +151,14 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
                 weight = share if index == 0 else len(prompts) / total / (rounds - 1)
                 parts[name] = parts.get(name, 0) + weight * answer.total
     return parts
+
+
+def load_run(folder: Path) -> Trainee:
+    """What a run has learned so far, at the input size of its pool."""
+    state = torch.load(folder / "state.pt", weights_only=True)["model"]
+    trainee = Trainee(SegAny(config_for(state["model.image_encoder.pos_embed"].shape[1] * SHIPPED.patch_size)))
+    trainee.load_state_dict(state)
+    return trainee
 
 
 @click.command()
@@ -152,9 +171,18 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, text_share: flo
 )
 @click.option("--text-from", default=3200, show_default=True, help="The step from which text embeddings are mixed in.")
 @click.option("--rate", default=1.0, show_default=True, help="Learning rates as a multiple of the usual ones.")
+@click.option("--warmup", default=100, show_default=True, help="Steps in which the rates rise.")
 @click.option("--in-memory", is_flag=True, help="Keep the scenes in memory, 6 GB for 23,000 of them.")
 @click.option("--from-shipped", is_flag=True, help="Start from the shipped weights instead of random ones.")
 @click.option("--from-run", type=click.Path(path_type=Path), help="Start from the weights of another run, a folder.")
+@click.option(
+    "--readings/--no-readings",
+    default=True,
+    show_default=True,
+    help="Teach the image encoder by what can be read from it, too, as at the start.",
+)
+@click.option("--pictures", default=BATCH, show_default=True, help="Pictures a step and process, for as many prompts.")
+@click.option("--float32", is_flag=True, help="Not bfloat16, which is no faster on processors without AMX.")
 @click.option("--new-text", is_flag=True, help="Teach the text prompt from random weights, whatever the start.")
 @click.option("--export", "to_export", is_flag=True, help="Only write the trained weights, as segany loads them.")
 @click.option(
@@ -168,45 +196,58 @@ def main(
     decoder_steps: int,
     text_from: int,
     rate: float,
+    warmup: int,
     in_memory: bool,
     from_shipped: bool,
     from_run: Path | None,
+    readings: bool,
+    pictures: int,
+    float32: bool,
     new_text: bool,
     to_export: bool,
     weights: Path,
 ) -> None:
     """Train the tiny segany."""
+    if to_export:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save(resized(load_run(out).model, SHIPPED.image_size), weights)
+        return
+    scenes = open_pool(pool, in_memory=("framed", "masks") if in_memory else (), part=rank_and_size())
+    side = scenes[0].side
     torch.manual_seed(0)
-    trainee = Trainee(SegAny(CONFIG))
+    trainee = Trainee(SegAny(config_for(side)))
     untaught = {name: value.clone() for name, value in trainee.state_dict().items() if ".text_" in name}
-    if from_shipped:
-        trainee.model.load_state_dict(resized(load(WEIGHTS), CONFIG.image_size).state_dict())
     if from_run is not None:
-        trainee.load_state_dict(torch.load(from_run / "state.pt", weights_only=True)["model"])
+        trainee = load_run(from_run)
+        trainee.model = resized(trainee.model, side)
+    if from_shipped:
+        trainee.model = resized(load(WEIGHTS), side)
     if new_text:
         trainee.load_state_dict(untaught, strict=False)
-    if to_export:
-        trainee.load_state_dict(torch.load(out / "state.pt", weights_only=True)["model"])
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        save(resized(trainee.model, SHIPPED.image_size), weights)
-        return
     clip = train_clip.load_shipped().eval()
-    scenes = open_pool(pool, in_memory=("framed", "masks") if in_memory else (), part=rank_and_size())
     settings = Settings(
         out,
         steps,
         learning_rate=rate * 4e-4,
         muon_rate=rate * 7e-4,
+        warmup=warmup,
         not_for_muon=("rel_pos",),
         decay_share=0.5,
         boosted=encoder_steps,
     )
+
+    def lesson(step: int) -> Lesson:
+        return Lesson(
+            text_share=0.5 if step >= text_from else 0.0,
+            frozen=0 <= step - encoder_steps < decoder_steps,
+            readings=readings,
+            dtype=torch.float32 if float32 else torch.bfloat16,
+        )
+
     train(
         trainee,
-        lambda step: make_batch(scenes, step, encoder_steps),
-        lambda t, b, step: compute_loss(
-            t, clip, b, 0.5 if step >= text_from else 0.0, frozen=0 <= step - encoder_steps < decoder_steps
-        ),
+        lambda step: make_batch(scenes, step, encoder_steps, pictures),
+        lambda t, b, step: compute_loss(t, clip, b, lesson(step)),
         settings,
     )
 

@@ -35,7 +35,7 @@ class Settings:
     muon_rate: float | None = None  # learning rate of the matrices; None: AdamW for everything
     not_for_muon: tuple[str, ...] = ()  # pieces of names of matrices that stay with AdamW
     clip_norm: float = 1.0
-    save_every: int = 200
+    save_every: int = 100
     workers: int = 1
     seed: int = 0
 

@@ -31,15 +31,20 @@ def cut(maps: Tensor, corners: Tensor, side: int) -> Tensor:
     return torch.stack([m[..., y : y + side, x : x + side] for m, (x, y) in zip(maps, corners.tolist(), strict=True)])
 
 
+def low_precision(dtype: torch.dtype) -> torch.autocast:
+    """Autocast to bfloat16, or nothing for float32, which is as fast on processors without AMX."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
 class WindowDecoder:
     """Stands in for a `SegAny` in `interactive_rounds`: prompts, logits and truths are in the frames of the windows.
 
-    Decodes in bfloat16.
+    Decodes in `dtype`.
     """
 
-    def __init__(self, model: SegAny, corners: Tensor, side: int) -> None:
+    def __init__(self, model: SegAny, corners: Tensor, side: int, dtype: torch.dtype = torch.bfloat16) -> None:
         """`corners` (n, 2) in cells, one window for each prompt."""
-        self.model, self.side = model, side
+        self.model, self.side, self.dtype = model, side, dtype
         self.offsets = corners.float() * model.config.patch_size  # (n, 2) pixels
         self.config = replace(model.config, image_size=side * model.config.patch_size)
         code = model.prompt_encoder.dense_position_code().expand(len(corners), -1, -1, -1)
@@ -55,7 +60,7 @@ class WindowDecoder:
         """As `SegAny.decode`, for features (n, c, side, side) of the windows."""
         encoder = self.model.prompt_encoder
         # Fused attention is the slow one here, for its backward pass and for bfloat16.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with low_precision(self.dtype), sdpa_kernel(SDPBackend.MATH):
             encoded = encoder(replace(self.shift(prompts, 1), masks=None))
             if prompts.masks is None:
                 dense = encoded.dense[..., : self.side, : self.side]

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.tiny.pool import SIDE, PoolScene, open_pool, write_shard
+from recipes.tiny.pool import PoolScene, open_pool, write_shard
 from recipes.tiny.scenes import Recipe
-from recipes.tiny.segany_dense import CONFIG, GRID, LOW, DenseReadings, _sides, label_maps, stack_maps
+from recipes.tiny.segany_dense import STEP, SUB, DenseReadings, _sides, label_maps, stack_maps
+from recipes.tiny.segany_size import SHIPPED
 from recipes.tiny.vocabulary import COLORS, nouns
+
+GRID = 32
+LOW = SUB * GRID
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +19,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[PoolScene]:
     folder = tmp_path_factory.mktemp("pool")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recipes.tiny.pool.SHARD", 8)
-        write_shard(folder, "train", 0, Recipe(tint_share=0.8))
+        write_shard(folder, "train", 0, Recipe(tint_share=0.8), side=STEP * LOW)
     return [scene for scene in open_pool(folder) if scene.objects]
 
 
@@ -23,12 +27,12 @@ def test_maps_name_the_objects_under_their_masks(scenes: list[PoolScene]) -> Non
     for scene in scenes:
         numbers, kinds, colors = label_maps(scene, flip=False)
         for number, thing in enumerate(scene.objects, 1):
-            inside = scene.mask(thing)[:: SIDE // LOW, :: SIDE // LOW] & (numbers == number)
+            inside = scene.mask(thing)[::STEP, ::STEP] & (numbers == number)
             assert inside.any()
             assert set(kinds[inside]) == {nouns().index(thing.noun)}
             assert set(colors[inside]) == {0 if thing.color is None else 1 + COLORS.index(thing.color)}
         nothing = ~np.any([scene.mask(thing) for thing in scene.objects], axis=0)
-        assert not numbers[nothing.reshape(LOW, 2, LOW, 2).all((1, 3))].any()
+        assert not numbers[nothing.reshape(LOW, STEP, LOW, STEP).all((1, 3))].any()
 
 
 def test_a_mirrored_picture_has_mirrored_maps(scenes: list[PoolScene]) -> None:
@@ -52,7 +56,7 @@ def test_features_that_hold_the_answer_have_lower_losses(scenes: list[PoolScene]
     torch.manual_seed(0)
     maps = stack_maps(scenes[:2], [False, True])
     readings = DenseReadings()
-    features = torch.randn(2, CONFIG.prompt_dim, GRID, GRID, requires_grad=True)
+    features = torch.randn(2, SHIPPED.prompt_dim, GRID, GRID, requires_grad=True)
     optimizer = torch.optim.Adam([features, *readings.parameters()], 0.05)
     first = {name: loss.item() for name, loss in readings.losses(features, maps).items()}
     for _ in range(30):
@@ -66,5 +70,5 @@ def test_features_that_hold_the_answer_have_lower_losses(scenes: list[PoolScene]
 
 def test_a_batch_without_objects_has_a_loss() -> None:
     maps = torch.zeros(1, 3, LOW, LOW, dtype=torch.int16)
-    losses = DenseReadings().losses(torch.randn(1, CONFIG.prompt_dim, GRID, GRID), maps)
+    losses = DenseReadings().losses(torch.randn(1, SHIPPED.prompt_dim, GRID, GRID), maps)
     assert list(losses) == ["foreground"] and torch.isfinite(losses["foreground"])

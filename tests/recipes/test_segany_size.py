@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import segany
-from recipes.tiny.segany_size import CONFIG, SHIPPED, resized
+from recipes.tiny.segany_size import SHIPPED, config_for, resized
 from segany import SegAny
+
+CONFIG = config_for(256)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from recipes.tiny.segany_size import CONFIG
+from recipes.tiny.segany_size import config_for
 from recipes.tiny.windows import WindowDecoder, cut, place_windows
 from segany import Prompts, SegAny
 from segany.training import interactive_rounds
 
+CONFIG = config_for(256)
 GRID, CELL = CONFIG.grid_size, CONFIG.patch_size
 POINTS = {"points": [[[70.0, 60.0]], [[90.0, 100.0]]], "point_labels": [[1], [1]]}
 
