@@ -21,6 +21,7 @@ from recipes.tiny.measure_chain import measure_chain, measure_unseen_pairs
 from recipes.tiny.measure_clip import measure_clip
 from recipes.tiny.measure_prompts import measure_prompts
 from recipes.tiny.measure_stages import (
+    CLOSER_LOOK,
     measure_fallback,
     measure_more_phrases,
     measure_refinement,
@@ -30,7 +31,7 @@ from recipes.tiny.scenes import MAX_SIDE, Recipe, Scene, draw_scene
 
 PARTS = (
     "chain",
-    "one look",
+    "closer look",
     "unfiltered",
     "pairs",
     "prompts",
@@ -72,7 +73,7 @@ TITLES = {
     "pairs": "unseen colour-noun pairs",
     "prompts": "prompts, mean IoU",
     "clip": "CLIP",
-    "one look": "chain without a closer look",
+    "closer look": "chain with a closer look",
     "unfiltered": "chain without CLIP filtering",
     "more phrases": "five more phrases in the query",
     "refinement": "refinement of detected boxes, mean IoU",
@@ -130,7 +131,7 @@ def run(
         "pairs": lambda: measure_unseen_pairs(pipeline, numbered(Recipe(color_pairs="held-out"))),
         "prompts": lambda: measure_prompts(pipeline.segmenter, other(mode="box+text").text_encoder, numbered()),
         "clip": lambda: measure_clip(other(mode="box+text").text_encoder, numbered()),
-        "one look": lambda: measure_chain(other(refinement={"closer_look": None}), numbered()),
+        "closer look": lambda: measure_chain(other(refinement={"closer_look": CLOSER_LOOK}), numbered()),
         "unfiltered": lambda: measure_chain(other(filtering={"enabled": False}), numbered()),
         "more phrases": lambda: measure_more_phrases(pipeline, numbered()),
         "refinement": lambda: measure_refinement(pipeline, numbered()),

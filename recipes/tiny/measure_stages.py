@@ -18,6 +18,8 @@ from segany import Prompts
 from segany.boxes import box_iou
 from segany.masks import decode_rle
 
+CLOSER_LOOK = 4.0  # side of its windows, as a multiple of the box's longer side
+
 
 def measure_more_phrases(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
     """Ask again with five phrases more that the scene does not show.
@@ -72,7 +74,6 @@ def measure_refinement(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]
     object of their phrase.
     """
     overlaps: dict[str, list[float]] = defaultdict(list)
-    scale = pipeline.config.refinement.closer_look or 3.0
     for number, scene in numbered:
         asked = query(number, scene)
         detections = pipeline.detector.detect([_rgb(scene)], [[item.phrase for item in asked]])[0]
@@ -92,7 +93,7 @@ def measure_refinement(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]
             lambda window, image=image: pipeline.segmenter.encode(window.crop(image)),
             (image.height, image.width),
             prompts,
-            scale,
+            CLOSER_LOOK,
         ):
             masks[row] = decode_rle([rle])[0].numpy()
         overlaps["a closer look"] += paired_iou(masks, truths).tolist()

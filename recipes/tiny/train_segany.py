@@ -20,7 +20,7 @@ from recipes.tiny import train_clip
 from recipes.tiny.pool import open_pool
 from recipes.tiny.segany_batches import BATCH, CLICKED, KINDS, make_batch
 from recipes.tiny.segany_dense import STEP, SUB, DenseReadings
-from recipes.tiny.segany_size import SHIPPED, config_for, resized
+from recipes.tiny.segany_size import SHIPPED, config_for, mixed, resized
 from recipes.tiny.training import Settings, rank_and_size, train
 from recipes.tiny.windows import WindowDecoder, cut, low_precision, place_windows
 from segany import Prompts, SegAny
@@ -186,6 +186,13 @@ def load_run(folder: Path) -> Trainee:
 @click.option("--new-text", is_flag=True, help="Teach the text prompt from random weights, whatever the start.")
 @click.option("--export", "to_export", is_flag=True, help="Only write the trained weights, as segany loads them.")
 @click.option(
+    "--mix",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Share of the trained weights in what is exported; the rest are the bundled ones (Wortsman et al. 2022).",
+)
+@click.option(
     "--weights", type=click.Path(path_type=Path), default=WEIGHTS, help="The file to export to; else the bundled one."
 )
 def main(
@@ -205,12 +212,14 @@ def main(
     float32: bool,
     new_text: bool,
     to_export: bool,
+    mix: float,
     weights: Path,
 ) -> None:
     """Train the tiny segany."""
     if to_export:
+        trained = resized(load_run(out).model, SHIPPED.image_size)
         weights.parent.mkdir(parents=True, exist_ok=True)
-        save(resized(load_run(out).model, SHIPPED.image_size), weights)
+        save(trained if mix == 1 else mixed(load(WEIGHTS), trained, mix), weights)
         return
     scenes = open_pool(pool, in_memory=("framed", "masks") if in_memory else (), part=rank_and_size())
     side = scenes[0].side

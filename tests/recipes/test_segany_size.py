@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import segany
-from recipes.tiny.segany_size import SHIPPED, config_for, resized
+from recipes.tiny.segany_size import SHIPPED, config_for, mixed, resized
 from segany import SegAny
 
 CONFIG = config_for(256)
@@ -45,6 +45,14 @@ def test_positions_stay_where_they_were_in_the_picture(model: SegAny) -> None:
     assert position[-1].item() == pytest.approx(1, abs=0.05)
     offset = larger.blocks[CONFIG.global_blocks[0]].attn.rel_pos_h[:, 3]
     assert torch.allclose(offset, torch.linspace(-1, 1, 2 * SHIPPED.grid_size - 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_mix_lies_between(model: SegAny, share: float) -> None:
+    other = SegAny(CONFIG).eval()
+    before, after, mean = (one.state_dict() for one in (model, other, mixed(model, other, share)))
+    for name, value in mean.items():
+        assert torch.allclose(value, (1 - share) * before[name] + share * after[name], atol=1e-6), name
 
 
 def test_what_ships_has_the_shipped_size() -> None:

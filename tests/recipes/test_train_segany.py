@@ -59,7 +59,7 @@ def test_a_run_goes_on_at_a_larger_size(
     for arguments in (
         ["--pool", str(folder), "--out", str(tmp_path / "one"), "--from-shipped", *plain],
         ["--pool", str(tmp_path / "pool"), "--out", str(tmp_path / "two"), "--from-run", str(tmp_path / "one"), *plain],
-        ["--out", str(tmp_path / "two"), "--export", "--weights", str(tmp_path / "tiny.safetensors")],
+        ["--out", str(tmp_path / "two"), "--export", "--mix", "0.5", "--weights", str(tmp_path / "tiny.safetensors")],
     ):
         main(arguments, standalone_mode=False)
     assert [load_run(tmp_path / name).model.config.image_size for name in ("one", "two")] == [256, 320]
