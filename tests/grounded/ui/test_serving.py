@@ -322,6 +322,8 @@ def test_gpu_in_all_forms(has_spaces: bool, monkeypatch: pytest.MonkeyPatch):
 
 
 SERVER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what the background of a shell would ignore
 from grounded.ui import serving
 serving.prepare()
 import gradio as gr
