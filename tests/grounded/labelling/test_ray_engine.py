@@ -352,8 +352,10 @@ def _read_in(process: int, data: bytes) -> bytes:
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what the background of a shell would ignore
 from tests.grounded.labelling import test_ray_engine as tests
 spec, notes, out = sys.argv[1:]
 tests.labelled(tests.label_ray, spec, tests.Bright(Path(notes), 0.1), Path(out), workers=2)
