@@ -21,11 +21,11 @@ from transformers.models.grounding_dino import GroundingDinoImageProcessorPil
 
 import segany
 from grounded import Pipeline, Stopwatch
-from grounded.clip import ClipTextEncoder
 from grounded.config import load, override
-from grounded.detectors.grounding_dino import GroundingDino
-from grounded.detectors.two_steps import BackboneFirst
-from grounded.loading import region_scorer
+from grounded.models.build import region_scorer
+from grounded.models.clip import ClipTextEncoder
+from grounded.models.detectors.fast.backbone import BackboneFirst
+from grounded.models.detectors.grounding_dino import GroundingDino
 
 PICTURE = Path(__file__).parents[1] / "examples/picnic.png"
 TEXT = "a dog. pizza. a balloon"

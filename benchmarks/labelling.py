@@ -23,14 +23,14 @@ import torch
 from PIL import Image
 
 from grounded.config import load
-from grounded.images import SourceImage
-from grounded.instances import Instances
-from grounded.labelling.engine import Options, label, pending
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
+from grounded.labelling.engines.local import Options, label, pending
 from grounded.labelling.progress import Silent, Tally
 from grounded.labelling.records import ImageInfo, Record
 from grounded.labelling.sources import Item, open_source
-from grounded.labelling.step import Labelled, PipelineStep, StepSpec
 from grounded.labelling.store import Run, open_run
+from grounded.labelling.task import Labelled, PipelineStep, StepSpec
 from grounded.labelling.vocabulary import Vocabulary
 
 PICTURE = Path(__file__).parents[1] / "examples/picnic.png"
@@ -190,7 +190,7 @@ def memory(step: PipelineStep, number: int) -> Figure:
 
 def with_ray(number: int, rounds: int) -> Figure:
     """Pictures per second of two workers with one thread each, as a multiple of one worker's."""
-    from grounded.labelling.ray_engine import label_ray
+    from grounded.labelling.engines.ray import label_ray
 
     rates: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as name:

@@ -16,8 +16,8 @@ from transformers import SamConfig, SamImageProcessor, SamModel, SamVisionConfig
 from transformers.pipelines.mask_generation import MaskGenerationPipeline
 
 from segany import PRESETS, AutomaticMaskGenerator, Predictor, Prompts, SegAny
-from segany.masks import RLE
 from segany.state_dict import from_hugging_face
+from segany.utils.rle import RLE
 
 
 @dataclass(frozen=True)

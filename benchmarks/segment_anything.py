@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.agreement import mean_iou
 from benchmarks.peers import Found, Peer, Segany, SegmentAnything, Transformers, random_weights
-from segany.points import build_point_grid
+from segany.utils.points import build_point_grid
 
 PICTURE = Path(__file__).parents[1] / "examples/picnic.png"
 SIZE = (1800, 1200)

@@ -9,35 +9,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grounded.cutouts import cutouts
-    from grounded.drawing import draw
+    from grounded.data.detections import Detections
+    from grounded.data.instances import Instances
+    from grounded.data.phrases import parse
     from grounded.errors import ConfigError, GroundedError, ImageError, OutputError, PromptError, ResultError
-    from grounded.instances import Instances
-    from grounded.kept import Kept
-    from grounded.phrases import parse
+    from grounded.output.cutouts import cutouts
+    from grounded.output.draw import draw
     from grounded.pipeline import Pipeline
     from grounded.settings import PipelineConfig
-    from grounded.timing import Stopwatch
-    from grounded.types import Detections
+    from grounded.stages.cache import StageCache
+    from grounded.utils.timing import Stopwatch
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "PipelineConfig": "settings",
-    "cutouts": "cutouts",
-    "draw": "drawing",
+    "cutouts": "output.cutouts",
+    "draw": "output.draw",
     "ConfigError": "errors",
     "GroundedError": "errors",
     "ImageError": "errors",
     "OutputError": "errors",
     "PromptError": "errors",
     "ResultError": "errors",
-    "Instances": "instances",
-    "Kept": "kept",
-    "parse": "phrases",
+    "Instances": "data.instances",
+    "StageCache": "stages.cache",
+    "parse": "data.phrases",
     "Pipeline": "pipeline",
-    "Stopwatch": "timing",
-    "Detections": "types",
+    "Stopwatch": "utils.timing",
+    "Detections": "data.detections",
 }
 
 __all__ = [
@@ -46,12 +46,12 @@ __all__ = [
     "GroundedError",
     "ImageError",
     "Instances",
-    "Kept",
     "OutputError",
     "Pipeline",
     "PipelineConfig",
     "PromptError",
     "ResultError",
+    "StageCache",
     "Stopwatch",
     "cutouts",
     "draw",

@@ -1,20 +1,25 @@
-"""Exceptions of the pipeline. Every message is one line that says what was expected and what came."""
+"""Every error that is raised on purpose, here and in segany. Each message is one line: what was expected, what came.
 
+Both packages share one base and one class for each kind, so `except GroundedError` catches what either raises.
+"""
 
-class GroundedError(Exception):
-    """Base of every error that this package raises on purpose."""
+from segany.errors import CheckpointError, ImageError, PromptError
+from segany.errors import SegAnyError as GroundedError
+
+__all__ = [
+    "BusyError",
+    "CheckpointError",
+    "ConfigError",
+    "GroundedError",
+    "ImageError",
+    "OutputError",
+    "PromptError",
+    "ResultError",
+]
 
 
 class ConfigError(GroundedError, ValueError):
     """A configuration is wrong: unknown key, wrong type, missing file, or parts that do not fit together."""
-
-
-class ImageError(GroundedError, ValueError):
-    """An image cannot be read, or is not of a supported kind."""
-
-
-class PromptError(GroundedError, ValueError):
-    """The text or the phrases cannot be used as a prompt."""
 
 
 class ResultError(GroundedError, ValueError):
@@ -23,3 +28,7 @@ class ResultError(GroundedError, ValueError):
 
 class OutputError(GroundedError, OSError):
     """A file cannot be written: no permission, a full disk, a folder in its place."""
+
+
+class BusyError(GroundedError, RuntimeError):
+    """Another process is working in the same folder."""

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from grounded import corrections, loading, naming
 from grounded.config import load, override
+from grounded.data.clicks import validate_points
+from grounded.data.detections import Detections
+from grounded.data.image import ImageLike, SourceImage, open_image
+from grounded.data.instances import Instances
+from grounded.data.phrases import parse
+from grounded.data.protocols import DensePrompter, Detector, MaskPromptable, RegionScorer, Segmenter, TextEncoder
 from grounded.errors import ConfigError, PromptError
-from grounded.images import ImageLike, SourceImage, open_image
-from grounded.kept import Kept
-from grounded.phrases import parse
-from grounded.question import Clicks, Question
-from grounded.refine import MaskPrompting, validate_points
+from grounded.interactive import corrections
+from grounded.interactive import everything as naming
+from grounded.models import build
 from grounded.settings import PipelineConfig
-from grounded.timing import Stopwatch
-from grounded.types import Detections, Detector, HeatPrompter, Instances, RegionScorer, Segmenter, TextEncoder
+from grounded.stages.cache import StageCache
+from grounded.stages.question import Clicks, Question
+from grounded.utils.timing import Stopwatch
 from segany import ImageEmbedding, Predictor
 from segany.prompts import ArrayLike
 
@@ -41,7 +45,7 @@ class Pipeline:
     segmenter: Segmenter
     config: PipelineConfig = field(default_factory=PipelineConfig)
     scorer: RegionScorer | None = None  # for filtering and the fallback
-    heat_prompter: HeatPrompter | None = None  # for a segmenter without a text prompt of its own
+    dense_prompter: DensePrompter | None = None  # for a segmenter without a text prompt of its own
 
     def __post_init__(self) -> None:
         config = self.config
@@ -53,7 +57,7 @@ class Pipeline:
             return
         if config.prompting.text_prompt == "adapter":
             _check_adapter(self.text_encoder, self.segmenter)
-        elif self.heat_prompter is None or not isinstance(self.segmenter, MaskPrompting):
+        elif self.dense_prompter is None or not isinstance(self.segmenter, MaskPromptable):
             raise ConfigError("text_prompt 'dense-clip' needs a heat prompter, and a segmenter with mask prompts")
 
     @classmethod
@@ -61,14 +65,14 @@ class Pipeline:
         cls,
         source: str | PathLike[str] | PipelineConfig = "tiny",
         *,
-        every_part: bool = False,
+        load_all: bool = False,
         **overrides: Any,
     ) -> "Pipeline":
         """Load the models that a configuration names and has a use for.
 
         Args:
             source: a preset ("tiny"), the path of a YAML file, or a configuration.
-            every_part: load the others too, so that `adjusted` can switch on what uses them.
+            load_all: load the others too, so that `with_config` can switch on what uses them.
             overrides: fields to replace, as in `grounded.config.override`: `box_threshold=0.4`, `mode="text"`,
                 `device="cuda"`, `detector={"checkpoint": "folder"}`, `filtering={"enabled": True}`.
 
@@ -77,19 +81,19 @@ class Pipeline:
             segany.CheckpointError: weights are missing or do not fit.
         """
         config = override(load(source), **overrides)
-        device = loading.pick_device(config.device)
-        clip = loading.load_clip(config, device) if every_part or config.needs_clip else None
-        text_prompt = config.prompting.text_prompt if every_part or config.needs_text_prompt else "none"
+        device = build.pick_device(config.device)
+        clip = build.load_clip(config, device) if load_all or config.needs_clip else None
+        text_prompt = config.prompting.text_prompt if load_all or config.needs_text_prompt else "none"
         return cls(
-            detector=loading.load_detector(config, device) if every_part or config.needs_detector else None,
+            detector=build.load_detector(config, device) if load_all or config.needs_detector else None,
             text_encoder=clip if text_prompt == "adapter" else None,
-            segmenter=loading.load_segmenter(config, device),
+            segmenter=build.load_segmenter(config, device),
             config=config,
-            scorer=loading.region_scorer(clip, config) if clip and (every_part or config.needs_scores) else None,
-            heat_prompter=loading.dense_clip(clip, config) if clip and text_prompt == "dense-clip" else None,
+            scorer=build.region_scorer(clip, config) if clip and (load_all or config.needs_scores) else None,
+            dense_prompter=build.dense_clip(clip, config) if clip and text_prompt == "dense-clip" else None,
         )
 
-    def adjusted(self, **overrides: Any) -> "Pipeline":
+    def with_config(self, **overrides: Any) -> "Pipeline":
         """Return the same models under other settings of prompting, filtering, refinement and the fallback.
 
         Args:
@@ -119,7 +123,7 @@ class Pipeline:
         point_labels: ArrayLike | None = None,
         embedding: ImageEmbedding | None = None,
         box_threshold: float | None = None,
-        kept: Kept | None = None,
+        kept: StageCache | None = None,
     ) -> Instances:
         """Find what `text` names in `image`.
 
@@ -187,14 +191,14 @@ class Pipeline:
         ]
 
     def encode(
-        self, image: ImageLike | SourceImage, kept: Kept | None = None, stopwatch: Stopwatch | None = None
+        self, image: ImageLike | SourceImage, kept: StageCache | None = None, stopwatch: Stopwatch | None = None
     ) -> Any:
         """Return the segmenter's embedding of an image, to be held for `segment` and `refine`.
 
         With `kept`, as in `segment`, it is made once for each picture.
         """
         opened = open_image(image)
-        return Question(self, opened, (), stopwatch or Stopwatch(), kept=self._turned(kept, opened)).embedding
+        return Question(self, opened, (), stopwatch or Stopwatch(), cache=self._turned(kept, opened)).embedding
 
     def refine(
         self,
@@ -207,7 +211,7 @@ class Pipeline:
         brush: Bool[np.ndarray, "h w"] | None = None,
         eraser: Bool[np.ndarray, "h w"] | None = None,
         embedding: ImageEmbedding | None = None,
-        kept: Kept | None = None,
+        kept: StageCache | None = None,
     ) -> Instances:
         """Correct the mask of one instance by clicks and strokes; the others, and the order of all, stay as they are.
 
@@ -223,7 +227,7 @@ class Pipeline:
             brush: pixels painted as belonging to the instance.
             eraser: pixels painted as not belonging to it.
             embedding: of this image, as `encode` returned it; None encodes the image.
-            kept: as in `segment`; with `closer_look` it holds the embedding of the window around the instance.
+            kept: as in `segment`; with `zoom` it holds the embedding of the window around the instance.
 
         Raises:
             IndexError: there is no such instance.
@@ -240,7 +244,7 @@ class Pipeline:
             brush,
             eraser,
             kept_embedding=_checked(embedding, opened),
-            kept=self._turned(kept, opened),
+            cache=self._turned(kept, opened),
         )
 
     def candidates(
@@ -311,12 +315,12 @@ class Pipeline:
             self, opened, names, naming_threshold, watch, _checked(embedding, opened), options, progress
         )
 
-    def _turned(self, kept: Kept | None, image: SourceImage) -> Kept:
+    def _turned(self, kept: StageCache | None, image: SourceImage) -> StageCache:
         """What was kept, if it is about this image and of these models; else empty."""
         if kept is None:
-            return Kept()
-        models = self.detector, self.text_encoder, self.segmenter, self.scorer, self.heat_prompter
-        kept.turn_to(image.pixels, *models)
+            return StageCache()
+        models = self.detector, self.text_encoder, self.segmenter, self.scorer, self.dense_prompter
+        kept.reset_for(image.pixels, *models)
         return kept
 
     def _detect(

@@ -143,14 +143,14 @@ class RefinementConfig:
     refine_rounds: int = 0  # of points that correct it; each costs one more decoding of every instance
     # Side of the window in which an instance is segmented again, as a multiple of its box's longer side. Small objects
     # gain the most; each costs one more run of the image encoder. None: one run for the whole picture.
-    closer_look: float | None = None
+    zoom: float | None = None
     min_mask_region_area: int = 0  # holes and islands of fewer pixels are removed; 0 leaves masks as they are
 
     def __post_init__(self) -> None:
         if self.min_mask_region_area < 0:
             raise ConfigError(f"min_mask_region_area must not be negative, got {self.min_mask_region_area}")
-        if self.closer_look is not None and not 1 <= self.closer_look <= 20:
-            raise ConfigError(f"closer_look must lie in 1..20 or be null, got {self.closer_look}")
+        if self.zoom is not None and not 1 <= self.zoom <= 20:
+            raise ConfigError(f"zoom must lie in 1..20 or be null, got {self.zoom}")
         if not 0 <= self.refine_rounds <= 8:
             raise ConfigError(f"refine_rounds must lie in 0..8, got {self.refine_rounds}")
 

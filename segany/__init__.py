@@ -11,25 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segany.automatic_mask_generator import AutomaticMaskGenerator
-    from segany.checkpoint import CheckpointError, load, save
+    from segany.checkpoint import load, save
     from segany.config import PRESETS, SegAnyConfig
+    from segany.errors import CheckpointError, ForeignEmbeddingError, ImageError, PromptError, SegAnyError
     from segany.model import SegAny
-    from segany.predictor import ForeignEmbeddingError, ImageEmbedding, MaskPrediction, Predictor
-    from segany.prompts import PromptError, Prompts
+    from segany.predictor import ImageEmbedding, MaskPrediction, Predictor
+    from segany.prompts import Prompts
 
 _HOMES = {
     "AutomaticMaskGenerator": "automatic_mask_generator",
-    "CheckpointError": "checkpoint",
+    "CheckpointError": "errors",
     "load": "checkpoint",
     "save": "checkpoint",
     "PRESETS": "config",
     "SegAnyConfig": "config",
     "SegAny": "model",
-    "ForeignEmbeddingError": "predictor",
+    "ForeignEmbeddingError": "errors",
     "ImageEmbedding": "predictor",
     "MaskPrediction": "predictor",
     "Predictor": "predictor",
-    "PromptError": "prompts",
+    "ImageError": "errors",
+    "PromptError": "errors",
+    "SegAnyError": "errors",
     "Prompts": "prompts",
 }
 
@@ -39,12 +42,14 @@ __all__ = [
     "CheckpointError",
     "ForeignEmbeddingError",
     "ImageEmbedding",
+    "ImageError",
     "MaskPrediction",
     "Predictor",
     "PromptError",
     "Prompts",
     "SegAny",
     "SegAnyConfig",
+    "SegAnyError",
     "load",
     "save",
 ]

@@ -11,17 +11,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segany.automatic_masks import AutomaticMasks
-from segany.blocks import blocks
-from segany.boxes import box_area, nms
-from segany.crops import Crop, layered_crops, near_crop_edge
-from segany.drafts import Drafts
-from segany.fast_decoder import Proposals
-from segany.masks import mask_area, masks_to_boxes, remove_small_regions
-from segany.points import build_layer_point_grids
+from segany.deferred_masks import Drafts
+from segany.fast.blocks import blocks
+from segany.fast.decoder import Proposals
+from segany.fast.resize import ComposedResize
 from segany.predictor import ImageEmbedding, Predictor
-from segany.restore import ComposedResize
-from segany.rle import RLE, encode_columns, encode_rle, rle_area
-from segany.transforms import ImageLike, ResizeFrame, open_image
+from segany.utils.boxes import box_area, nms
+from segany.utils.crops import Crop, layered_crops, near_crop_edge
+from segany.utils.masks import mask_area, masks_to_boxes, remove_small_regions
+from segany.utils.points import build_layer_point_grids
+from segany.utils.rle import RLE, encode_columns, encode_rle, rle_area
+from segany.utils.transforms import ImageLike, ResizeFrame, open_image
 
 # Crops embedded together, and pixels of the masks drawn together. A CPU gains nothing from more than fits its cache.
 _CROPS_AT_ONCE, _CROPS_AT_ONCE_ELSEWHERE = {"cpu": 2}, 8
@@ -223,7 +223,7 @@ class _Search:
         return AutomaticMasks(
             rles=ordered,
             boxes=kept.boxes.cpu(),
-            areas=rle_area(ordered),
+            areas=torch.from_numpy(rle_area(ordered)),
             predicted_iou=kept.predicted_iou.cpu(),
             stability_score=kept.stability_score.cpu(),
             points=kept.points.cpu(),

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from segany.masks import RLE, decode_rle
 from segany.prompts import Index, as_selection
+from segany.utils.rle import RLE, decode_rle
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,8 @@ from segany.errors import CheckpointError
 from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.hub import HubModel
 from segany.model import SegAny
+from segany.modeling.prompt_encoder import PromptEncoder
 from segany.precision import resolve_dtype
-from segany.prompt_encoder import PromptEncoder
 from segany.state_dict import (
     POSITION_CODE,
     TEXT_PREFIX,

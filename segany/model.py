@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segany.config import SegAnyConfig
-from segany.image_encoder import ImageEncoder
-from segany.mask_decoder import MaskDecoder, output_slice
-from segany.prompt_encoder import PromptEncoder
+from segany.modeling.image_encoder import ImageEncoder
+from segany.modeling.mask_decoder import MaskDecoder, output_slice
+from segany.modeling.prompt_encoder import PromptEncoder
+from segany.modeling.tiny_vit import TinyViT
 from segany.prompts import Prompts
-from segany.tiny_vit import TinyViT
 
 
 class SegAny(nn.Module):

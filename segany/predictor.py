@@ -12,26 +12,19 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from segany.absorbed_attention import SharedImage
-from segany.fast_decoder import Extent, FastDecoder, Proposals
+from segany.errors import EmbeddingFileError, ForeignEmbeddingError, PromptError
+from segany.fast.absorbed_attention import SharedImage
+from segany.fast.decoder import Extent, FastDecoder, Proposals
 from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.model import SegAny
-from segany.prompts import Index, PromptError, Prompts, as_selection
-from segany.transforms import ImageLike, ResizeFrame, Size, prepare_image
+from segany.prompts import Index, Prompts, as_selection
+from segany.utils.transforms import ImageLike, ResizeFrame, Size, prepare_image
 
 # Bytes of per-prompt image features worked on together: what the cache of a CPU or the memory of a GPU holds well.
 # Measured for ViT-B on a CPU with 2 MB of cache a core: 4 prompts together take the least time for each in float32, 8
 # in bfloat16.
 _BYTES_AT_ONCE = {"cpu": 1 << 24}
 _BYTES_AT_ONCE_ELSEWHERE = 1 << 30
-
-
-class ForeignEmbeddingError(ValueError):
-    """An image embedding was made by another model."""
-
-
-class EmbeddingFileError(ValueError):
-    """A file does not hold an image embedding."""
 
 
 @dataclass(frozen=True, eq=False)

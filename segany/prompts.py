@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from segany.errors import PromptError
+
 ArrayLike = Tensor | np.ndarray | Sequence[Any]
 Index = int | np.integer | slice | Tensor | np.ndarray | Sequence[int] | Sequence[bool]
 
@@ -19,10 +21,6 @@ _SHAPES = {
     "masks": "(n, 1, h, w)",
     "text": "(n, t, c)",
 }
-
-
-class PromptError(ValueError):
-    """A prompt has the wrong shape, disagrees with its companions, or is not finite."""
 
 
 @dataclass(frozen=True, init=False, eq=False)

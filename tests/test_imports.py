@@ -11,40 +11,35 @@ import pytest
 
 from tests.data import ROOT
 
-# A module may import modules of lower levels and of its own package; modules on BASE also one another, without cycles.
-BASE = 2
-LEVELS = {
-    "segany": 1,
-    "grounded": 0,  # the package itself: __version__ and lazy names, which cost nothing
-    **dict.fromkeys(("grounded.errors", "grounded.files", "grounded.arrays", "grounded.schema"), BASE),
-    **dict.fromkeys(("grounded.types", "grounded.instances", "grounded.phrases"), BASE),
-    **dict.fromkeys(("grounded.settings", "grounded.config", "grounded.formats", "grounded.suppression"), BASE),
-    **dict.fromkeys(("grounded.images", "grounded.timing", "grounded.answers", "grounded.cache"), BASE),
-    **dict.fromkeys(("grounded.kept", "grounded.editing", "grounded.polygons"), BASE),
-    **dict.fromkeys(("grounded.detectors", "grounded.clip", "grounded.prompts"), 3),
-    **dict.fromkeys(("grounded.regions", "grounded.dense_clip", "grounded.refine", "grounded.fallback"), 3),
-    **dict.fromkeys(("grounded.drawing", "grounded.cutouts"), 3),
-    **dict.fromkeys(("grounded.loading", "grounded.download", "grounded.question"), 4),
-    **dict.fromkeys(("grounded.corrections", "grounded.naming", "grounded.weights"), 5),
-    "grounded.pipeline": 6,
-    **dict.fromkeys(("grounded.video", "grounded.labelling", "grounded.evaluation", "grounded.writing"), 7),
-    # Stored values, without any model; exports, reviews and evaluations read them.
-    **dict.fromkeys((f"grounded.labelling.{name}" for name in ("records", "store", "reviews", "verdicts")), BASE),
-    "grounded.ui": 8,
-    "grounded.commands": 9,
-    **dict.fromkeys(("grounded.cli", "app", "recipes", "benchmarks"), 10),
-    "grounded.__main__": 11,
-}
-# These work on stored values, without any model.
-VALUES_ONLY = ("grounded.evaluation", "grounded.labelling.export", "grounded.labelling.imports")
+# From low to high. A package imports from lower rows and from itself, never from its own row or a higher one.
+ROWS = (
+    ("segany",),
+    ("grounded.errors",),
+    ("grounded.utils",),
+    ("grounded.config",),
+    ("grounded.data",),
+    ("grounded.models", "grounded.stages", "grounded.output"),  # a stage knows models by their protocols alone
+    ("grounded.interactive",),
+    ("grounded.pipeline",),
+    ("grounded.labelling", "grounded.video"),
+    ("grounded.evaluation", "grounded.experiments"),
+    ("grounded.ui",),
+    ("grounded.cli",),
+    ("grounded.__main__", "app", "recipes", "benchmarks"),
+)
+RANK = {package: rank for rank, row in enumerate(ROWS) for package in row}
+# These work on stored values, and never load a model.
+VALUES_ONLY = ("grounded.evaluation", "grounded.labelling.formats", "grounded.labelling.store")
+MODELS = ("grounded.models", "grounded.pipeline")
 # Optional or heavy dependency -> the files that may import it.
-_WITH_WIDGETS = ("messages", "endpoints", "serving", "demo", "*_tab", "*_panel", "controls", "events", "everything")
-_WITH_WIDGETS += ("examples", "inputs", "theme")
 OWNERS = {
-    "ray": ("grounded/labelling/ray_engine.py",),
-    "gradio": tuple(f"grounded/ui/{name}.py" for name in _WITH_WIDGETS),
-    "groundingdino": ("grounded/detectors/groundingdino_py.py",),
-    "av": ("grounded/video.py",),
+    "ray": ("grounded/labelling/engines/ray.py",),
+    "gradio": ("grounded/ui/*.py", "grounded/cli/demo.py"),
+    "groundingdino": ("grounded/models/detectors/original/package.py",),
+    "pyarrow": ("grounded/labelling/formats/table.py",),
+    "supervision": ("grounded/data/formats.py",),
+    "open_clip": ("grounded/models/clip.py", "grounded/models/dense_clip.py", "recipes/*.py", "benchmarks/*.py"),
+    "pycocotools": ("segany/utils/rle.py", "grounded/evaluation/matching.py", "recipes/*.py", "benchmarks/*.py"),
 }
 SOURCES = sorted(path for top in ("segany", "grounded", "recipes", "benchmarks") for path in (ROOT / top).rglob("*.py"))
 SOURCES += [path for path in (ROOT / "app.py",) if path.exists()]
@@ -67,16 +62,10 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def room(name: str) -> str | None:
-    """The longest entry of LEVELS that a dotted name lies in; None for other packages."""
+def package(name: str) -> str | None:
+    """The package in ROWS that a dotted name lies in; None for other distributions and for `grounded` itself."""
     parts = name.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((prefix for prefix in prefixes if prefix in LEVELS), None)
-
-
-def imported_rooms(path: Path) -> set[str]:
-    own = room(module_name(path))
-    return {target for name in imported(path) if (target := room(name)) and target not in (own, "grounded")}
+    return next((prefix for n in (2, 1) if (prefix := ".".join(parts[:n])) in RANK), None)
 
 
 by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -85,20 +74,19 @@ by_path = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.rel
 @by_path
 def test_imports_run_from_low_to_high(path: Path):
     name = module_name(path)
-    own = room(name)
-    assert own is not None and (own != "grounded" or name == "grounded"), f"{name} has no level: add it to LEVELS"
     if name == "grounded":
         return  # its names are imported when they are used, see test_packages_are_imported_without_torch
-    for target in imported_rooms(path):
-        allowed = LEVELS[target] < LEVELS[own] or LEVELS[target] == LEVELS[own] == BASE
-        assert allowed, f"{name} (level {LEVELS[own]}) imports {target} (level {LEVELS[target]})"
+    own = package(name)
+    assert own is not None, f"{name} lies in no row: add its package to ROWS"
+    for target in {package(name) for name in imported(path)} - {own, None}:
+        assert RANK[target] < RANK[own], f"{name} imports {target}, which is not below {own}"
 
 
 @by_path
-def test_parts_that_work_on_values_import_values_only(path: Path):
+def test_parts_that_work_on_values_load_no_model(path: Path):
     if module_name(path).startswith(VALUES_ONLY):
-        for target in imported_rooms(path):
-            assert LEVELS[target] <= BASE, f"{module_name(path)} imports {target}"
+        loading = [name for name in imported(path) if name.startswith(MODELS)]
+        assert not loading, f"{module_name(path)} imports {loading}"
 
 
 @by_path
@@ -115,11 +103,18 @@ def test_optional_dependencies_have_owners(path: Path):
         assert any(fnmatchcase(own.as_posix(), owner) for owner in OWNERS[name]), f"{own} imports {name}"
 
 
-def test_no_cycles_among_the_base_modules():
+def test_no_cycles_within_packages():
+    """Modules of one package may import one another, but never in a circle."""
+    modules = {module_name(path): set(imported(path)) for path in SOURCES}
     graph = {
-        module_name(path): {target for target in imported_rooms(path) if LEVELS[target] == BASE}
-        for path in SOURCES
-        if LEVELS.get(module_name(path)) == BASE
+        name: {
+            target
+            for target in modules
+            if target != name
+            and any(i == target or (i not in modules and i.rsplit(".", 1)[0] == target) for i in imports)
+        }
+        for name, imports in modules.items()
+        if name not in ("grounded", "segany")
     }
     while graph:
         free = {name for name, targets in graph.items() if not targets & set(graph)}
@@ -127,7 +122,7 @@ def test_no_cycles_among_the_base_modules():
         graph = {name: targets for name, targets in graph.items() if name not in free}
 
 
-@pytest.mark.parametrize("module", ["grounded", "grounded.cli", "grounded.config", "segany"])
+@pytest.mark.parametrize("module", ["grounded", "grounded.cli.main", "grounded.config", "segany"])
 def test_packages_are_imported_without_torch(module: str):
     code = f"import sys, {module}; print(*({{'torch', 'transformers', 'open_clip', 'gradio'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

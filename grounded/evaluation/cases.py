@@ -8,7 +8,7 @@ from grounded.errors import ResultError
 from grounded.evaluation.naming import ClassNames
 from grounded.evaluation.truth import Box, TrueObject, Truth
 from grounded.labelling.records import Record
-from segany.masks import RLE
+from segany.utils.rle import RLE
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from pycocotools import mask as coco_mask
 
-from grounded.arrays import set_frozen
+from grounded.data.parallel_arrays import set_frozen
 from grounded.errors import ResultError
 from grounded.evaluation.cases import Answer, Case
 from grounded.evaluation.truth import TrueObject
-from segany.masks import RLE
+from segany.utils.rle import RLE
 
 Kind = Literal["mask", "box"]
 

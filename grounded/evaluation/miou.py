@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from grounded.evaluation.cases import Case
 from grounded.evaluation.matching import true_mask
-from segany.masks import RLE
+from segany.utils.rle import RLE
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
+from grounded.data.phrases import shortened
 from grounded.evaluation.calibration import Reliability
 from grounded.evaluation.confusion import Confusion
-from grounded.phrases import shortened
 
 Colour: TypeAlias = tuple[int, int, int]
 

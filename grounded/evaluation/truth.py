@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from grounded.errors import ResultError
 from grounded.evaluation.naming import normalised
-from segany.masks import RLE
+from segany.utils.rle import RLE
 
 Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 

@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 
 from grounded import schema
+from grounded.data.phrases import parse
 from grounded.errors import ConfigError, PromptError
-from grounded.phrases import parse
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _check_threshold(value: float | None) -> None:
 
 
 def _check_distinct(what: str, words: Iterable[tuple[str, str]]) -> None:
-    """Raise ConfigError where words come twice, told apart as `grounded.phrases.parse` does; each with its place."""
+    """Raise ConfigError where words come twice, told apart as `grounded.data.phrases.parse` does; each with its place."""
     seen: dict[str, tuple[str, str]] = {}
     for text, place in words:
         key = unicodedata.normalize("NFC", text).casefold()

@@ -10,9 +10,9 @@ from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm
 
+from grounded.data.phrases import shortened
 from grounded.labelling.records import Record
 from grounded.labelling.store import Failure
-from grounded.phrases import shortened
 
 # Phrases of a summary, most frequent first; a long vocabulary would fill the screen.
 _PHRASES_LISTED = 20

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from grounded.data.instances import Instances
 from grounded.errors import ResultError
-from grounded.instances import Instances
 
 
 @dataclass(frozen=True, kw_only=True)

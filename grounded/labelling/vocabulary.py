@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from pycocotools import mask as coco_mask
 
-from grounded.instances import Instances
+from grounded.data.instances import Instances
+from grounded.data.phrases import parse, shortened
 from grounded.labelling import ontology
 from grounded.labelling.ontology import Asked, LabelClass, Ontology
-from grounded.phrases import parse, shortened
-from grounded.suppression import suppress
+from grounded.stages.suppression import suppress
 
 # Masks, unlike boxes, of two objects hardly overlap: with more than half in common they are of the same one.
 _SAME_OBJECT = 0.5
@@ -100,8 +100,8 @@ class Vocabulary:
         positive, negative = instances[ids < count], instances[ids >= count]
         positive = positive[~(positive.scores < thresholds[positive.phrase_ids])]  # an unknown score is not below
         labelled = self._labelled(positive)
-        strange = np.fmax.reduce(positive.score_matrix[:, len(self._asked) :], axis=1, initial=-np.inf)
-        known = labelled.score_matrix[np.arange(len(labelled)), labelled.phrase_ids]
+        strange = np.fmax.reduce(positive.phrase_scores[:, len(self._asked) :], axis=1, initial=-np.inf)
+        known = labelled.phrase_scores[np.arange(len(labelled)), labelled.phrase_ids]
         labelled = labelled[~(strange > known)]
         labelled = labelled[~_is_outdone(labelled, negative)]
         return labelled[self._distinct(labelled)]
@@ -113,9 +113,9 @@ class Vocabulary:
     def _labelled(self, instances: Instances) -> Instances:
         """The same instances as those of classes."""
         groups = np.array(self.groups)
-        columns = [instances.score_matrix[:, groups == i] for i in range(len(self.classes))]
+        columns = [instances.phrase_scores[:, groups == i] for i in range(len(self.classes))]
         matrix = np.stack([np.fmax.reduce(column, axis=1) for column in columns], axis=1)
-        return replace(instances, phrases=self.classes, phrase_ids=groups[instances.phrase_ids], score_matrix=matrix)
+        return replace(instances, phrases=self.classes, phrase_ids=groups[instances.phrase_ids], phrase_scores=matrix)
 
     def _distinct(self, instances: Instances) -> Int64[np.ndarray, "m"]:
         """The instances without those that another phrase of their class has found again, best first.

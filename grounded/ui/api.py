@@ -12,10 +12,10 @@ import torch
 from pycocotools import mask as coco_mask
 
 from grounded import config as configs
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
+from grounded.data.phrases import parse
 from grounded.errors import ConfigError, ImageError, PromptError, ResultError
-from grounded.images import SourceImage
-from grounded.instances import Instances
-from grounded.phrases import parse
 from grounded.pipeline import Pipeline
 from grounded.settings import Mode
 from grounded.ui.automatic import MAX_POINTS_PER_SIDE, for_people
@@ -23,7 +23,7 @@ from grounded.ui.deadline import Deadline
 from grounded.ui.limits import fit
 from grounded.ui.messages import reported
 from grounded.ui.studio import Studio
-from segany.masks import RLE
+from segany.utils.rle import RLE
 
 _NAMING_THRESHOLD = 0.3
 
@@ -238,7 +238,7 @@ class Api:
         with _spoken_of_as_settings():
             configs.override(studio.pipeline.config, box_threshold=threshold)
             pipeline = studio.defaults.adjust(studio.pipeline)
-            pipeline = pipeline.adjusted(**{name: value for name, value in given.items() if value is not None})
+            pipeline = pipeline.with_config(**{name: value for name, value in given.items() if value is not None})
         return _Question(parse(text), pipeline, threshold)
 
     def _segmented(self, image: Any, question: _Question, watch: Deadline) -> dict[str, Any]:

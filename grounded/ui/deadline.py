@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from grounded.errors import GroundedError
-from grounded.timing import Stopwatch
+from grounded.utils.timing import Stopwatch
 
 
 class TimeLimitError(GroundedError, TimeoutError):

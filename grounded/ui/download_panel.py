@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.images import SourceImage
-from grounded.instances import Instances
 from grounded.ui import downloads, views
 from grounded.ui.messages import spoken
 from grounded.ui.page import Page

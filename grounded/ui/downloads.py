@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from grounded.cutouts import cutouts
-from grounded.drawing import draw
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
 from grounded.errors import ImageError
-from grounded.files import explained, json_bytes, write_atomically
-from grounded.images import SourceImage
-from grounded.instances import Instances
-from grounded.labelling.export import labelme
-from grounded.polygons import TOLERANCE
-from grounded.writing import mask_name, png_bytes
-from segany.masks import decode_rle
+from grounded.labelling.formats import labelme_write as labelme
+from grounded.output.cutouts import cutouts
+from grounded.output.draw import draw
+from grounded.output.polygons import TOLERANCE
+from grounded.output.write import mask_name, png_bytes
+from grounded.utils.files import explained, json_bytes, write_atomically
+from segany.utils.rle import decode_rle
 
 # What else than letters, marks and digits may stand in a name: no file system, ZIP or address minds it.
 _HARMLESS = " .,()+-_"

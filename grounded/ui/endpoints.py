@@ -13,8 +13,8 @@ from gradio import processing_utils
 from gradio.context import get_blocks_context
 from gradio.utils import get_function_description
 
+from grounded.data.phrases import shortened
 from grounded.errors import ImageError
-from grounded.phrases import shortened
 from grounded.ui.api import Api
 from grounded.ui.messages import spoken
 from grounded.ui.serving import MODELS, gpu

@@ -11,8 +11,8 @@ import gradio as gr
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from grounded.instances import Instances
-from grounded.naming import UNNAMED
+from grounded.data.instances import Instances
+from grounded.interactive.everything import UNNAMED
 from grounded.ui import views
 from grounded.ui.deadline import Deadline
 from grounded.ui.events import Events

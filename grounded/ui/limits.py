@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from grounded.images import ImageLike, SourceImage, open_image
+from grounded.data.image import ImageLike, SourceImage, open_image
 
 
 @dataclass(frozen=True)

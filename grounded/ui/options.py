@@ -46,7 +46,7 @@ class Options:
         Raises:
             ConfigError: a setting is wrong, or needs a part that was not loaded.
         """
-        return pipeline.adjusted(
+        return pipeline.with_config(
             mode=self.mode,
             filtering={"enabled": self.filtering, "clip_threshold": self.clip_threshold},
             refine_rounds=self.refine_rounds,

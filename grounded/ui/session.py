@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.images import SourceImage
-from grounded.instances import Instances
-from grounded.kept import Kept
-from segany.masks import RLE
+from grounded.stages.cache import StageCache
+from segany.utils.rle import RLE
 
 _UNDO_STEPS = 30
 
@@ -43,7 +43,7 @@ class Session:
 
     picture: SourceImage | None = None
     name: str = "picture"  # for the files that are taken away
-    kept: Kept = field(default_factory=Kept)
+    kept: StageCache = field(default_factory=StageCache)
     work: Work | None = None  # None until something was asked
     history: tuple[Work | None, ...] = ()  # what `undo` goes back to
     seconds: dict[str, float] = field(default_factory=dict)  # of the stages that the last event ran

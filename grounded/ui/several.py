@@ -7,17 +7,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from grounded.drawing import draw
+from grounded.data.instances import Instances
+from grounded.data.phrases import parse
 from grounded.errors import PromptError
-from grounded.files import json_bytes, write_atomically
-from grounded.instances import Instances
-from grounded.phrases import parse
+from grounded.output.draw import draw
+from grounded.output.write import png_bytes
 from grounded.pipeline import Pipeline, Text
 from grounded.ui.deadline import Deadline
 from grounded.ui.downloads import file_stem, mask_files, printable, zip_written
 from grounded.ui.limits import Limits, fit
 from grounded.ui.messages import reported
-from grounded.writing import png_bytes
+from grounded.utils.files import json_bytes, write_atomically
 
 ARCHIVE = "labels.zip"  # in the folder that is given
 

@@ -13,8 +13,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from grounded.data.phrases import parse
 from grounded.errors import ImageError, PromptError
-from grounded.phrases import parse
 from grounded.ui.controls import controls
 from grounded.ui.events import options_at
 from grounded.ui.inputs import ONE_BY_ONE, QUIET, STATE_SECONDS, rested, run_and_cancel, show_where_columns_stack

@@ -10,19 +10,19 @@ from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
 from grounded import config as configs
-from grounded import editing
+from grounded.data.clicks import validate_points
+from grounded.data.image import ImageLike
+from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.images import ImageLike
-from grounded.instances import Instances
+from grounded.interactive import edit
 from grounded.pipeline import Pipeline, Text
-from grounded.refine import validate_points
 from grounded.settings import PipelineConfig
-from grounded.timing import Stopwatch
 from grounded.ui.deadline import Deadline
 from grounded.ui.limits import Limits, fit
 from grounded.ui.options import Options
 from grounded.ui.session import Click, Session, Work
-from segany.masks import decode_rle, encode_rle
+from grounded.utils.timing import Stopwatch
+from segany.utils.rle import decode_rle, encode_rle
 
 Tool = Literal["select", "add point", "remove point", "new by click", "new by box"]
 TOOLS: tuple[Tool, ...] = ("select", "add point", "remove point", "new by click", "new by box")
@@ -51,7 +51,7 @@ class Studio:
         """
         config = configs.load(source)
         lowest = min(config.detector.box_threshold, LOWEST_BOX_THRESHOLD)
-        pipeline = Pipeline.from_config(config, every_part=True, box_threshold=lowest)
+        pipeline = Pipeline.from_config(config, load_all=True, box_threshold=lowest)
         return cls(pipeline, Options.of(config), limits or Limits())
 
     def open(self, image: ImageLike, name: str | None = None) -> Session:
@@ -79,7 +79,7 @@ class Studio:
         image, options = session.opened, options or self.defaults
         watch = watch or Deadline(self.limits.seconds)
         pipeline = options.adjust(self.pipeline)
-        found = pipeline.segment(image, text, watch, box_threshold=options.box_threshold, kept=session.kept)
+        found = pipeline.segment(image, text, watch, box_threshold=options.box_threshold, cache=session.cache)
         return session.to(Work(found)).timed(watch.seconds)
 
     def everything(self, session: Session, words: Text = (), **options: Any) -> Session:
@@ -159,7 +159,7 @@ class Studio:
             count = 0 if work.alternatives is None else len(work.alternatives)
             raise PromptError(f"there are {count} alternatives for the selected instance, got number {number + 1}")
         others = work.instances[[row for row in range(len(work.instances)) if row != index]]
-        changed = editing.add(others, work.alternatives[number])
+        changed = edit.add(others, work.alternatives[number])
         return session.to(replace(work, instances=changed, selected=len(changed) - 1))
 
     def relabel(self, session: Session, phrase: str) -> Session:
@@ -169,7 +169,7 @@ class Studio:
             PromptError: no instance is selected, or the phrase is empty.
         """
         work, index = _selected(session)
-        return session.to(Work(editing.relabel(work.instances, index, phrase), index))
+        return session.to(Work(edit.relabel(work.instances, index, phrase), index))
 
     def merge(self, session: Session, other: int) -> Session:
         """Make the selected instance and another one a single instance, with the phrase of the selected.
@@ -180,7 +180,7 @@ class Studio:
         work, index = _selected(session)
         if other == index or not 0 <= other < len(work.instances):
             raise PromptError("choose an instance other than the selected one to merge with it")
-        merged = editing.merge(work.instances, [index, other])
+        merged = edit.merge(work.instances, [index, other])
         return session.to(Work(merged, index - (other < index)))
 
     def delete(self, session: Session) -> Session:
@@ -219,7 +219,7 @@ class Studio:
                 brush=brush,
                 eraser=eraser,
                 embedding=embedding,
-                kept=session.kept,
+                cache=session.cache,
             )
         return session.to(Work(corrected, index, work.clicks, work.strokes, before)).timed(watch.seconds)
 
@@ -240,13 +240,13 @@ class Studio:
             found = self.pipeline.candidates(image, phrase, embedding=embedding, **shown)
         if len(found) == 0:
             raise PromptError("nothing was found there: try another place")
-        instances = editing.add(session.instances, found[0])
+        instances = edit.add(session.instances, found[0])
         alternatives = found if len(found) > 1 else None
         return session.to(Work(instances, len(instances) - 1, alternatives=alternatives)).timed(watch.seconds)
 
     def _embedding(self, session: Session, watch: Stopwatch) -> Any:
         """The image embedding, made once for each picture."""
-        return self.pipeline.encode(session.opened, session.kept, watch)
+        return self.pipeline.encode(session.opened, session.cache, watch)
 
 
 def instance_at(instances: Instances, x: float, y: float) -> int | None:

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float32
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from grounded.drawing import draw, phrase_colour
-from grounded.images import SourceImage
-from grounded.instances import Instances
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
+from grounded.output.draw import draw, phrase_colour
 from grounded.ui.session import Session, Work
-from segany.masks import RLE, decode_rle, encode_rle
+from segany.utils.rle import RLE, decode_rle, encode_rle
 
 COLUMNS = ("#", "phrase", "score", "detector", "CLIP", "predicted IoU", "area, px", "source")
 SCREEN_SIDE = 1024  # pixels of the longer side: more is not seen, and takes time at every click
@@ -174,7 +174,7 @@ def times(session: Session) -> str:
     """Which stages the last event ran, and which answers were kept from before."""
     ran = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in session.seconds.items() if name != "open")
     kept = ", ".join(sorted(session.ran - set(session.seconds) - {"open"}))
-    parts = [f"Ran: {ran}." if ran else "", f"Kept from before: {kept}." if kept else ""]
+    parts = [f"Ran: {ran}." if ran else "", f"StageCache from before: {kept}." if kept else ""]
     return " ".join(part for part in parts if part)
 
 

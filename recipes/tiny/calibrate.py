@@ -23,7 +23,7 @@ from grounded import Instances, Pipeline
 from recipes.tiny.measure import NEGATIVE_KINDS, Asked, mask_iou, query, scenes, stacked
 from recipes.tiny.measure_stages import without_detections
 from recipes.tiny.scenes import Scene
-from segany.masks import encode_rle
+from segany.utils.rle import encode_rle
 
 TEMPERATURES = (0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08)
 BOX_THRESHOLDS = tuple(round(0.06 + 0.005 * i, 3) for i in range(69))

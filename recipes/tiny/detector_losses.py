@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from segany.boxes import cxcywh_to_xyxy
-from segany.losses import sigmoid_focal
+from segany.training.losses import sigmoid_focal
+from segany.utils.boxes import cxcywh_to_xyxy
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def run(
         "pairs": lambda: measure_unseen_pairs(pipeline, numbered(Recipe(color_pairs="held-out"))),
         "prompts": lambda: measure_prompts(pipeline.segmenter, other(mode="box+text").text_encoder, numbered()),
         "clip": lambda: measure_clip(other(mode="box+text").text_encoder, numbered()),
-        "closer look": lambda: measure_chain(other(refinement={"closer_look": CLOSER_LOOK}), numbered()),
+        "closer look": lambda: measure_chain(other(refinement={"zoom": CLOSER_LOOK}), numbered()),
         "unfiltered": lambda: measure_chain(other(filtering={"enabled": False}), numbered()),
         "more phrases": lambda: measure_more_phrases(pipeline, numbered()),
         "refinement": lambda: measure_refinement(pipeline, numbered()),

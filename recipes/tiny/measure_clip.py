@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from grounded.clip import ClipTextEncoder
+from grounded.models.clip import ClipTextEncoder
 from recipes.tiny.crops import square_crop
 from recipes.tiny.scenes import Scene
 from recipes.tiny.vocabulary import nouns

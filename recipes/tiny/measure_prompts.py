@@ -6,12 +6,12 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from grounded.types import TextEncoder
+from grounded.data.protocols import TextEncoder
 from recipes.tiny.measure import paired_iou
 from recipes.tiny.scenes import Scene, SceneObject
 from recipes.tiny.vocabulary import noun_phrase
 from segany import ImageEmbedding, Predictor, Prompts
-from segany.points import error_point, interior_point
+from segany.utils.points import error_point, interior_point
 
 CLICKS = (1, 3, 5, 9)
 

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 from grounded import Instances, Pipeline
-from grounded.refine import look_closer, refine
-from grounded.types import Detections
+from grounded.data.detections import Detections
+from grounded.stages.refine import refine
+from grounded.stages.zoom import look_closer
 from recipes.tiny.measure import NEGATIVE_KINDS, Asked, matched_iou, paired_iou, query, stacked
 from recipes.tiny.scenes import Scene
 from recipes.tiny.vocabulary import noun_phrase, nouns
 from segany import Prompts
-from segany.boxes import box_iou
-from segany.masks import decode_rle
+from segany.utils.boxes import box_iou
+from segany.utils.rle import decode_rle
 
 CLOSER_LOOK = 4.0  # side of its windows, as a multiple of the box's longer side
 

@@ -25,10 +25,10 @@ from recipes.tiny.training import Settings, rank_and_size, train
 from recipes.tiny.windows import WindowDecoder, cut, low_precision, place_windows
 from segany import Prompts, SegAny
 from segany.checkpoint import load, save
-from segany.losses import sigmoid_focal
-from segany.masks import masks_to_boxes
-from segany.points import random_point
-from segany.training import interactive_rounds
+from segany.training.losses import sigmoid_focal
+from segany.training.rounds import interactive_rounds
+from segany.utils.masks import masks_to_boxes
+from segany.utils.points import random_point
 
 WEIGHTS = Path(__file__).parents[2] / "segany/weights/tiny.safetensors"
 MIDDLE_SHARE = 0.5  # of the corrective clicks: into the middle of the error, as measured, not anywhere in it

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from segany import Prompts, SegAny
-from segany.prompt_encoder import PromptTokens
+from segany.modeling.prompt_encoder import PromptTokens
 
 
 def place_windows(boxes: Tensor, grid: int, side: int) -> Tensor:

@@ -15,7 +15,7 @@ from tests.browser.conftest import DESKTOP, PHONE
 from tests.data import ROOT
 from tests.grounded.labelling.review.runs import example_run
 
-_COMMAND = "from grounded.commands.browse import browse; browse()"
+_COMMAND = "from grounded.cli.browse import browse; browse()"
 
 
 @pytest.fixture

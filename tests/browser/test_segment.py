@@ -34,7 +34,7 @@ def test_ask_correct_and_take_away(visit: Visit, screenshot: Callable[[SegmentTa
     tab.tool("Add point")
     tab.press(*DOG)
     tab.wait("2 points set")
-    assert "Ran: refine" in tab.status and "encode" in tab.status.partition("Kept")[2]
+    assert "Ran: refine" in tab.status and "encode" in tab.status.partition("StageCache")[2]
     screenshot(tab, "desktop-correct")
     tab.page.click("#undo")
     tab.wait("1 point set")
@@ -57,7 +57,7 @@ def test_a_setting_asks_again_and_runs_only_what_depends_on_it(visit: Visit):
     tab.slide("#box-threshold", "End", "Nothing was found. None of: a dog, pizza.")
     tab.page.wait_for_selector("#table", state="hidden")
     tab.slide("#box-threshold", "Home", "a dog (")
-    ran, _, kept = tab.status.partition("Kept from before:")
+    ran, _, kept = tab.status.partition("StageCache from before:")
     assert "detect" not in ran and "encode" not in ran
     assert "detect" in kept and "encode" in kept
 

@@ -57,7 +57,7 @@ def random_pipelines(random_config: PipelineConfig) -> dict[str, Pipeline]:
 @pytest.fixture(scope="session")
 def bundled() -> Pipeline:
     """The bundled models, every part of them. Its detector lets through what a test may filter later."""
-    return Pipeline.from_config("tiny", every_part=True, box_threshold=0.05, device="cpu")
+    return Pipeline.from_config("tiny", load_all=True, box_threshold=0.05, device="cpu")
 
 
 def picture(height: int = 60, width: int = 80, seed: int = 0) -> Image.Image:

@@ -15,16 +15,16 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from grounded import cli
-from grounded.commands import segment as segment_module
+from grounded.cli import segment as segment_module
+from grounded.cli.main import main
+from grounded.data.image import MAX_PIXELS
+from grounded.data.instances import Instances
 from grounded.errors import GroundedError, ImageError, PromptError
-from grounded.images import MAX_PIXELS
-from grounded.instances import Instances
 from grounded.pipeline import Pipeline
 from tests.data import PICNIC, ROOT
 from tests.grounded.failures import fill_disk, unprivileged
 from tests.grounded.test_pipeline import assert_same
-from tests.segany.test_pixels import png
+from tests.segany.utils.test_images import png
 
 # The models are loaded once; everything else in the command is as its users have it.
 load_once = functools.cache(segment_module._load_pipeline)
@@ -42,7 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
 
     def run(*arguments: object, out: Path | str = tmp_path / "out") -> Result:
         options = ["--out", str(out), "--device", "cpu"]
-        result = CliRunner().invoke(cli.main, ["segment", *map(str, arguments), *options])
+        result = CliRunner().invoke(main.main, ["segment", *map(str, arguments), *options])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
@@ -190,7 +190,7 @@ class TestImages:
         assert result.stderr.endswith("is too large: 128 x 96 pixels, 0.01229 megapixels, and the limit is 0.012\n")
         assert run(tmp_path / "image.png", "a dog", "--max-megapixels", 0.013).exit_code == 0
         assert run(tmp_path / "image.png", "a dog", "--max-megapixels", 0).exit_code == 2
-        option = next(option for option in cli.segment.params if option.name == "max_megapixels")
+        option = next(option for option in main.segment.params if option.name == "max_megapixels")
         assert option.default * 1e6 == MAX_PIXELS
 
     @pytest.mark.slow
@@ -260,13 +260,13 @@ class TestOutput:
     def test_folders_that_cannot_be(self, out: str, reason: str, tmp_path: Path):
         # Without `run`: this is found out before the models are loaded.
         arguments = ["segment", str(PICNIC), "a dog", "--out", str(tmp_path / out)]
-        result = CliRunner().invoke(cli.main, arguments)
+        result = CliRunner().invoke(main.main, arguments)
         assert result.exit_code == 2
         assert result.stderr.splitlines()[-1] == f"Error: cannot write {tmp_path / out}: {reason}"
 
     def test_no_permission(self, tmp_path: Path):
         with unprivileged():
-            result = CliRunner().invoke(cli.main, ["segment", str(PICNIC), "a dog", "--out", str(tmp_path / "out")])
+            result = CliRunner().invoke(main.main, ["segment", str(PICNIC), "a dog", "--out", str(tmp_path / "out")])
         assert result.exit_code == 2
         assert result.stderr.splitlines()[-1].endswith("Permission denied")
 

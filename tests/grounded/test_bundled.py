@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounded.phrases import parse
+from grounded.data.instances import Instances
+from grounded.data.phrases import parse
 from grounded.pipeline import Pipeline
-from grounded.types import Instances
 from tests.data import PICNIC, picnic_truth
 from tests.grounded.test_pipeline import assert_same
 

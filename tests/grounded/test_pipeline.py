@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from grounded import loading
 from grounded.config import override
+from grounded.data.instances import Instances
 from grounded.errors import ConfigError, ImageError, PromptError
-from grounded.kept import Kept
+from grounded.models import build
 from grounded.pipeline import Pipeline
 from grounded.settings import PipelineConfig
-from grounded.timing import Stopwatch
-from grounded.types import Instances
+from grounded.stages.cache import StageCache
+from grounded.utils.timing import Stopwatch
 from tests.data import PICNIC
 from tests.grounded.conftest import picture, save_segmenter
 from tests.grounded.counting import counted
@@ -52,7 +52,7 @@ def test_instances_fit_the_question(random_pipelines: dict[str, Pipeline], mode:
 @pytest.mark.parametrize("mode", ["box", "box+text"])
 def test_detected_instances_carry_the_scores_of_the_detector(random_pipelines: dict[str, Pipeline], mode: str):
     instances = random_pipelines[mode].segment(picture(), ["a cat", "dog"])
-    own = instances.score_matrix[np.arange(len(instances)), instances.phrase_ids]
+    own = instances.phrase_scores[np.arange(len(instances)), instances.phrase_ids]
     np.testing.assert_array_equal(instances.detector_scores, own)
     np.testing.assert_array_equal(instances.scores, own)
     assert set(instances.sources.tolist()) == {"detector"}
@@ -62,7 +62,7 @@ def test_text_instances_carry_no_scores_of_a_detector(random_pipelines: dict[str
     instances = random_pipelines["text"].segment(picture(), ["a cat", "dog"])
     assert sorted(instances.phrase_ids.tolist()) == [0, 1]
     assert np.isnan(instances.detector_scores).all()
-    assert np.isnan(instances.score_matrix).all()
+    assert np.isnan(instances.phrase_scores).all()
     np.testing.assert_array_equal(instances.scores, instances.predicted_iou)
     assert set(instances.sources.tolist()) == {"text"}
     for (x0, y0, x1, y1), mask in zip(instances.boxes.astype(int), instances.masks, strict=True):
@@ -223,29 +223,29 @@ def test_wrong_input(
 class TestEveryPart:
     @pytest.mark.parametrize("mode", MODES)
     def test_parts_without_use_are_loaded(self, random_config: PipelineConfig, mode: str):
-        pipeline = Pipeline.from_config(random_config, every_part=True, mode=mode)
+        pipeline = Pipeline.from_config(random_config, load_all=True, mode=mode)
         assert None not in (pipeline.detector, pipeline.text_encoder, pipeline.scorer)
-        assert pipeline.heat_prompter is None  # phrases reach the segmenter in one way
+        assert pipeline.dense_prompter is None  # phrases reach the segmenter in one way
         assert pipeline.models == Pipeline.from_config(random_config, mode=mode).models
 
     @pytest.mark.parametrize(
-        ("text_prompt", "text_encoder", "heat_prompter"),
+        ("text_prompt", "text_encoder", "dense_prompter"),
         [("adapter", True, False), ("dense-clip", False, True), ("none", False, False)],
     )
     def test_the_text_prompt_is_the_configured_one(
-        self, random_config: PipelineConfig, text_prompt: str, text_encoder: bool, heat_prompter: bool
+        self, random_config: PipelineConfig, text_prompt: str, text_encoder: bool, dense_prompter: bool
     ):
-        pipeline = Pipeline.from_config(random_config, every_part=True, mode="box", text_prompt=text_prompt)
+        pipeline = Pipeline.from_config(random_config, load_all=True, mode="box", text_prompt=text_prompt)
         assert (pipeline.text_encoder is not None) == text_encoder
-        assert (pipeline.heat_prompter is not None) == heat_prompter
+        assert (pipeline.dense_prompter is not None) == dense_prompter
         assert pipeline.scorer is not None
 
     def test_a_segmenter_without_text_prompt(self, random_config: PipelineConfig, tmp_path: Path):
         segmenter = {"checkpoint": str(save_segmenter(tmp_path / "other.safetensors", None))}
-        pipeline = Pipeline.from_config(random_config, every_part=True, mode="box", segmenter=segmenter)
+        pipeline = Pipeline.from_config(random_config, load_all=True, mode="box", segmenter=segmenter)
         assert len(pipeline.segment(picture(), "a cat")) > 0
         with pytest.raises(ConfigError, match="no text prompt of its own"):
-            pipeline.adjusted(mode="text")
+            pipeline.with_config(mode="text")
 
 
 LENIENT = {"fallback_threshold": 0.0, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 3}
@@ -254,7 +254,7 @@ LENIENT = {"fallback_threshold": 0.0, "pred_iou_thresh": 0.0, "stability_score_t
 @pytest.fixture(scope="module")
 def whole(random_config: PipelineConfig) -> Pipeline:
     """Every part of the small models."""
-    return Pipeline.from_config(random_config, every_part=True)
+    return Pipeline.from_config(random_config, load_all=True)
 
 
 class TestAdjusted:
@@ -272,18 +272,18 @@ class TestAdjusted:
         ],
     )
     def test_answers_as_if_loaded_so(self, whole: Pipeline, random_config: PipelineConfig, overrides: dict[str, Any]):
-        adjusted, loaded = whole.adjusted(**overrides), Pipeline.from_config(random_config, **overrides)
+        adjusted, loaded = whole.with_config(**overrides), Pipeline.from_config(random_config, **overrides)
         assert adjusted.config == loaded.config
         assert adjusted.models == loaded.models
         text = "a cat. the red mug. dog. pizza"
         assert_same(adjusted.segment(picture(), text), loaded.segment(picture(), text))
 
     def test_the_models_are_the_same(self, whole: Pipeline):
-        before, adjusted = whole.config, whole.adjusted(mode="text", refine_rounds=1)
+        before, adjusted = whole.config, whole.with_config(mode="text", refine_rounds=1)
         assert whole.config is before
         for part in ("detector", "text_encoder", "segmenter", "scorer"):
             assert getattr(adjusted, part) is getattr(whole, part)
-        assert adjusted.adjusted(mode=before.prompting.mode, refine_rounds=0).config == before
+        assert adjusted.with_config(mode=before.prompting.mode, refine_rounds=0).config == before
 
     @pytest.mark.parametrize(
         ("overrides", "name"),
@@ -298,11 +298,11 @@ class TestAdjusted:
     )
     def test_what_models_are_loaded_with_stays(self, whole: Pipeline, overrides: dict[str, Any], name: str):
         with pytest.raises(ConfigError, match=f"^{name} is what models were loaded with: use Pipeline.from_config"):
-            whole.adjusted(**overrides)
+            whole.with_config(**overrides)
 
     def test_what_models_are_loaded_with_may_be_repeated(self, whole: Pipeline):
         same = {"device": "cpu", "box_threshold": 0.0, "segmenter": whole.config.segmenter}
-        assert whole.adjusted(**same).config == whole.config
+        assert whole.with_config(**same).config == whole.config
 
     @pytest.mark.parametrize(
         ("loaded", "overrides", "message"),
@@ -327,7 +327,7 @@ class TestAdjusted:
     )
     def test_wrong(self, random_pipelines: dict[str, Pipeline], loaded: str, overrides: dict[str, Any], message: str):
         with pytest.raises(ConfigError, match=message):
-            random_pipelines[loaded].adjusted(**overrides)
+            random_pipelines[loaded].with_config(**overrides)
 
 
 class TestBoxThreshold:
@@ -335,15 +335,15 @@ class TestBoxThreshold:
     @pytest.mark.parametrize("text", ["dog. pizza. red apple. helicopter", "fruit. animal"])
     def test_as_if_the_detector_had_it(self, bundled: Pipeline, text: str, threshold: float):
         config = override(bundled.config, box_threshold=threshold)
-        detector = loading.load_detector(config, loading.pick_device("cpu"))
-        plain = bundled.adjusted(filtering={"enabled": False})
+        detector = build.load_detector(config, build.pick_device("cpu"))
+        plain = bundled.with_config(filtering={"enabled": False})
         expected = replace(plain, detector=detector).segment(PICNIC, text)
         assert_same(plain.segment(PICNIC, text, box_threshold=threshold), expected)
 
     def test_several_counts(self, bundled: Pipeline):
         """The thresholds above do tell detections apart."""
-        text, plain, kept = "dog. pizza. red apple. helicopter", bundled.adjusted(mode="box"), Kept()
-        counts = [len(plain.segment(PICNIC, text, box_threshold=t, kept=kept)) for t in (0.05, 0.72, 1.0)]
+        text, plain, kept = "dog. pizza. red apple. helicopter", bundled.with_config(mode="box"), StageCache()
+        counts = [len(plain.segment(PICNIC, text, box_threshold=t, cache=kept)) for t in (0.05, 0.72, 1.0)]
         assert counts[0] > counts[1] > counts[2] == 0
 
     @pytest.mark.parametrize("threshold", [None, 0.0, -1.0])
@@ -359,7 +359,7 @@ class TestBoxThreshold:
 
 class TestEncode:
     def test_once_for_each_picture(self, random_pipelines: dict[str, Pipeline]):
-        pipeline, kept = random_pipelines["box"], Kept()
+        pipeline, kept = random_pipelines["box"], StageCache()
         first, again, other, back = (Stopwatch() for _ in range(4))
         embedding = pipeline.encode(picture(), kept, first)
         assert pipeline.encode(np.asarray(picture()), kept, again) is embedding
@@ -378,10 +378,10 @@ class TestEncode:
         assert list(watch.seconds) == ["encode"]
 
     def test_segment_and_encode_share_it(self, bundled: Pipeline):
-        kept, bundled = Kept(), bundled.adjusted(closer_look=None)
+        kept, bundled = StageCache(), bundled.with_config(zoom=None)
         with counted(bundled) as calls:
-            found = bundled.segment(PICNIC, "dog", box_threshold=0.3, kept=kept)
+            found = bundled.segment(PICNIC, "dog", box_threshold=0.3, cache=kept)
             embedding = bundled.encode(PICNIC, kept)
             bundled.refine(PICNIC, found, 0, [[470, 270]], embedding=embedding)
-            bundled.segment(PICNIC, "pizza", box_threshold=0.3, kept=kept)
+            bundled.segment(PICNIC, "pizza", box_threshold=0.3, cache=kept)
         assert calls["encode"] == 1

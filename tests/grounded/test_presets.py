@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from grounded import config
-from grounded.cli import main
+from grounded.cli.main import main
 from grounded.pipeline import Pipeline
 from tests.grounded import builders
 from tests.grounded.conftest import SEGMENTER, picture
@@ -38,7 +38,7 @@ def test_sizes():
 def test_without_weights_the_command_line_says_so_at_once(
     offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    import grounded.detectors.grounding_dino  # noqa: F401  (what takes seconds is not what is measured)
+    import grounded.models.detectors.grounding_dino  # noqa: F401  (what takes seconds is not what is measured)
 
     use_hub(monkeypatch, tmp_path / "cache", None if offline else nobody())
     picture().save(tmp_path / "image.png")

@@ -6,7 +6,7 @@ import pytest
 from grounded import Instances
 from recipes.tiny.calibrate import Tally, choose, worth
 from recipes.tiny.measure import Asked, query, scenes
-from segany.masks import encode_rle
+from segany.utils.rle import encode_rle
 
 
 def found(scene, phrases: list[str], picks: list[tuple[int, np.ndarray]]) -> Instances:
@@ -26,7 +26,7 @@ def found(scene, phrases: list[str], picks: list[tuple[int, np.ndarray]]) -> Ins
         detector_scores=one,
         clip_scores=one,
         predicted_iou=one,
-        score_matrix=np.ones((len(picks), len(phrases)), np.float32),
+        phrase_scores=np.ones((len(picks), len(phrases)), np.float32),
         sources=np.array(["detector"] * len(picks)),
     )
 

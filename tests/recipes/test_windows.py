@@ -6,7 +6,7 @@ import torch
 from recipes.tiny.segany_size import config_for
 from recipes.tiny.windows import WindowDecoder, cut, place_windows
 from segany import Prompts, SegAny
-from segany.training import interactive_rounds
+from segany.training.rounds import interactive_rounds
 
 CONFIG = config_for(256)
 GRID, CELL = CONFIG.grid_size, CONFIG.patch_size

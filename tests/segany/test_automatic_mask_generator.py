@@ -8,12 +8,13 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 
 from segany import automatic_mask_generator as module
-from segany import drafts
+from segany import deferred_masks
 from segany.automatic_mask_generator import AutomaticMaskGenerator
-from segany.boxes import nms
-from segany.masks import decode_rle, masks_to_boxes, remove_small_regions
-from segany.points import build_point_grid
 from segany.predictor import Predictor
+from segany.utils.boxes import nms
+from segany.utils.masks import masks_to_boxes, remove_small_regions
+from segany.utils.points import build_point_grid
+from segany.utils.rle import decode_rle
 from tests.segany.reference import SMALL, meta_sam, perturb, segany_like
 
 # No filter. The logits of random weights are small, so the cut is moved by less than 1 to measure stability.
@@ -227,7 +228,7 @@ def test_masks_drawn_one_by_one_are_the_same(predictor, arguments, baseline, mon
 
 @pytest.mark.parametrize("floats", [0, 20_000], ids=["nothing kept", "some kept"])
 def test_masks_decoded_again_are_the_same(predictor, arguments, baseline, monkeypatch, floats):
-    monkeypatch.setattr(drafts, "FLOATS_KEPT", floats)
+    monkeypatch.setattr(deferred_masks, "FLOATS_KEPT", floats)
     found = AutomaticMaskGenerator(predictor, **arguments).generate(IMAGE)
     assert_equal(found, baseline)
     assert torch.equal(found.predicted_iou, baseline.predicted_iou)

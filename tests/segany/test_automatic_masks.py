@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from segany.automatic_masks import AutomaticMasks
-from segany.masks import encode_rle, mask_area, masks_to_boxes
+from segany.utils.masks import mask_area, masks_to_boxes
+from segany.utils.rle import encode_rle
 
 
 def build(count: int, height: int = 6, width: int = 8) -> AutomaticMasks:

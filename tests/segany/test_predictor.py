@@ -15,8 +15,8 @@ from segany import (
     Prompts,
     SegAny,
 )
+from segany.errors import EmbeddingFileError
 from segany.files import write_safetensors
-from segany.predictor import EmbeddingFileError
 from tests.data import disk
 from tests.segany import reference
 from tests.segany.reference import PROMPT_KINDS, SMALL, assert_close

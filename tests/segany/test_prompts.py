@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from segany.prompts import PromptError, Prompts
+from segany.errors import PromptError
+from segany.prompts import Prompts
 
 BOXES = [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0], [8.0, 9.0, 10.0, 11.0]]
 POINTS = [[[1, 2]], [[3, 4]], [[5, 6]]]

@@ -7,11 +7,12 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from grounded.labelling import store, verdicts
+from grounded.labelling import store
 from grounded.labelling.records import Record
-from grounded.labelling.reviews import Review, by_file, read
-from grounded.labelling.verdicts import Verdict, is_empty, is_outdated
-from segany.masks import RLE
+from grounded.labelling.review import apply
+from grounded.labelling.review.apply import Verdict, is_empty, is_outdated
+from grounded.labelling.review.log import Review, by_file, read
+from segany.utils.rle import RLE
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ _COUNTS = ("pictures", "reviewed", "rejected", "relabelled", "added", "outdated"
 
 def agreement_of(record: Record, reviews: Sequence[Review]) -> Agreement:
     """`agreement` of one picture."""
-    found = verdicts.of(record, reviews)
+    found = apply.of(record, reviews)
     rows: Mapping[int, Verdict] = {key: verdict for key, verdict in found.items() if isinstance(key, int)}
     labels = record.instances.labels
     return Agreement(

@@ -16,13 +16,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 from pydantic import BaseModel
 
+from grounded.data.phrases import parse
 from grounded.errors import GroundedError, ImageError, OutputError
-from grounded.labelling.review.catalogue import SORTS, Sort, UnknownPictureError
-from grounded.labelling.review.desk import STATES, Desk
-from grounded.labelling.review.pictures import jpeg, open_picture, overlay
-from grounded.labelling.reviews import Action, Review
-from grounded.phrases import parse
-from segany.masks import RLE
+from grounded.labelling.review.images import jpeg, open_picture, overlay
+from grounded.labelling.review.index import SORTS, Sort, UnknownPictureError
+from grounded.labelling.review.log import Action, Review
+from grounded.labelling.review.session import STATES, Desk
+from segany.utils.rle import RLE
 
 _STATIC = Path(__file__).with_name("static")
 _THUMBNAIL, _PICTURE = 360, 2048  # pixels of the longer side

@@ -6,12 +6,12 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from grounded.drawing import phrase_colour
 from grounded.labelling.records import Record
-from grounded.labelling.reviews import Key
-from grounded.labelling.verdicts import Verdict
-from grounded.polygons import TOLERANCE, mask_to_polygons
-from segany.masks import RLE
+from grounded.labelling.review.apply import Verdict
+from grounded.labelling.review.log import Key
+from grounded.output.draw import phrase_colour
+from grounded.output.polygons import TOLERANCE, mask_to_polygons
+from segany.utils.rle import RLE
 
 _OUTLINE_STEPS = 1500  # along the longer side: as fine as a screen shows
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from grounded.errors import ConfigError
-from grounded.files import explained
+from grounded.utils.files import explained
 
 try:
     import fcntl

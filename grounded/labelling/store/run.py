@@ -10,7 +10,7 @@ from typing import Any
 
 from grounded import __version__
 from grounded.errors import ResultError
-from grounded.files import json_bytes, write_atomically
+from grounded.utils.files import json_bytes, write_atomically
 
 RUN_FILE, RECORDS, FAILURES, REVIEWS = "run.json", "records", "failures.jsonl", "reviews.jsonl"
 

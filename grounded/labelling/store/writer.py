@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import BinaryIO
 
 from grounded.errors import ConfigError, OutputError, ResultError
-from grounded.files import check_folder, explained, write_atomically
 from grounded.labelling.records import Record
 from grounded.labelling.store.lock import Lock
 from grounded.labelling.store.reading import all_failures, complete_lines, file_of, shards
 from grounded.labelling.store.run import FAILURES, RECORDS, REVIEWS, RUN_FILE, Failure, Run
+from grounded.utils.files import check_folder, explained, write_atomically
 
 SYNC_SECONDS = 5.0
 _BLOCK = 1 << 16
@@ -125,7 +125,7 @@ class Writer:
         """State by which weights the coming pictures are labelled, and refuse others than those before.
 
         Args:
-            weights: by stage, as `grounded.weights.hashes` tells them apart. A stage that is missing here or in the
+            weights: by stage, as `grounded.models.weights.hashes` tells them apart. A stage that is missing here or in the
                 run is not compared.
 
         Raises:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from grounded.data.instances import Instances
 from grounded.evaluation.cases import Answer, Case
 from grounded.evaluation.truth import TrueObject, Truth, truth_from_coco
-from grounded.instances import Instances
 from grounded.labelling.records import ImageInfo, Record
-from segany.masks import RLE, encode_rle
+from segany.utils.rle import RLE, encode_rle
 
 SIZE = (10, 10)
 
@@ -70,7 +70,7 @@ def record(
         detector_scores=unknown,
         clip_scores=unknown,
         predicted_iou=unknown,
-        score_matrix=np.full((n, len(phrases)), np.nan, np.float32),
+        phrase_scores=np.full((n, len(phrases)), np.nan, np.float32),
         sources=np.array(["detector"] * n, dtype=np.str_),
     )
     return Record(image=ImageInfo(file=file, width=size[1], height=size[0]), instances=instances)

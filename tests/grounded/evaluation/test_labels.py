@@ -16,7 +16,7 @@ from grounded.evaluation.labels import LabelEvaluation, MeasureSettings, evaluat
 from grounded.evaluation.naming import ClassNames
 from grounded.evaluation.truth import Truth, read_truth
 from grounded.labelling.records import Record
-from segany.masks import decode_rle
+from segany.utils.rle import decode_rle
 from tests.grounded.evaluation.made import block, record, tight_box, truth
 
 LEFT, RIGHT, LOW = block(0, 0, 4, 5), block(5, 0, 4, 5), block(0, 1, 4, 5)

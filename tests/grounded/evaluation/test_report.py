@@ -9,7 +9,7 @@ from grounded.evaluation.labels import LabelEvaluation, MeasureSettings, evaluat
 from grounded.evaluation.naming import ClassNames
 from grounded.evaluation.page import markdown
 from grounded.evaluation.report import to_dict
-from grounded.files import json_bytes
+from grounded.utils.files import json_bytes
 from tests.grounded.evaluation.made import block, record, truth
 
 LEFT, RIGHT = block(0, 0, 4, 5), block(5, 0, 4, 5)

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from grounded.errors import ResultError
 from grounded.evaluation.truth import read_truth, truth_from_coco
-from segany.masks import decode_rle
+from segany.utils.rle import decode_rle
 from tests.grounded.evaluation.made import block, coco, rle
 
 MASK = block(2, 3, 4, 5)

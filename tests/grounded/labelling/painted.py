@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from grounded.answers import from_masks
-from grounded.images import SourceImage
-from grounded.instances import Instances
-from segany.masks import encode_rle
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
+from grounded.stages.answers import from_masks
+from segany.utils.rle import encode_rle
 
 PHRASES = ("a dog", "a cat", "a hound")
 

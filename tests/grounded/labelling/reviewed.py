@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from grounded.answers import from_masks
 from grounded.labelling.records import ImageInfo, Record
-from grounded.labelling.reviews import Review
+from grounded.labelling.review.log import Review
 from grounded.labelling.store import Run, open_run
-from segany.masks import RLE, encode_rle
+from grounded.stages.answers import from_masks
+from segany.utils.rle import RLE, encode_rle
 from tests.data import disk
 
 SIZE = (40, 60)

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.images import SourceImage
-from grounded.instances import Instances
-from grounded.labelling.engine import Options, label
+from grounded.labelling.engines.local import Options, label
+from grounded.labelling.interrupts import interruptible
 from grounded.labelling.progress import Summary
 from grounded.labelling.records import ImageInfo, Record
 from grounded.labelling.sources import open_source
-from grounded.labelling.step import Labelled
-from grounded.labelling.stopping import interruptible
 from grounded.labelling.store import Run, open_run
-from segany.rle import encode_rle
+from grounded.labelling.task import Labelled
+from segany.utils.rle import encode_rle
 
 PHRASES = ("bright", "dark")
 SIZES = ((12, 16), (16, 12), (9, 9))  # height, width
@@ -41,7 +41,7 @@ def bright(pixels: Image.Image) -> Instances:
         detector_scores=score,
         clip_scores=np.full(1, np.nan, np.float32),
         predicted_iou=np.full(1, np.nan, np.float32),
-        score_matrix=np.zeros((1, 2), np.float32),
+        phrase_scores=np.zeros((1, 2), np.float32),
         sources=np.array(["detector"]),
     )
 

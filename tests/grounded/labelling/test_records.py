@@ -3,8 +3,8 @@ import math
 
 import pytest
 
+from grounded.data.instances import Instances
 from grounded.errors import ResultError
-from grounded.instances import Instances
 from grounded.labelling.records import ImageInfo, Record
 from tests.grounded.labelling.standin import record
 
@@ -33,7 +33,7 @@ def test_an_empty_answer_reads_back():
 def test_without_phrase_scores():
     line = record("a.png").to_line(phrase_scores=False)
     assert "phrase_scores" not in json.loads(line)["instances"][0]
-    assert all(math.isnan(score) for score in Record.from_line(line).instances.score_matrix[0])
+    assert all(math.isnan(score) for score in Record.from_line(line).instances.phrase_scores[0])
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"image": {}}', b"not json", record("a.png").to_line()[:-30]])

@@ -16,8 +16,8 @@ import pytest
 from grounded.errors import OutputError
 from grounded.labelling.store import Failure, failures, files_done, open_run, records
 from tests.data import PICNIC, ROOT
+from tests.grounded.labelling.engines.test_local import RUN, contents
 from tests.grounded.labelling.standin import label_folder, start, write_pictures
-from tests.grounded.labelling.test_engine import RUN, contents
 
 PICTURES = 40
 
@@ -170,7 +170,7 @@ def test_killed_with_models(tmp_path: Path):
     images.mkdir()
     for number in range(12):
         shutil.copy(PICNIC, images / f"{number:02d}.png")
-    program = "from grounded.commands.label import label; label()"
+    program = "from grounded.cli.label import label; label()"
     command = [sys.executable, "-c", program, str(images), "a dog. pizza", "--device", "cpu", "--out"]
     chance = random.Random(0)
     for reached in (0, 1, 4, 9):

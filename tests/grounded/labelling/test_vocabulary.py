@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grounded.data.instances import Instances
+from grounded.data.phrases import parse
 from grounded.errors import ConfigError, PromptError
-from grounded.instances import Instances
 from grounded.labelling.vocabulary import Vocabulary
-from grounded.phrases import parse
 from grounded.pipeline import Pipeline
-from segany.masks import encode_rle
+from segany.utils.rle import encode_rle
 from tests.data import PICNIC, ROOT
 
 NAN = float("nan")
@@ -36,7 +36,7 @@ def instances(queries: tuple[str, ...], found: list[Found], matrix: list[list[fl
         detector_scores=scores,
         clip_scores=np.full(len(found), NAN, np.float32),
         predicted_iou=scores,
-        score_matrix=own if matrix is None else np.array(matrix, np.float32).reshape(own.shape),
+        phrase_scores=own if matrix is None else np.array(matrix, np.float32).reshape(own.shape),
         sources=np.array(["detector"] * len(found), np.str_),
     )
 
@@ -118,7 +118,7 @@ def test_answer(vocabulary: dict, found: list[Found], expected: list[tuple[str, 
     asked = Vocabulary.from_dict(vocabulary)
     answer = asked.answer(instances(asked.queries, found))
     assert answer.phrases == asked.classes
-    assert answer.score_matrix.shape == (len(answer), len(asked.classes))
+    assert answer.phrase_scores.shape == (len(answer), len(asked.classes))
     assert str(listed(answer)) == str(expected)  # nan is unlike itself
 
 
@@ -136,7 +136,7 @@ def test_answer(vocabulary: dict, found: list[Found], expected: list[tuple[str, 
 def test_scores_of_classes(vocabulary: dict, row: list[float], expected: list[float] | None):
     asked = Vocabulary.from_dict(vocabulary)
     answer = asked.answer(instances(asked.queries, [(0, 0.5, (0, 10))], [row]))
-    np.testing.assert_allclose(answer.score_matrix, np.empty((0, 2)) if expected is None else [expected], rtol=1e-6)
+    np.testing.assert_allclose(answer.phrase_scores, np.empty((0, 2)) if expected is None else [expected], rtol=1e-6)
 
 
 def test_a_phrase_that_found_nothing_of_its_own_is_no_rival():
@@ -201,7 +201,7 @@ def test_the_example_of_the_documentation(tmp_path: Path):
 @pytest.fixture(scope="module")
 def boxes_alone(bundled: Pipeline) -> Pipeline:
     """The bundled models without what makes masks better and takes longer."""
-    return bundled.adjusted(mode="box", closer_look=None, filtering={"enabled": False})
+    return bundled.with_config(mode="box", zoom=None, filtering={"enabled": False})
 
 
 def test_a_real_answer(boxes_alone: Pipeline):
@@ -220,7 +220,7 @@ def test_three_hundred_phrases(boxes_alone: Pipeline):
     assert len(asked.queries) == 302
     answer = asked.answer(boxes_alone.segment(PICNIC, asked.queries, box_threshold=0.3))
     assert {"dog", "pizza"} <= set(answer.labels.tolist())
-    assert answer.score_matrix.shape == (len(answer), 302)
+    assert answer.phrase_scores.shape == (len(answer), 302)
     assert len(answer) <= boxes_alone.config.detector.max_detections  # which bounds the matrix, whatever is asked
 
 

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from grounded.data.instances import Instances
 from grounded.errors import ConfigError, GroundedError, ImageError, PromptError, ResultError
-from grounded.instances import Instances
 from grounded.ui.api import Api
 from grounded.ui.deadline import TimeLimitError
 from grounded.ui.limits import Limits
 from grounded.ui.studio import Studio
-from segany.masks import encode_rle
+from segany.utils.rle import encode_rle
 from tests.data import PICNIC, picnic_truth, unchecked
 
 

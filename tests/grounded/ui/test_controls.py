@@ -37,7 +37,7 @@ def test_only_what_the_models_can_do_is_offered(
     studio: Studio, text_prompt: str, modes: list[str], fallbacks: list[str]
 ):
     prompting = {"mode": "box", "text_prompt": text_prompt}
-    pipeline = replace(studio.pipeline, config=studio.pipeline.adjusted(prompting=prompting).config)
+    pipeline = replace(studio.pipeline, config=studio.pipeline.with_config(prompting=prompting).config)
     at = built(replace(studio, pipeline=pipeline, defaults=studio.defaults.changed(mode="box")))
     assert [value for _, value in at["mode"].choices] == modes
     assert [value for _, value in at["fallback"].choices] == fallbacks

@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from grounded.drawing import draw
+from grounded.data.image import SourceImage, open_image
+from grounded.data.instances import Instances
 from grounded.errors import ImageError, OutputError
-from grounded.images import SourceImage, open_image
-from grounded.instances import Instances
-from grounded.polygons import Polygon, polygons_to_mask
+from grounded.output.draw import draw
+from grounded.output.polygons import Polygon, polygons_to_mask
 from grounded.ui import downloads
 from grounded.ui.downloads import file_stem, zip_written
 from tests.data import disk
+from tests.grounded.data.test_formats import build
 from tests.grounded.failures import fill_disk
-from tests.grounded.test_formats import build
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 MASKS = np.stack(

@@ -128,7 +128,7 @@ class TestRun:
         with counted(events.studio.pipeline) as calls:
             page = ask(events, asked, "a butterfly. a balloon")
         assert "encode" not in page.session.seconds and calls["detect"] == 1 and len(labels(page)) == 2
-        assert "Kept from before: encode" in module.front(page).status
+        assert "StageCache from before: encode" in module.front(page).status
 
 
 class TestAgain:

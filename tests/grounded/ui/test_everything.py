@@ -13,7 +13,7 @@ from grounded.ui.deadline import TimeLimitError
 from grounded.ui.everything import COLUMNS, Shown, open_picture, run, sections, show, shown, stopped, table
 from grounded.ui.page import Page
 from grounded.ui.studio import Studio
-from segany.masks import decode_rle
+from segany.utils.rle import decode_rle
 from tests.data import PICNIC
 
 # Points per side, predicted IoU, stability, region area, crop layers, naming threshold.
@@ -195,7 +195,7 @@ def test_without_a_picture_there_is_no_search(studio: Studio):
 
 
 def test_names_need_clip(studio: Studio, opened: Page):
-    without = replace(studio, pipeline=replace(studio.pipeline.adjusted(filtering={"enabled": False}), scorer=None))
+    without = replace(studio, pipeline=replace(studio.pipeline.with_config(filtering={"enabled": False}), scorer=None))
     with pytest.raises(ConfigError, match="naming"):
         list(run(without, opened, "dog", *QUICK))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from grounded.data.image import SourceImage
 from grounded.errors import ImageError
-from grounded.images import SourceImage
 from grounded.ui.limits import Limits, fit
 from tests.grounded.conftest import picture
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from grounded.data.image import open_image
 from grounded.errors import ConfigError, ImageError, OutputError
-from grounded.images import open_image
 from grounded.ui.deadline import TimeLimitError
 from grounded.ui.messages import plain, spoken
 from segany import CheckpointError

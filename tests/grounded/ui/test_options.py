@@ -60,7 +60,7 @@ def test_no_such_control():
 
 @pytest.fixture(scope="module")
 def whole(random_config: PipelineConfig) -> Pipeline:
-    return Pipeline.from_config(random_config, every_part=True)
+    return Pipeline.from_config(random_config, load_all=True)
 
 
 def test_the_defaults_adjust_nothing(whole: Pipeline):
@@ -77,7 +77,7 @@ def test_all_but_the_box_threshold_reach_the_pipeline(whole: Pipeline):
 
 def test_other_settings_of_the_sections_stay(random_config: PipelineConfig):
     config = override(random_config, mask_nms_threshold=0.6, fallback={"max_instances": 3, "points_per_side": 5})
-    adjusted = Options(**CHANGES).adjust(Pipeline.from_config(config, every_part=True)).config
+    adjusted = Options(**CHANGES).adjust(Pipeline.from_config(config, load_all=True)).config
     assert adjusted.prompting.mask_nms_threshold == 0.6
     assert (adjusted.fallback.max_instances, adjusted.fallback.points_per_side) == (3, 5)
 

@@ -22,8 +22,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from grounded.data.instances import Instances
 from grounded.errors import ConfigError
-from grounded.instances import Instances
 from grounded.ui import serving
 from grounded.ui.api import Api
 from grounded.ui.endpoints import ENDPOINTS, add_endpoints

@@ -4,9 +4,9 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.images import SourceImage
-from grounded.instances import Instances
 from grounded.ui.session import Click, Session, Work
 from tests.grounded.conftest import picture
 
@@ -39,7 +39,7 @@ def test_a_step_leaves_the_session_as_it_was():
     assert (session.work, session.history) == (None, ())
     assert after.work is second
     assert after.history == (None, first)
-    assert after.kept is session.kept
+    assert after.kept is session.cache
     with pytest.raises(FrozenInstanceError):
         after.work = first
 

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from grounded.drawing import draw
 from grounded.errors import OutputError, PromptError
+from grounded.output.draw import draw
+from grounded.output.write import mask_name
 from grounded.pipeline import Pipeline
 from grounded.ui.limits import Limits
 from grounded.ui.several import ARCHIVE, Progress, label_pictures
 from grounded.ui.studio import Studio
-from grounded.writing import mask_name
 from tests.data import PICNIC
 from tests.grounded.conftest import picture
 from tests.grounded.failures import fill_disk

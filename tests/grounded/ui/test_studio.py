@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from grounded.data.instances import Instances
 from grounded.errors import ConfigError, ImageError, PromptError
-from grounded.instances import Instances
-from grounded.kept import Kept
 from grounded.pipeline import Pipeline
 from grounded.settings import PipelineConfig
+from grounded.stages.cache import StageCache
 from grounded.ui.limits import Limits
 from grounded.ui.options import Options
 from grounded.ui.session import Session
 from grounded.ui.studio import LOWEST_BOX_THRESHOLD, Studio, instance_at
-from segany.masks import encode_rle
+from segany.utils.rle import encode_rle
 from tests.data import PICNIC, disk
 from tests.grounded.conftest import picture
 from tests.grounded.counting import counted
@@ -181,7 +181,7 @@ class TestUsers:
         ):
             assert event() is not selected
             assert selected.instances.to_dict() == before
-            assert isinstance(selected.kept, Kept)
+            assert isinstance(selected.kept, StageCache)
 
 
 class TestInstanceAt:
@@ -199,7 +199,7 @@ class TestInstanceAt:
             boxes=np.zeros((4, 4), np.float32),
             rles=tuple(encode_rle(masks)),
             **dict.fromkeys(("scores", "detector_scores", "clip_scores", "predicted_iou"), unknown),
-            score_matrix=unknown[:, None],
+            phrase_scores=unknown[:, None],
             sources=np.array(["point"] * 4),
         )
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.instances import Instances
 from grounded.ui.session import Click, Session
 from grounded.ui.studio import TOOLS, Studio
 from tests.data import PICNIC, disk, picnic_truth
@@ -342,4 +342,4 @@ class TestPress:
         session = Session()
         with pytest.raises(PromptError, match="there is no picture yet"):
             event(studio, session)
-        assert session.kept._answers == {}  # an initial session may be common to all users
+        assert session.cache._answers == {}  # an initial session may be common to all users

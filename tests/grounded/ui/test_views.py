@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounded.images import SourceImage
-from grounded.instances import Instances
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
 from grounded.ui import views
 from grounded.ui.session import Click, Session, Work
-from segany.masks import encode_rle
+from segany.utils.rle import encode_rle
 from tests.data import disk
 
 SIZE = (120, 160)
@@ -32,7 +32,7 @@ def found(size: tuple[int, int] = SIZE, radii: tuple[float, ...] = (30, 12)) -> 
         detector_scores=scores,
         clip_scores=np.full(n, np.nan, np.float32),
         predicted_iou=np.ones(n, np.float32),
-        score_matrix=np.zeros((n, len(PHRASES)), np.float32),
+        phrase_scores=np.zeros((n, len(PHRASES)), np.float32),
         sources=np.full(n, "detector"),
     )
 
@@ -224,8 +224,8 @@ def test_status_says_what_there_is(one: Session, lines: list[str]):
     [
         ({}, (), ""),
         ({"open": 0.1, "detect": 0.25}, (), "Ran: detect 250 ms."),
-        ({"detect": 0.25}, ("encode", "open", "detect"), "Ran: detect 250 ms. Kept from before: encode."),
-        ({}, ("encode",), "Kept from before: encode."),
+        ({"detect": 0.25}, ("encode", "open", "detect"), "Ran: detect 250 ms. StageCache from before: encode."),
+        ({}, ("encode",), "StageCache from before: encode."),
     ],
     ids=["nothing", "ran", "ran and kept", "kept"],
 )

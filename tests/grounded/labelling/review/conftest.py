@@ -6,8 +6,8 @@ from fastapi.testclient import TestClient
 
 from grounded import config
 from grounded.labelling.review import server
-from grounded.labelling.review.desk import Desk
-from grounded.labelling.review.redrawing import Redrawing
+from grounded.labelling.review.clicks import Redrawing
+from grounded.labelling.review.session import Desk
 from grounded.labelling.sources import open_source
 from tests.grounded.labelling.review.runs import example_run
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from grounded import config
-from grounded.answers import from_masks
-from grounded.instances import Instances
+from grounded.data.instances import Instances
 from grounded.labelling.records import ImageInfo, Record
 from grounded.labelling.store import Run, open_run
-from segany.masks import RLE
+from grounded.stages.answers import from_masks
+from segany.utils.rle import RLE
 from tests.data import ROOT
 
 EXAMPLES = ("picnic", "shelf", "street")

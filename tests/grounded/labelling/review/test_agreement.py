@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from grounded.labelling import reviews
+from grounded.labelling.review import log
 from grounded.labelling.review.agreement import Agreement, agreement, agreement_of
-from grounded.labelling.reviews import Review
+from grounded.labelling.review.log import Review
 from tests.data import disk
 from tests.grounded.labelling.reviewed import NEW, mask, record, said, write_run
 
@@ -50,8 +50,8 @@ def test_of_a_run(tmp_path: Path):
     folder = write_run(tmp_path, record("a.png"), record("b.png"))
     assert agreement(folder) == Agreement()
     far = mask(40)  # over the third of 8 pixels at 40: the same
-    reviews.append(folder, said("accept", 0), said("redraw", 2, "b.png", mask=far), said("redraw", 1, mask=NEW))
-    reviews.append(folder, said("reject", 0, "b.png"), said("accept", 0, "gone.png"))
+    log.append(folder, said("accept", 0), said("redraw", 2, "b.png", mask=far), said("redraw", 1, mask=NEW))
+    log.append(folder, said("reject", 0, "b.png"), said("accept", 0, "gone.png"))
     found = agreement(folder)
     assert (found.pictures, found.reviewed, found.rejected) == (2, 4, 1)
     assert found.ious == (1.0, 0.0, 1.0)

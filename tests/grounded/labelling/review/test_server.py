@@ -9,10 +9,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from grounded.errors import OutputError
-from grounded.labelling import reviews, verdicts
-from grounded.labelling.review import server
-from grounded.labelling.review.desk import Desk
-from segany.masks import RLE, decode_rle
+from grounded.labelling.review import apply, log, server
+from grounded.labelling.review.session import Desk
+from segany.utils.rle import RLE, decode_rle
 from tests.data import ROOT
 
 
@@ -108,7 +107,7 @@ def test_a_review_is_on_the_disk_and_in_the_answer(client: TestClient, run: Path
     answer = say(client, "shelf.png", {"action": "reject", "key": 0}, {"action": "accept", "key": 1})
     assert [one["state"] for one in answer["picture"]["instances"]] == ["reject", "accept", None, None, None]
     assert answer["agreement"]["reviewed"] == 2 and answer["agreement"]["rejected_share"] == 0.5
-    assert [one.action for one in reviews.read(run)] == ["reject", "accept"]
+    assert [one.action for one in log.read(run)] == ["reject", "accept"]
     answer = say(client, "shelf.png", {"action": "relabel", "key": 2, "phrase": " an old  telephone "})
     assert answer["picture"]["instances"][2]["phrase"] == "an old telephone"
     assert answer["picture"]["instances"][2]["asked"] == "telephone"
@@ -161,7 +160,7 @@ def test_reviews_that_are_refused(
 ):
     answer = client.post("/api/reviews", json={"file": file, "said": [said]})
     assert answer.status_code == status and message in answer.json()["error"]
-    assert reviews.read(run) == []
+    assert log.read(run) == []
 
 
 @pytest.mark.parametrize("path", ["/api/picture", "/api/thumbnail", "/api/image"])
@@ -222,7 +221,7 @@ def test_clicks_answer_with_masks_that_can_be_kept(client: TestClient, run: Path
     answer = say(client, "picnic.png", {"action": "redraw", "key": 0, "mask": redrawn["mask"]})
     assert answer["agreement"]["compared"] == 1 and 0.5 < answer["agreement"]["mean_iou"] <= 1
     assert answer["picture"]["instances"][0]["redrawn"]
-    last = next(verdicts.corrected(run)).instances
+    last = next(apply.corrected(run)).instances
     assert last.rles[0] == redrawn["mask"] and last.rles[-1] == again["mask"]
 
 

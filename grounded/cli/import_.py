@@ -1,0 +1,114 @@
+"""`grounded import`: take back what was corrected elsewhere, or begin a run with other people's annotations."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from grounded.errors import ConfigError, GroundedError
+
+if TYPE_CHECKING:
+    from grounded.labelling.formats.importing import Notes, Reader
+
+_REFUSED_SHOWN = 10
+_DONE = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled", "redraw": "redrawn", "add": "added"}
+
+
+@click.command("import")
+@click.argument("path", metavar="PATH", type=click.Path(exists=True, path_type=Path))
+@click.option("--format", "name", type=click.Choice(["coco", "labelme", "label-studio"]), help="By default guessed.")
+@click.option(
+    "--into",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the run that the annotations correct.",
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="New folder: the annotations become a run of their own.",
+)
+@click.option(
+    "--keep-missing", is_flag=True, help="With --into: do not reject what is missing, as after a partial COCO export."
+)
+@click.option("--images", metavar="SOURCE", help="With --out: where the pictures are.  [where the annotations are]")
+@click.option("--restart", is_flag=True, help="With --out: put aside what the folder holds, and begin again.")
+def import_(
+    path: Path,
+    name: str | None,
+    into: Path | None,
+    out: Path | None,
+    keep_missing: bool,
+    images: str | None,
+    restart: bool,
+) -> None:
+    """Import annotations: a COCO or Label Studio file, or a LabelMe file or folder.
+
+    With --into they are compared with the records of a run that was exported and corrected elsewhere: what is as it was
+    is accepted, the rest is relabelled, redrawn, rejected or added. Pictures are told by their names, wherever the tool
+    has moved them. With --out they become records themselves.
+
+    Exit status: 0 imported; 1 some pictures could not be, or none; 2 wrong arguments.
+    """
+    from grounded.labelling.formats.importing import Notes, guessed, open_annotations
+
+    if (into is None) == (out is None):
+        raise click.UsageError("give either --into, the folder of a run to correct, or --out, a new folder")
+    if into is not None and (images or restart):
+        raise click.UsageError("--images and --restart go with --out")
+    if out is not None and keep_missing:
+        raise click.UsageError("--keep-missing goes with --into")
+    notes = Notes()
+    try:
+        name = name or guessed(path)
+        reader = open_annotations(path, name)
+        if into is not None:
+            pictures, refused, what = _corrections(into, reader, name, notes, keep_missing)
+        else:
+            assert out is not None  # one of the two is given
+            pictures, refused, what = _truths(out, reader, path, name, notes, images, restart)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    except GroundedError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"{path} -> {into or out}: {pictures} pictures, {what}")
+    for line in notes.lines():
+        click.echo(f"  note: {line}", err=True)
+    for file, reason in list(refused.items())[:_REFUSED_SHOWN]:
+        click.echo(f"Error: {file}: {reason}", err=True)
+    if len(refused) > _REFUSED_SHOWN:
+        click.echo(f"{len(refused)} pictures were not imported; the first {_REFUSED_SHOWN} are named", err=True)
+    if not pictures:
+        click.echo("Error: no picture was imported", err=True)
+    sys.exit(1 if refused or not pictures else 0)
+
+
+def _corrections(
+    folder: Path, reader: "Reader", name: str, notes: "Notes", keep_missing: bool
+) -> tuple[int, dict[str, str], str]:
+    from grounded.labelling.formats.corrections import import_corrections
+
+    result = import_corrections(folder, reader, name, notes, keep_missing)
+    done = [f"{result.actions[action]} {text}" for action, text in _DONE.items() if result.actions[action]]
+    return result.pictures, result.refused, ", ".join(done) or "nothing new"
+
+
+def _truths(
+    folder: Path, reader: "Reader", path: Path, name: str, notes: "Notes", images: str | None, restart: bool
+) -> tuple[int, dict[str, str], str]:
+    from grounded.labelling.formats.ground_truth import import_truths, run_of
+    from grounded.labelling.sources import open_source
+
+    files: list[str] | None = None
+    if images is not None:
+        pictures = open_source(images)
+        source, files = pictures.spec, [item.file for item in pictures.items()]
+    else:
+        # A COCO file lists the pictures itself; those of the other formats lie beside their annotations.
+        place = path if name == "coco" or path.is_dir() else path.parent
+        source = str(place.resolve())
+    result = import_truths(folder, reader, run_of(reader, path, name, source), notes, files, restart)
+    return result.pictures, result.refused, f"{result.instances} instances"

@@ -1,0 +1,153 @@
+"""Instances in the forms that other programs read. `grounded.data.instances.Instances` has a method for each."""
+
+import importlib
+import io
+import math
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from grounded.utils.files import write_atomically
+from segany.utils.rle import RLE, decode_rle
+
+
+@runtime_checkable
+class LabelledMasks(Protocol):
+    """What the formats read of `Instances`, where every field is explained."""
+
+    @property
+    def phrases(self) -> tuple[str, ...]: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def phrase_ids(self) -> Int64[np.ndarray, "n"]: ...
+    @property
+    def boxes(self) -> Float32[np.ndarray, "n 4"]: ...
+    @property
+    def rles(self) -> tuple[RLE, ...]: ...
+    @property
+    def scores(self) -> Float32[np.ndarray, "n"]: ...
+
+
+def coco(
+    instances: LabelledMasks,
+    image_id: int,
+    category_ids: Mapping[str, int] | None,
+    first_annotation_id: int,
+    file_name: str | None,
+) -> dict[str, Any]:
+    """Return a COCO data set of one image (Lin et al., 2014); see `Instances.to_coco`."""
+    ids = _category_ids(instances.phrases, category_ids)
+    names: dict[int, str] = {}  # several phrases may be of one category
+    for category_id, phrase in zip(ids, instances.phrases, strict=True):
+        names.setdefault(category_id, phrase)
+    height, width = instances.image_size
+    annotations = [
+        {
+            "id": first_annotation_id + i,
+            "image_id": image_id,
+            "category_id": ids[instances.phrase_ids[i]],
+            "segmentation": dict(rle),
+            "area": int(coco_mask.area(rle)),
+            "bbox": coco_mask.toBbox(rle).tolist(),
+            "iscrowd": 0,
+            # As text first: the shortest number that reads back as the same float32.
+            **({"score": float(str(score))} if math.isfinite(score) else {}),
+        }
+        for i, (rle, score) in enumerate(zip(instances.rles, instances.scores, strict=True))
+    ]
+    image = {"id": image_id, "width": width, "height": height, **({"file_name": file_name} if file_name else {})}
+    categories = [{"id": category_id, "name": name} for category_id, name in names.items()]
+    return {"images": [image], "annotations": annotations, "categories": categories}
+
+
+def topmost(instances: LabelledMasks) -> Int32[np.ndarray, "h w"]:
+    """Return for each pixel which instance lies on top there, -1 for none.
+
+    Better scores lie above worse ones, unknown scores at the bottom, and of equal scores the first above the rest.
+    """
+    rows = np.full(instances.image_size, -1, dtype=np.int32)
+    best_first = np.argsort(-instances.scores, kind="stable")  # nan comes last
+    for row in best_first[::-1]:
+        rows[decode_rle([instances.rles[row]])[0].numpy()] = row
+    return rows
+
+
+def label_map(instances: LabelledMasks, background: int) -> Int32[np.ndarray, "h w"]:
+    """Return phrase_id + 1 of the topmost instance of each pixel; see `Instances.label_map`."""
+    # The last entry is what -1 points to.
+    values = np.append(instances.phrase_ids + 1, background).astype(np.int32)
+    return values[topmost(instances)]
+
+
+def instance_map(instances: LabelledMasks) -> Int32[np.ndarray, "h w"]:
+    """Return 1 + the row of the topmost instance of each pixel; see `Instances.instance_map`."""
+    return topmost(instances) + 1
+
+
+def panoptic(
+    instances: LabelledMasks, path: str | PathLike[str], image_id: int, category_ids: Mapping[str, int] | None
+) -> dict[str, Any]:
+    """Write a COCO panoptic PNG and return its annotation (Kirillov et al., 2019); see `Instances.to_panoptic`."""
+    ids = _category_ids(instances.phrases, category_ids)
+    segments = instance_map(instances)
+    areas = np.bincount(segments.ravel(), minlength=len(instances.rles) + 1)
+    infos = [
+        {
+            "id": segment,
+            "category_id": ids[instances.phrase_ids[segment - 1]],
+            "area": int(areas[segment]),
+            "bbox": _bbox(segments == segment),
+            "iscrowd": 0,
+        }
+        for segment in range(1, len(areas))
+        if areas[segment]  # a hidden instance has no pixel to be found by
+    ]
+    colours = np.stack([segments >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+    return {"image_id": image_id, "file_name": Path(path).name, "segments_info": infos}
+
+
+def supervision(instances: LabelledMasks) -> Any:
+    """Return `supervision.Detections`; see `Instances.to_supervision`."""
+    try:
+        package = importlib.import_module("supervision")
+    except ImportError as error:
+        raise ImportError(f"this needs the package supervision: pip install supervision ({error})") from error
+    if "data" not in package.Detections.__dataclass_fields__:
+        raise ImportError(
+            f"supervision {package.__version__} has no place for labels: pip install --upgrade supervision"
+        )
+    labels = np.array([instances.phrases[i] for i in instances.phrase_ids], dtype=np.str_)
+    return package.Detections(
+        xyxy=instances.boxes.copy(),
+        mask=decode_rle(instances.rles, instances.image_size).numpy(),
+        confidence=instances.scores.copy(),
+        class_id=instances.phrase_ids.copy(),
+        data={"class_name": labels},
+    )
+
+
+def _category_ids(phrases: tuple[str, ...], category_ids: Mapping[str, int] | None) -> list[int]:
+    """The category id of each phrase; without a mapping the phrases are numbered from 1."""
+    if category_ids is None:
+        return list(range(1, len(phrases) + 1))
+    for phrase in phrases:
+        if phrase not in category_ids:
+            raise ValueError(f"category_ids must hold every phrase, got none for {phrase!r}")
+    return [int(category_ids[phrase]) for phrase in phrases]
+
+
+def _bbox(mask: Bool[np.ndarray, "h w"]) -> list[int]:
+    """[x, y, width, height] in pixels of the box around a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]

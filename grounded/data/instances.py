@@ -1,0 +1,289 @@
+"""Labelled instance masks of one image: the answer of the pipeline, and the forms in which it is taken away."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped
+
+from grounded.data import formats
+from grounded.data.parallel_arrays import check_phrase_ids, check_shape, select_rows, set_frozen
+from grounded.errors import ResultError
+from grounded.utils.files import json_bytes, write_atomically
+from segany.utils.rle import RLE, decode_rle
+
+SOURCES = ("detector", "text", "automatic", "point", "box", "person")
+
+# Attribute of Instances -> key of an instance in result.json
+_SCORE_KEYS = {
+    "scores": "score",
+    "detector_scores": "detector_score",
+    "clip_scores": "clip_score",
+    "predicted_iou": "predicted_iou",
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Instances:
+    """Labelled instance masks of one image, as parallel arrays; the pipeline sorts them by `scores`, best first.
+
+    `phrases` are the p phrases that were asked for, and do not change when instances are selected. Scores that a
+    stage did not compute are nan.
+
+    Indexing takes what NumPy takes for one axis, and gives `Instances` again: a boolean array of length n or an integer
+    array selects, a slice cuts, an int gives a value of length one. `instances[instances.labels == "a dog"]`,
+    `instances[instances.scores > 0.5]`, `instances[[2, 0]]`, `instances[:3]`, `instances[0]`.
+    """
+
+    phrases: tuple[str, ...]
+    image_size: tuple[int, int]  # (height, width) of the upright image
+    phrase_ids: Int64[np.ndarray, "n"]  # into phrases
+    boxes: Float32[np.ndarray, "n 4"]  # the detector's box; for other sources the tight box of the mask
+    rles: tuple[RLE, ...]  # n masks, run-length encoded
+    scores: Float32[np.ndarray, "n"]  # what instances are ranked by
+    detector_scores: Float32[np.ndarray, "n"]
+    clip_scores: Float32[np.ndarray, "n"]
+    predicted_iou: Float32[np.ndarray, "n"]  # the segmenter's own estimate of its mask
+    phrase_scores: Float32[np.ndarray, "n p"]  # detector score of every instance against every phrase
+    sources: Shaped[np.ndarray, "n"]  # n strings out of SOURCES: what led to the instance
+
+    def __post_init__(self) -> None:
+        phrases, (height, width) = tuple(self.phrases), self.image_size
+        ids, rles = np.asarray(self.phrase_ids, dtype=np.int64), tuple(self.rles)
+        n, p = len(rles), len(phrases)
+        shapes: dict[str, tuple[int, ...]] = {"boxes": (n, 4), "phrase_scores": (n, p)}
+        shapes |= dict.fromkeys(_SCORE_KEYS, (n,))
+        arrays = {name: np.asarray(getattr(self, name), dtype=np.float32) for name in shapes}
+        for name, shape in shapes.items():
+            check_shape(name, arrays[name], shape)
+        check_phrase_ids(ids, n, p)
+        sources = np.asarray(self.sources, dtype=np.str_)
+        check_shape("sources", sources, (n,))
+        for source in set(sources.tolist()) - set(SOURCES):
+            raise ValueError(f"sources must be among {', '.join(SOURCES)}, got {source!r}")
+        for i, rle in enumerate(rles):
+            if list(rle["size"]) != [height, width]:
+                raise ValueError(f"rles must be of image size {[height, width]}, got {list(rle['size'])} at {i}")
+        set_frozen(
+            self, phrases=phrases, image_size=(height, width), phrase_ids=ids, rles=rles, sources=sources, **arrays
+        )
+
+    @classmethod
+    def empty(cls, phrases: Sequence[str], image_size: tuple[int, int]) -> "Instances":
+        """Return no instance of `phrases` in an image of (height, width) pixels."""
+        none = np.zeros(0, np.float32)
+        return cls(
+            phrases=tuple(phrases),
+            image_size=image_size,
+            phrase_ids=np.zeros(0, np.int64),
+            boxes=none.reshape(0, 4),
+            rles=(),
+            scores=none,
+            detector_scores=none,
+            clip_scores=none,
+            predicted_iou=none,
+            phrase_scores=none.reshape(0, len(phrases)),
+            sources=np.zeros(0, np.str_),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Instances"]) -> "Instances":
+        """Join instances of the same phrases in the same image, in the order given.
+
+        Raises:
+            ValueError: there are no parts, or they differ in phrases or image size.
+        """
+        asked = {(part.phrases, part.image_size) for part in parts}
+        if len(asked) != 1:
+            raise ValueError(f"parts must be of one image and the same phrases, got {len(asked)} different ones")
+        names = [f.name for f in fields(cls) if isinstance(getattr(parts[0], f.name), np.ndarray)]
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        rles = tuple(rle for part in parts for rle in part.rles)
+        return cls(phrases=parts[0].phrases, image_size=parts[0].image_size, rles=rles, **arrays)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Instances":
+        """Read back the mapping that `to_dict` returned, but for what `to_dict` was only passed.
+
+        A result without "phrase_scores" is read with a score matrix of nan.
+
+        Raises:
+            ResultError: a key is missing, or a value is not of the expected form.
+        """
+        try:
+            phrases, entries = tuple(data["phrases"]), list(data["instances"])
+            columns = {name: [_number(entry[key]) for entry in entries] for name, key in _SCORE_KEYS.items()}
+            unknown = [None] * len(phrases)
+            matrix = [[_number(score) for score in entry.get("phrase_scores", unknown)] for entry in entries]
+            return cls(
+                phrases=phrases,
+                image_size=(int(data["image"]["height"]), int(data["image"]["width"])),
+                phrase_ids=np.array([entry["phrase_id"] for entry in entries], dtype=np.int64),
+                boxes=np.array([entry["box"] for entry in entries], dtype=np.float32).reshape(len(entries), 4),
+                rles=tuple(RLE(size=list(entry["mask"]["size"]), counts=entry["mask"]["counts"]) for entry in entries),
+                phrase_scores=np.array(matrix, dtype=np.float32).reshape(len(entries), len(phrases)),
+                sources=np.array([entry["source"] for entry in entries], dtype=np.str_),
+                **{name: np.array(column, dtype=np.float32) for name, column in columns.items()},
+            )
+        except KeyError as error:
+            raise ResultError(f"a result must hold the key {error}, got none") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ResultError(f"not a result of this program: {error}") from error
+
+    @classmethod
+    def from_json(cls, path: str | PathLike[str]) -> "Instances":
+        """Read a `result.json`.
+
+        Raises:
+            ResultError: the file is missing, is not JSON, or does not hold a result.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ResultError(f"cannot read {path}: {error.strerror or error}") from error
+        except ResultError as error:
+            raise ResultError(f"{path}: {error}") from error
+        except ValueError as error:
+            raise ResultError(f"{path} is not JSON: {error}") from error
+
+    def to_dict(
+        self, image: Mapping[str, Any] | None = None, models: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the contents of a `result.json`: plain dicts, lists and scalars, with None for nan.
+
+        Numbers are the shortest that read back as the same float32.
+
+        Args:
+            image: what to add to the "image" section besides width and height, such as {"file": "picnic.png"}.
+            models: what answered, by stage: {"detector": ..., "clip": ..., "segmenter": ...}.
+        """
+        height, width = self.image_size
+        return {
+            "image": {**(image or {}), "width": width, "height": height},
+            "phrases": list(self.phrases),
+            "instances": [self._entry(i) for i in range(len(self))],
+            "models": dict(models or {}),
+        }
+
+    def _entry(self, i: int) -> dict[str, Any]:
+        return {
+            "phrase": self.phrases[self.phrase_ids[i]],
+            "phrase_id": int(self.phrase_ids[i]),
+            "box": [_plain(side) for side in self.boxes[i]],
+            **{key: _plain(getattr(self, name)[i]) for name, key in _SCORE_KEYS.items()},
+            "phrase_scores": [_plain(score) for score in self.phrase_scores[i]],
+            "source": str(self.sources[i]),
+            "mask": dict(self.rles[i]),
+        }
+
+    def to_json(
+        self,
+        path: str | PathLike[str],
+        image: Mapping[str, Any] | None = None,
+        models: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write `to_dict` as a JSON file, atomically."""
+        write_atomically(path, json_bytes(self.to_dict(image, models)))
+
+    def to_coco(
+        self,
+        image_id: int = 1,
+        category_ids: Mapping[str, int] | None = None,
+        first_annotation_id: int = 1,
+        file_name: str | None = None,
+    ) -> dict[str, Any]:
+        """Return a COCO data set of this image, {"images", "annotations", "categories"}, fit for JSON.
+
+        Segmentations are run-length encoded, "bbox" is the tight [x, y, width, height] of the mask, "area" counts its
+        pixels, and "score" is left out where it is unknown.
+
+        Args:
+            image_id: of the image.
+            category_ids: category of each phrase; by default phrases are numbered from 1.
+            first_annotation_id: of the first instance; evaluation by pycocotools takes 0 for no match.
+            file_name: of the image; left out by default.
+
+        Raises:
+            ValueError: `category_ids` lacks a phrase.
+        """
+        return formats.coco(self, image_id, category_ids, first_annotation_id, file_name)
+
+    def to_panoptic(
+        self, path: str | PathLike[str], image_id: int = 1, category_ids: Mapping[str, int] | None = None
+    ) -> dict[str, Any]:
+        """Write a COCO panoptic PNG, atomically, and return its annotation.
+
+        An instance has the segment id 1 + its row, stored as red + 256 green + 65536 blue; black is no instance. Where
+        instances overlap, the best score has the pixel, and "area" and "bbox" are of what remains; an instance of which
+        nothing remains has no segment.
+
+        Args:
+            path: of the PNG.
+            image_id: of the image.
+            category_ids: as in `to_coco`.
+
+        Returns:
+            {"image_id", "file_name", "segments_info"}.
+
+        Raises:
+            ValueError: `category_ids` lacks a phrase.
+        """
+        return formats.panoptic(self, path, image_id, category_ids)
+
+    def to_supervision(self) -> Any:
+        """Return `supervision.Detections`: `class_id` is the phrase id, `confidence` the score, masks are in full.
+
+        The phrases are in `data["class_name"]`, where the annotators of that package look for labels.
+
+        Raises:
+            ImportError: the package supervision is not installed, or too old.
+        """
+        return formats.supervision(self)
+
+    def label_map(self, background: int = 0) -> Int32[np.ndarray, "h w"]:
+        """Return phrase_id + 1 for each pixel, and `background` where no mask is. The best score lies on top."""
+        return formats.label_map(self, background)
+
+    def instance_map(self) -> Int32[np.ndarray, "h w"]:
+        """Return 1 + the row of the instance for each pixel, and 0 where no mask is. The best score lies on top."""
+        return formats.instance_map(self)
+
+    @property
+    def labels(self) -> Shaped[np.ndarray, "n"]:
+        """The phrase of each instance, as an array of strings."""
+        return np.array([self.phrases[i] for i in self.phrase_ids], dtype=np.str_)
+
+    @property
+    def masks(self) -> Bool[np.ndarray, "n h w"]:
+        """The masks in full, decoded anew at every access: n x height x width bytes."""
+        return decode_rle(self.rles, self.image_size).numpy()
+
+    def sorted(self) -> "Instances":
+        """Return the instances by `scores`, best first; equal scores keep their order."""
+        return self[np.argsort(-self.scores, kind="stable")]
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def __getitem__(self, index: Any) -> "Instances":
+        rows = select_rows(index, len(self))
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        selected = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
+        rles = tuple(self.rles[i] for i in rows)
+        return Instances(phrases=self.phrases, image_size=self.image_size, rles=rles, **selected)
+
+    def __iter__(self) -> Iterator["Instances"]:
+        return (self[i] for i in range(len(self)))
+
+
+def _plain(number: np.float32) -> float | None:
+    # str() of a NumPy scalar is the shortest text that reads back as the same float32: 0.91, not 0.9100000262260437.
+    return float(str(number)) if np.isfinite(number) else None
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

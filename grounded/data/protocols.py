@@ -1,0 +1,119 @@
+"""The protocols that keep models exchangeable: detector, text encoder, segmenter, scorer, dense prompter. For adapters.
+
+Boxes are xyxy float pixels of the upright original image; masks are (height, width) bool of the same frame, or their
+run-length encodings.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+from PIL import Image
+from torch import Tensor
+
+from grounded.data.detections import Detections
+from grounded.settings import ScoringConfig
+from segany import MaskPrediction, Prompts
+from segany.utils.rle import RLE
+
+
+@dataclass(frozen=True, eq=False)
+class DensePrompts:
+    """What p heat maps say to a segmenter, one prompt for each phrase.
+
+    points  (p, k, 2), (x, y) pixels of the original image, the surest first
+    labels  (p, k): 1 foreground, 0 background, -1 padding
+    logits  (p, gh, gw), a coarse mask that covers the whole image, positive inside
+    """
+
+    points: Float[Tensor, "p k 2"]
+    labels: Int64[Tensor, "p k"]
+    logits: Float[Tensor, "p gh gw"]
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds boxes for phrases."""
+
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[Detections]:
+        """Return the detections of each RGB image for its own phrases, best first."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Embeds phrases for the text prompt."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        ...
+
+    def encode(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
+        """Return one embedding of unit length per phrase."""
+        ...
+
+
+@runtime_checkable
+class ImageTextEncoder(TextEncoder, Protocol):
+    """Embeds phrases and pictures into one space, and compares them there."""
+
+    def encode_images(self, crops: Iterable[Image.Image]) -> Float[Tensor, "n c"]:
+        """Return one embedding of unit length per RGB picture."""
+        ...
+
+    def log_odds(
+        self, embeddings: Float[Tensor, "*n c"], phrases: Sequence[str], config: ScoringConfig
+    ) -> Float[Tensor, "*n p"]:
+        """Return the log-odds of every phrase for every embedding, each against the negatives of `config`."""
+        ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Answers prompts with masks. `segany.Predictor` is one. An embedding is a value that the caller holds."""
+
+    def encode(self, image: Image.Image) -> Any:
+        """Return the embedding of an RGB image."""
+        ...
+
+    def predict(self, embedding: Any, prompts: Prompts, multimask_output: bool = True) -> MaskPrediction:
+        """Answer n independent prompts, given in original pixels."""
+        ...
+
+
+@runtime_checkable
+class MaskPromptable(Segmenter, Protocol):
+    """A segmenter that takes masks from elsewhere as prompts. `segany.Predictor` is one.
+
+    Its embeddings have an `original_size`, (height, width) in pixels.
+    """
+
+    def mask_prompts(
+        self, embedding: Any, masks: Float[Tensor, "n h w"] | Bool[Tensor, "n h w"]
+    ) -> Float[Tensor, "n 1 l l"]:
+        """Return masks of the whole original image, as logits or bool at any resolution, as mask prompts."""
+        ...
+
+
+@runtime_checkable
+class RegionScorer(Protocol):
+    """Scores masks against phrases by what they show."""
+
+    def score(self, image: Image.Image, rles: Sequence[RLE], phrases: Sequence[str]) -> Float32[np.ndarray, "n p"]:
+        """Return the probability of every phrase for every mask of an RGB image, each against fixed negatives.
+
+        A phrase never changes the score of another one.
+        """
+        ...
+
+
+@runtime_checkable
+class DensePrompter(Protocol):
+    """Turns phrases into points and coarse masks, for segmenters without a text prompt of their own."""
+
+    def prompts(self, image: Image.Image, phrases: Sequence[str]) -> DensePrompts:
+        """Return one prompt for each phrase in an RGB image."""
+        ...

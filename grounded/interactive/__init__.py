@@ -1,0 +1,1 @@
+"""What a user changes by hand: clicks, strokes, candidates, names. Needs a segmenter, never a detector."""

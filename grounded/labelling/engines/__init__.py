@@ -1,0 +1,1 @@
+"""Ways to run a labelling task: in this process, or on Ray."""

@@ -1,0 +1,1 @@
+"""Exact faster replacements for modules of transformers' Grounding DINO."""

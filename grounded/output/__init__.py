@@ -1,0 +1,1 @@
+"""Instances as overlays, cut-outs, polygons and files."""

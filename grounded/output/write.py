@@ -1,0 +1,88 @@
+"""What `grounded segment` leaves on disk: `overlay.png`, `masks/` and `result.json`."""
+
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from grounded.data.image import SourceImage
+from grounded.data.instances import Instances
+from grounded.output.draw import draw
+from grounded.utils.files import explained, json_bytes, written_together
+from segany.utils.rle import decode_rle
+
+_MASK_NAME = re.compile(r"\d{3,}-[^/]*\.png")
+
+
+def write_result(
+    folder: Path, source: SourceImage, instances: Instances, models: Mapping[str, str | None] | None = None
+) -> None:
+    """Write the result of one image into `folder`, over an earlier one.
+
+    Masks are PNG files of the image's size, 255 inside and 0 outside, named by rank and phrase ("000-a-dog.png").
+    Everything is written under temporary names first, so that a full disk or an interrupt leaves the earlier result.
+    `result.json` takes its place last: where it is, the rest is complete. Its "image" section states the file name,
+    the EXIF orientation that was applied, and the notes of the image if there are any.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    masks, result = folder / "masks", folder / "result.json"
+    names = [mask_name(i, str(label)) for i, label in enumerate(instances.labels)]
+    with written_together() as write:
+        for name, rle in zip(names, instances.rles, strict=True):
+            mask = decode_rle([rle])[0].numpy().astype(np.uint8) * 255
+            write(masks / name, png_bytes(Image.fromarray(mask)))
+        write(folder / "overlay.png", png_bytes(draw(source, instances)))
+        write(result, json_bytes(instances.to_dict(_image_section(source), models)))
+        with explained(folder):
+            result.unlink(missing_ok=True)
+            masks.mkdir(exist_ok=True)
+            # Masks that an earlier run left there would be counted as instances of this one.
+            for path in masks.iterdir():
+                if _MASK_NAME.fullmatch(path.name) and path.name not in names:
+                    path.unlink()
+
+
+def _image_section(source: SourceImage) -> dict[str, Any]:
+    # A file name may be no text: any bytes will do on most systems.
+    name = os.fsencode(source.path.name).decode(errors="replace") if source.path else None
+    section: dict[str, Any] = {"file": name, "orientation": source.orientation}
+    return {**section, "notes": list(source.notes)} if source.notes else section
+
+
+def output_folders(images: Sequence[Path], out: Path) -> list[Path]:
+    """Return where each result goes: to `out` for one image, else to `out`/stem, numbered where stems are equal."""
+    if len(images) == 1:
+        return [out]
+    folders: list[Path] = []
+    # Stems that differ in upper and lower case alone share a folder on some file systems.
+    taken: set[str] = set()
+    for image in images:
+        stem = image.stem or "image"
+        name, number = stem, 2
+        while name.casefold() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.casefold())
+        folders.append(out / name)
+    return folders
+
+
+def mask_name(rank: int, phrase: str) -> str:
+    """Return a file name that every file system takes: "000-a-dog.png"."""
+    plain = unicodedata.normalize("NFKD", phrase).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-")
+    return f"{rank:03d}-{slug or 'phrase'}.png"
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return `image` as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The modules of Segment Anything as published: image encoders, prompt encoder, mask decoder."""

@@ -1,0 +1,1 @@
+"""Losses and interactive rounds for training the segmenter."""

@@ -1,0 +1,1 @@
+"""Boxes, masks, run-length encodings, points, crops, images and their transforms."""

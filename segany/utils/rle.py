@@ -1,0 +1,212 @@
+"""COCO's run-length encoding of masks.
+
+Runs go down the columns of the picture, one after the other, and begin with background.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int, Int64, UInt8
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class RLE(TypedDict):
+    """COCO run-length encoding of one mask, fit for JSON."""
+
+    size: list[int]  # [height, width]
+    counts: str  # compressed run lengths, column by column
+
+
+def encode_rle(masks: Bool[Tensor | np.ndarray, "n h w"]) -> list[RLE]:
+    """Masks to COCO's compressed run-length encoding."""
+    return encode_columns(torch.as_tensor(masks).transpose(1, 2).contiguous())
+
+
+def encode_columns(
+    columns: Bool[Tensor, "n w h"], corner: tuple[int, int] = (0, 0), image_size: tuple[int, int] | None = None
+) -> list[RLE]:
+    """Masks that are stored column by column, of a part of an image, as run lengths in the whole image.
+
+    Only places where a mask changes are looked at one by one. They are moved from the part to the image, so that masks
+    of a part need not be drawn in the image.
+
+    Args:
+        columns: masks of the part.
+        corner: (x, y) of the part's first pixel in the image.
+        image_size: (height, width) of the image; None where the part is all of it.
+    """
+    _, part_width, part_height = columns.shape
+    height, width = image_size or (part_height, part_width)
+    left, top = corner
+    is_as_high = part_height == height
+    if not is_as_high:
+        columns = F.pad(columns, (0, 1))  # below the part is background, which ends a run
+    rles = []
+    for changes in _changes(columns.flatten(1)):
+        if is_as_high:
+            changes = changes + left * height
+        else:
+            x, y = np.divmod(changes, columns.shape[2])
+            changes = (x + left) * height + y + top
+        rles.append(_compress(changes, height, width))
+    return rles
+
+
+def _changes(pixels: Bool[Tensor, "n p"]) -> Iterator[Int[np.ndarray, "_"]]:
+    """For each mask the indices of pixels that differ from the one before; before and after all is background."""
+    if pixels.device.type == "cpu":
+        for mask in pixels.numpy():
+            inside = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+            yield np.concatenate([np.flatnonzero(mask[:1]), inside, np.flatnonzero(mask[-1:]) + mask.size])
+    else:
+        yield from _changes_on_device(pixels)
+
+
+def _changes_on_device(pixels: Bool[Tensor, "n p"]) -> list[Int[np.ndarray, "_"]]:
+    """`_changes` that brings nothing but the changes to the CPU."""
+    if len(pixels) == 0:
+        return []
+    padded = F.pad(pixels, (1, 1))
+    changed = (padded[:, 1:] != padded[:, :-1]).flatten().nonzero().flatten().cpu().numpy()
+    masks, indices = np.divmod(changed, pixels.shape[1] + 1)
+    return np.split(indices, np.searchsorted(masks, np.arange(1, len(pixels))))
+
+
+def _compress(changes: Int[np.ndarray, "_"], height: int, width: int) -> RLE:
+    ends = np.append(changes[changes < height * width], height * width)
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": np.diff(ends, prepend=0)}, height, width)
+    return _as_text(encoded)
+
+
+def decode_rle(rles: Sequence[RLE], image_size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
+    """Masks from run-length encodings.
+
+    Args:
+        rles: encodings of one size.
+        image_size: expected (height, width) in pixels; needed only where `rles` may be empty.
+
+    Raises:
+        ValueError: the encodings differ in size from one another or from `image_size`, or there are none and no size.
+    """
+    if image_size is None:
+        if not rles:
+            raise ValueError("decode_rle needs image_size when there are no encodings")
+        image_size = (int(rles[0]["size"][0]), int(rles[0]["size"][1]))
+    for index, rle in enumerate(rles):
+        if tuple(rle["size"]) != tuple(image_size):
+            raise ValueError(f"encoding {index} must be of size {list(image_size)}, got {list(rle['size'])}")
+    if not rles:
+        return torch.zeros((0, *image_size), dtype=torch.bool)
+    columns = coco_mask.decode(list(rles)).transpose(2, 1, 0).view(bool)  # (n, w, h)
+    return torch.from_numpy(columns).transpose(1, 2).contiguous()
+
+
+def rle_from_runs(runs: Sequence[int], image_size: tuple[int, int]) -> RLE:
+    """A mask from plain run lengths, column by column, background first: COCO's uncompressed form."""
+    height, width = image_size
+    return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width))
+
+
+def rle_from_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[int, int]) -> RLE:
+    """The pixels inside any of one or more polygons, drawn as COCO draws them.
+
+    Args:
+        polygons: each [x0, y0, x1, y1, ...] in pixels, of three corners or more.
+        image_size: (height, width).
+    """
+    height, width = image_size
+    return rle_union(coco_mask.frPyObjects([list(polygon) for polygon in polygons], height, width))
+
+
+def rle_contains(rles: Sequence[RLE], x: int, y: int) -> Bool[np.ndarray, "n"]:
+    """Whether each mask holds the pixel of column `x` and row `y`, which lies in the image."""
+    ends = [np.searchsorted(_run_lengths(r["counts"]).cumsum(), x * r["size"][0] + y, side="right") for r in rles]
+    return np.array(ends, dtype=np.int64) % 2 == 1  # every second run is foreground
+
+
+def decode_columns(rle: RLE, region: tuple[int, int, int, int]) -> UInt8[np.ndarray, "w h"]:
+    """Decode a part of a mask, column by column: 1 inside. The rest of the mask is never written out.
+
+    Args:
+        region: x0 y0 x1 y1 in whole pixels within the mask, the far sides behind the last pixel.
+    """
+    x0, y0, x1, y1 = region
+    height = rle["size"][0]
+    ends = _run_lengths(rle["counts"]).cumsum() - x0 * height  # runs of background and foreground, in turn
+    starts, stops = ends[:-1:2], ends[1::2]
+    columns = np.zeros(((x1 - x0) * height), np.uint8)
+    touching = (stops > 0) & (starts < len(columns))
+    for start, stop in zip(starts[touching].clip(min=0), stops[touching], strict=True):
+        columns[start:stop] = 1
+    return columns.reshape(-1, height)[:, y0:y1]
+
+
+def _run_lengths(counts: str) -> Int[np.ndarray, "r"]:
+    """Undo the compression of `pycocotools`.
+
+    A number is written in characters of 5 bits, lowest first; a sixth bit says that more follow, and the highest bit of
+    the last is the sign. From the fourth on, numbers are differences to the run before the last.
+    """
+    characters = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero(characters & 32 == 0)
+    first = np.append(0, last[:-1] + 1)
+    length = last - first + 1
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(first, length))
+    numbers = np.add.reduceat((characters & 31) << shifts, first)
+    numbers -= np.where(characters[last] & 16, np.int64(1) << 5 * length, 0)
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
+
+
+def rle_area(rles: Sequence[RLE]) -> Int64[np.ndarray, "n"]:
+    """Pixels in each mask, without decoding it."""
+    return np.array([coco_mask.area(rle) for rle in rles], dtype=np.int64)
+
+
+def rle_boxes(rles: Sequence[RLE]) -> Float64[np.ndarray, "n 4"]:
+    """Xyxy boxes around the pixels of each mask, the far sides behind the last pixel; [0, 0, 0, 0] for an empty one.
+
+    A single pixel has a box of area 1, as in COCO, where `masks_to_boxes` gives indices of pixels.
+    """
+    xywh = np.array([coco_mask.toBbox(rle) for rle in rles], dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def rle_iou(a: Sequence[RLE], b: Sequence[RLE], crowds: Sequence[bool] | None = None) -> Float64[np.ndarray, "n m"]:
+    """Intersection over union of every mask of `a` with every one of `b`, all of one size; 0 where both are empty.
+
+    Where `crowds` says that a mask of `b` is a crowd, as in COCO, the intersection is divided by the area of the mask
+    of `a` alone.
+    """
+    return _overlaps(a, b, [False] * len(b) if crowds is None else crowds)
+
+
+def rle_containment(a: Sequence[RLE], b: Sequence[RLE]) -> Float64[np.ndarray, "n m"]:
+    """The share of every mask of `a` that lies in each mask of `b`, all of one size; 0 for an empty mask."""
+    return _overlaps(a, b, [True] * len(b))
+
+
+def _overlaps(a: Sequence[RLE], b: Sequence[RLE], over_first: Sequence[bool]) -> Float64[np.ndarray, "n m"]:
+    if not a or not b:
+        return np.zeros((len(a), len(b)))  # pycocotools answers an empty list
+    return np.asarray(coco_mask.iou(list(a), list(b), [bool(flag) for flag in over_first]), np.float64)
+
+
+def rle_union(rles: Sequence[RLE]) -> RLE:
+    """The pixels of any of one or more masks of one size."""
+    return _as_text(coco_mask.merge(list(rles)))
+
+
+def rle_intersection(rles: Sequence[RLE]) -> RLE:
+    """The pixels that one or more masks of one size have in common."""
+    return _as_text(coco_mask.merge(list(rles), intersect=True))
+
+
+def _as_text(encoded: dict[str, Any]) -> RLE:
+    """What pycocotools encodes, with the counts as text, fit for JSON."""
+    return RLE(size=[int(side) for side in encoded["size"]], counts=encoded["counts"].decode("ascii"))

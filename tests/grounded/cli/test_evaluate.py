@@ -1,0 +1,149 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from grounded.cli.evaluate import evaluate
+from grounded.labelling import store
+from tests.grounded.evaluation.made import block, coco, record
+
+SIZE = (40, 60)
+LEFT, RIGHT = block(2, 2, 20, 30, SIZE), block(30, 4, 20, 30, SIZE)
+FILES = ["confusion.png", "evaluation.json", "evaluation.md", "reliability.png", "worst.png"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run about two of three pictures, with its truth and its pictures beside it."""
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.new("RGB", SIZE[::-1], (90, 140, 90)).save(tmp_path / "pictures" / name)
+    phrases = ("a dog", "kitten")
+    run = store.Run(source=str(tmp_path / "pictures"), phrases=phrases)
+    with store.open_run(tmp_path / "run", run) as writer:
+        writer.append(record("a.png", phrases, [("a dog", LEFT, 0.9), ("kitten", RIGHT, 0.6)], SIZE))
+        writer.append(record("b.png", phrases, [("a dog", RIGHT, 0.4)], SIZE))
+    data = coco(
+        {"a.png": [("dog", LEFT), ("cat", RIGHT)], "b.png": [("dog", LEFT)], "c.png": [("dog", LEFT)]},
+        ("dog", "cat", "fox"),
+        SIZE,
+    )
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    return tmp_path / "run"
+
+
+def run(folder: Path, *arguments: object) -> Result:
+    truth = folder.parent / "truth.json"
+    return CliRunner().invoke(evaluate, ["labels", str(folder), "--truth", str(truth), *map(str, arguments)])
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "evaluation" / "evaluation.json").read_text())
+
+
+def test_all_files_are_written(folder: Path):
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (folder / "evaluation").iterdir()) == FILES
+    assert result.stdout == (
+        "3 pictures, 1 classes: mask AP 33.7, box AP 33.7, precision 50.0, recall 33.3, mean IoU of found 100.0, "
+        f"boundary F of found 100.0, calibration error 25.0\n-> {folder / 'evaluation' / 'evaluation.md'}\n"
+    )
+    assert result.stderr.splitlines() == [
+        "Warning: pictures of the truth without a record, measured as empty answers: 1 (c.png)",
+        "Warning: phrases that are no class of the truth, left out: 1 (kitten)",
+        "Warning: classes of the truth that were not asked, left out: 2 (cat, fox)",
+    ]
+    sheet = np.asarray(Image.open(folder / "evaluation" / "worst.png"))
+    assert (sheet == (90, 140, 90)).all(axis=2).mean() > 0.02, "the pictures are on the sheet"
+
+
+def test_options(folder: Path, tmp_path: Path):
+    out = tmp_path / "elsewhere"
+    options = ["--map", "a kitten=Cat", "--missing", "skip", "--iou", "box", "--worst", 1, "--out", out]
+    result = run(folder, *options)
+    assert result.exit_code == 0, result.output
+    data = json.loads((out / "evaluation.json").read_text())
+    assert data["asked"]["classes"] == {"a dog": "dog", "kitten": "cat"}
+    assert data["pictures"]["measured"] == 2 and data["pictures"]["missing"] == ["c.png"]
+    assert list(data["average_precision"]) == ["box"]
+    assert [one["file"] for one in data["worst"]] == ["b.png"]
+    assert not (folder / "evaluation").exists()
+
+
+def test_corrections_count_unless_they_are_not_wanted(folder: Path):
+    from grounded.labelling.review import log
+
+    log.append(folder, log.Review(file="b.png", instance=0, action="reject"))
+    assert run(folder).exit_code == 0
+    assert report(folder)["overall"]["answers"] == 1
+    assert run(folder, "--as-found").exit_code == 0
+    assert report(folder)["overall"]["answers"] == 2
+
+
+def test_pictures_that_were_moved(folder: Path):
+    (folder.parent / "pictures").rename(folder.parent / "moved")
+    result = run(folder)
+    assert result.exit_code == 0 and "--images says where they are" in result.stderr
+    grey = (folder / "evaluation" / "worst.png").read_bytes()
+    assert run(folder, "--images", folder.parent / "moved").exit_code == 0
+    assert (folder / "evaluation" / "worst.png").read_bytes() != grey
+
+
+def test_records_without_a_run(folder: Path):
+    (folder / "run.json").unlink()
+    result = run(folder)
+    assert result.exit_code == 0, result.output
+    assert report(folder)["overall"]["objects"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--map", "kitten"], "expected PHRASE=CLASS, got 'kitten'", id="no class"),
+        pytest.param(["--map", "kitten=cta"], "the truth has no such class; there is 'cat'", id="unknown class"),
+        pytest.param(["--truth", "none.json"], "'none.json' does not exist", id="no truth"),
+        pytest.param(["--iou", "pixel"], "'pixel' is not one of", id="IoU of what"),
+        pytest.param(["--iou-threshold", "0"], "0.0 is not in the range", id="threshold"),
+        pytest.param(["--images", "/none/such"], "/none/such", id="no pictures"),
+    ],
+)
+def test_wrong_arguments(folder: Path, arguments: list[str], message: str):
+    result = run(folder, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (folder / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(lambda folder: (folder.parent / "truth.json").write_text("{"), "is not JSON", id="truth"),
+        pytest.param(lambda folder: (folder / "run.json").write_text("{"), "run.json is not JSON", id="run"),
+        pytest.param(
+            lambda folder: (folder / "records" / "00000.jsonl").write_text("{}\n"), "00000.jsonl", id="records"
+        ),
+        pytest.param(
+            lambda folder: (folder.parent / "truth.json").write_text(json.dumps(coco({"x.png": []}, ("fox",)))),
+            "nothing to measure",
+            id="another truth",
+        ),
+    ],
+)
+def test_failures_are_one_line(folder: Path, damage, message: str):
+    damage(folder)
+    result = run(folder)
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("Warning: ")]
+    assert len(errors) == 1 and errors[0].startswith("Error: ") and message in errors[0]
+    assert list(folder.glob("evaluation/*")) == []
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path):
+    (tmp_path / "truth.json").write_text(json.dumps(coco({"a.png": []})))
+    (tmp_path / "run").mkdir()
+    result = run(tmp_path / "run")
+    assert result.exit_code == 1 and "holds no run" in result.stderr

@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from grounded.cli.import_ import import_
+from grounded.labelling import store
+from grounded.labelling.review import log
+from tests.grounded.labelling.formats import made, runs
+from tests.grounded.labelling.formats.test_corrections import as_coco, as_labelme
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(import_, [*map(str, arguments)])
+
+
+def test_corrections(tmp_path: Path):
+    folder = runs.write(tmp_path / "run")
+    path, _ = as_labelme(folder)
+    data = json.loads((path / "one.json").read_text())
+    (path / "one.json").write_text(json.dumps({**data, "shapes": []}))
+    (path / "holes.json").unlink()
+    result = run(path, "--into", folder)
+    assert result.exit_code == 0, result.output
+    expected = sum(len(made.shown(record)) for record in made.ALL) - 2
+    assert result.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} pictures, {expected} accepted, 1 rejected\n"
+    assert result.stderr == "  note: pictures of the run that are not annotated, left as they are: 1\n"
+    assert {review.source for review in log.read(folder)} == {"labelme"}
+    again = run(path, "--into", folder, "--format", "labelme")
+    assert again.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} pictures, nothing new\n"
+
+
+def test_a_run_of_its_own(tmp_path: Path):
+    path, _ = as_coco(runs.write(tmp_path / "run"))
+    out = tmp_path / "new"
+    result = run(path, "--out", out)
+    assert result.exit_code == 0, result.output
+    instances = sum(len(made.shown(record)) for record in made.ALL)
+    assert result.stdout == f"{path} -> {out}: {len(made.ALL)} pictures, {instances} instances\n"
+    assert store.Run.read(out).source == str(path)
+    assert store.files_done(out) == {record.image.file for record in made.ALL}
+
+
+def test_pictures_elsewhere(tmp_path: Path):
+    path, _ = as_coco(runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]]))
+    (tmp_path / "pictures" / "deep").mkdir(parents=True)
+    (tmp_path / "pictures" / "deep" / "one.jpg").write_bytes(made.images("one.jpg"))
+    result = run(path, "--out", tmp_path / "new", "--images", tmp_path / "pictures")
+    assert result.exit_code == 0, result.output
+    assert (
+        "pictures that the source does not have, kept under the name that the file has: 1 (holes.jpg)" in result.stderr
+    )
+    assert store.files_done(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}
+    assert store.Run.read(tmp_path / "new").source == str(tmp_path / "pictures")
+
+
+def test_pictures_that_are_refused(tmp_path: Path):
+    folder = runs.write(tmp_path / "run")
+    path, _ = as_labelme(folder)
+    for name in ("one", "holes"):
+        data = json.loads((path / f"{name}.json").read_text())
+        (path / f"{name}.json").write_text(json.dumps({**data, "imageWidth": 41}))
+    (path / "turned.json").write_text("{")
+    result = run(path, "--into", folder)
+    assert result.exit_code == 1
+    assert f"Error: turned.json: {path}/turned.json is not JSON: " in result.stderr
+    assert "Error: one.jpg: the picture must be of 40 x 30 pixels, got 41 x 30\n" in result.stderr
+    assert "Error: holes.jpg: " in result.stderr
+    assert {review.file for review in log.read(folder)}.isdisjoint({"one.jpg", "holes.jpg", "turned.jpg"})
+
+
+def test_no_picture_of_the_run(tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["one"]])
+    path, _ = as_labelme(runs.write(tmp_path / "other", [made.RECORDS["holes"]]))
+    result = run(path, "--into", folder)
+    assert result.exit_code == 1
+    assert "pictures that the run does not have, left out: 1 (holes.jpg)" in result.stderr
+    assert result.stderr.endswith("Error: no picture was imported\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        pytest.param([], 2, "Missing argument 'PATH'", id="no path"),
+        pytest.param(["{tmp}/none.json", "--out", "{tmp}/new"], 2, "does not exist", id="no file"),
+        pytest.param(["{tmp}/a.json"], 2, "give either --into", id="nowhere"),
+        pytest.param(["{tmp}/a.json", "--into", "{tmp}", "--out", "{tmp}/b"], 2, "give either --into", id="both"),
+        pytest.param(["{tmp}/a.json", "--into", "{tmp}", "--restart"], 2, "go with --out", id="restart"),
+        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--keep-missing"], 2, "goes with --into", id="keep"),
+        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b"], 2, "cannot be told: name one of", id="unknown"),
+        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "coco"], 1, "not a COCO file", id="not COCO"),
+        pytest.param(["{tmp}/list.json", "--into", "{tmp}"], 1, "holds no run", id="no run"),
+        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "voc"], 2, "'voc' is not one of", id="format"),
+    ],
+)
+def test_errors(arguments: list[str], status: int, message: str, tmp_path: Path):
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[]")
+    result = run(*[argument.replace("{tmp}", str(tmp_path)) for argument in arguments])
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert message in result.stderr
+    assert not (tmp_path / "b").exists()

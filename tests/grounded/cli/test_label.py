@@ -1,0 +1,178 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from grounded.cli.label import label
+from grounded.config import override
+from grounded.labelling.sources import open_source
+from grounded.labelling.store import Run, failures, open_run, records
+from grounded.settings import PipelineConfig
+from tests.grounded.conftest import picture, save_segmenter
+
+
+@pytest.fixture
+def config(random_config: PipelineConfig, tmp_path: Path) -> str:
+    path = tmp_path / "random.yaml"
+    path.write_text(random_config.to_yaml())
+    return str(path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(3):
+        picture(seed=number).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def segmenters(tmp_path: Path) -> tuple[Path, Path]:
+    """Two small segmenters of one size with other weights."""
+    first, second = (save_segmenter(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+    return first, second
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(label, [str(argument) for argument in arguments])
+
+
+def test_a_folder_is_labelled_and_then_done(images: Path, config: str, tmp_path: Path):
+    out = tmp_path / "out"
+    result = run(images, "a cat. dog", "--config", config, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = {record.image.file: record for record in records(out)}
+    assert sorted(found) == ["0.png", "1.png", "2.png"]
+    assert found["0.png"].instances.phrases == ("a cat", "dog")
+    assert result.stdout.startswith("3 pictures labelled, 0 failures, in ")
+    instances = sum(len(record.instances) for record in found.values())
+    assert f"\n{instances} instances\n" in result.stdout
+    assert "3 of 3 pictures" in result.stderr or "3 pictures, " in result.stderr
+    stated = Run.read(out)
+    assert stated.source == str(images) and {record.config for record in found.values()} == {stated.config}
+
+    again = run(images, "a cat. dog", "--config", config, "--out", out)
+    assert again.exit_code == 0 and again.stdout.startswith("0 pictures labelled, 3 labelled before")
+    changed = run(images, "a cat. dog", "--config", config, "--out", out, "--box-threshold", 0.9)
+    assert changed.exit_code == 2 and "differs in detector.box_threshold; use --restart" in changed.stderr
+    restarted = run(images, "a cat", "--config", config, "--out", out, "--restart", "--no-phrase-scores")
+    assert restarted.exit_code == 0, restarted.output
+    assert all(record.instances.phrases == ("a cat",) for record in records(out))
+    assert "phrase_scores" not in (out / "records" / "00000.jsonl").read_text()
+    assert len(list(records(out / "replaced" / "001"))) == 3
+
+
+def test_weights_that_changed_under_the_same_name(
+    images: Path, random_config: PipelineConfig, segmenters: tuple[Path, Path], tmp_path: Path
+):
+    checkpoint = tmp_path / "segmenter.safetensors"
+    config, out = tmp_path / "own.yaml", tmp_path / "out"
+    config.write_text(override(random_config, segmenter={"checkpoint": str(checkpoint)}).to_yaml())
+    shutil.copy(segmenters[0], checkpoint)
+    assert run(images, "dog", "--config", config, "--out", out).exit_code == 0
+    picture(seed=7).save(images / "later.png")
+    shutil.copy(segmenters[1], checkpoint)
+    changed = run(images, "dog", "--config", config, "--out", out)
+    assert changed.exit_code == 2 and "other weights of segmenter under the same name" in changed.stderr
+    assert len(list(records(out))) == 3
+    shutil.copy(segmenters[0], checkpoint)
+    assert run(images, "dog", "--config", config, "--out", out).exit_code == 0
+    assert len(list(records(out))) == 4
+
+
+def test_failures_are_told_and_retried(images: Path, config: str, tmp_path: Path):
+    out = tmp_path / "out"
+    (images / "broken.png").write_bytes(b"no picture")
+    Image.new("L", (1000, 1001)).save(images / "large.png")
+    arguments = (images, "dog", "--config", config, "--out", out, "--max-megapixels", 1)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "3 pictures labelled, 2 failures" in result.stdout
+    assert f"2 without a record, see {out / 'failures.jsonl'}; --retry-failures tries them again" in result.stderr
+    assert set(failures(out)) == {"broken.png", "large.png"}
+    again = run(*arguments)
+    assert again.exit_code == 1 and "0 pictures labelled, 3 labelled before, 0 failures" in again.stdout
+    picture().save(images / "broken.png")
+    (images / "large.png").unlink()
+    picture().save(images / "large.png")
+    retried = run(*arguments, "--retry-failures")
+    assert retried.exit_code == 0, retried.output
+    assert "2 pictures labelled, 3 labelled before" in retried.stdout
+    assert failures(out) == {}
+
+
+def test_a_vocabulary_file_and_tiles(images: Path, config: str, tmp_path: Path):
+    words = tmp_path / "words.yaml"
+    words.write_text("classes:\n  animal: [a cat, dog]\n  mug:\n")
+    options = (
+        "--config",
+        config,
+        "--tiles",
+        "64:0.5",
+        "--workers",
+        1,
+        "--batch",
+        2,
+        "--mode",
+        "box",
+        "--device",
+        "cpu",
+    )
+    result = run(images / "0.png", words, "--out", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert [record.instances.phrases for record in records(tmp_path / "out")] == [("animal", "mug")]
+    assert Run.read(tmp_path / "out").tiles == {"size": 64, "overlap": 0.5}
+
+
+def test_a_coco_file_with_its_root(images: Path, config: str, tmp_path: Path):
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [{"file_name": "1.png"}]}))
+    result = run(tmp_path / "coco.json", "dog", "--config", config, "--root", images, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert [record.image.file for record in records(tmp_path / "out")] == ["1.png"]
+    assert open_source(Run.read(tmp_path / "out").source).get("1.png") == (images / "1.png").read_bytes()
+
+
+WRONG = {
+    "no source": (("nowhere", "dog"), "no such file or folder: nowhere"),
+    "no picture": (("empty", "dog"), "holds no picture"),
+    "no phrase": (("images", "..."), "holds no phrase"),
+    "a path as text": (("images", "images"), "TEXT must be phrases or a YAML file"),
+    "no vocabulary": (("images", "nowhere.yaml"), "nowhere.yaml"),
+    "no preset": (("images", "dog", "--config", "nothing"), "no preset named 'nothing'"),
+    "tiles": (("images", "dog", "--tiles", "many"), "many"),
+    "address": (("images", "dog", "--address", "auto"), "need --engine ray"),
+    "workers": (("images", "dog", "--workers", "0"), "--workers"),
+    "no root": (("images", "dog", "--root", "nowhere"), "nowhere"),
+    "device": (("images", "dog", "--device", "nothing"), "nothing"),
+    "out is a file": (("images", "dog", "--out", "images/0.png"), "is a file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    arguments, message = WRONG[case]
+    result = run(*arguments, *(() if "--out" in arguments else ("--out", "out")))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_another_run_is_not_disturbed(images: Path, config: str, tmp_path: Path):
+    with open_run(tmp_path / "out", Run(source="x", phrases=("y",))):
+        result = run(images, "dog", "--config", config, "--out", tmp_path / "out", "--restart")
+    assert result.exit_code == 2 and "another run is writing into" in result.stderr
+
+
+def test_weights_that_are_missing(images: Path, random_config: PipelineConfig, tmp_path: Path):
+    text = random_config.to_yaml().replace(random_config.segmenter.checkpoint, str(tmp_path / "nowhere.safetensors"))
+    (tmp_path / "broken.yaml").write_text(text)
+    result = run(images, "dog", "--config", tmp_path / "broken.yaml", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ") and "nowhere.safetensors" in result.stderr
+    assert "Traceback" not in result.stderr

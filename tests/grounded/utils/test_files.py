@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+
+from grounded.errors import OutputError
+from grounded.utils.files import check_folder, json_bytes, write_atomically, written_together
+from tests.grounded.failures import fill_disk, unprivileged
+
+
+def test_writes_and_replaces(tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    write_atomically(path, b"one")
+    write_atomically(str(path), b"two")
+    assert path.read_bytes() == b"two"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_mode_is_that_of_a_plain_file(tmp_path: Path):
+    (tmp_path / "plain").write_bytes(b"")
+    write_atomically(tmp_path / "atomic", b"")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    (tmp_path / "taken").mkdir()  # a folder cannot be replaced by a file
+    (tmp_path / "taken" / "inside").write_bytes(b"old")
+    with pytest.raises(OSError, match="taken"):
+        write_atomically(tmp_path / "taken", b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
+    assert (tmp_path / "taken" / "inside").read_bytes() == b"old"
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_together_in_the_order_of_writing(tmp_path: Path):
+    with written_together() as write:
+        write(tmp_path / "a" / "one", b"1")
+        write(tmp_path / "two", b"2")
+        assert not (tmp_path / "two").exists()
+    assert tree(tmp_path) == ["a", "a/one", "two"]
+    assert (tmp_path / "two").read_bytes() == b"2"
+
+
+def test_none_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "old").write_bytes(b"old")
+    monkeypatch.chdir(tmp_path)
+    with written_together():
+        assert tree(tmp_path) == ["old"]
+    assert tree(tmp_path) == ["old"]
+    assert (tmp_path / "old").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_all_the_old_files(error: type[BaseException], tmp_path: Path):
+    (tmp_path / "one").write_bytes(b"old")
+    with pytest.raises(error), written_together() as write:
+        write(tmp_path / "one", b"new")
+        write(tmp_path / "new" / "folder" / "two", b"new")
+        raise error
+    assert tree(tmp_path) == ["one"]
+    assert (tmp_path / "one").read_bytes() == b"old"
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fill_disk(monkeypatch, "two")
+    (tmp_path / "one").write_bytes(b"old")
+    message = rf"^cannot write {tmp_path}/new/two: the disk is full$"
+    with pytest.raises(OutputError, match=message), written_together() as write:
+        write(tmp_path / "one", b"new")
+        write(tmp_path / "new" / "two", b"new")
+    assert tree(tmp_path) == ["one"]
+    assert (tmp_path / "one").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("/dev/null", "Not a directory"),
+        ("/dev/null/below", "Not a directory"),
+        ("/proc/none", "No such file"),
+        ("n" * 300, "File name too long"),
+    ],
+)
+def test_folders_that_take_no_files(folder: str, reason: str, tmp_path: Path):
+    with pytest.raises(OutputError, match=f"^cannot write .*: {reason}"):
+        check_folder(tmp_path / folder)
+    with pytest.raises(OutputError, match=f"^cannot write .*/file: {reason}"):
+        write_atomically(tmp_path / folder / "file", b"")
+    assert tree(tmp_path) == []
+
+
+def test_no_permission(tmp_path: Path):
+    tmp_path.chmod(0o555)
+    with unprivileged(), pytest.raises(OutputError, match="Permission denied"):
+        check_folder(tmp_path)
+    tmp_path.chmod(0o755)
+
+
+def test_a_checked_folder_is_left_as_it_was(tmp_path: Path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_bytes(b"")
+    for name in ("new/folder", "full"):
+        check_folder(tmp_path / name)
+    assert tree(tmp_path) == ["full", "full/file"]
+
+
+def test_json_bytes():
+    assert json_bytes({"猫": [1, None]}) == '{\n "猫": [\n  1,\n  null\n ]\n}\n'.encode()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_bytes([float("nan")])
