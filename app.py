@@ -6,11 +6,10 @@ from grounded.ui import serving  # first, since ZeroGPU wants to be imported bef
 
 serving.prepare()
 
-from grounded.ui.demo import build_demo  # noqa: E402 (Gradio notes its folder when it is imported)
-from grounded.ui.theme import look  # noqa: E402
+from grounded.ui.app import appearance, build_demo  # noqa: E402 (Gradio notes its folder when it is imported)
 
-studio = serving.load(os.environ.get("GROUNDED_CONFIG", "tiny"))
-demo = build_demo(studio)
+actions = serving.load_models(os.environ.get("GROUNDED_CONFIG", "tiny"))
+demo = build_demo(actions)
 
 if __name__ == "__main__":
-    serving.serve(demo, studio.limits, **look())
+    serving.serve(demo, actions.limits, **appearance())

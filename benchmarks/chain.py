@@ -23,11 +23,11 @@ import segany
 from grounded import Pipeline, Stopwatch
 from grounded.config import load, override
 from grounded.models.build import region_scorer
-from grounded.models.clip import ClipTextEncoder
-from grounded.models.detectors.fast.backbone import BackboneFirst
+from grounded.models.clip import ClipEncoder
+from grounded.models.detectors.fast.backbone import SharedBackbone
 from grounded.models.detectors.grounding_dino import GroundingDino
 
-PICTURE = Path(__file__).parents[1] / "examples/picnic.png"
+IMAGE = Path(__file__).parents[1] / "examples/picnic.png"
 TEXT = "a dog. pizza. a balloon"
 BOXES = 10
 SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
@@ -43,7 +43,7 @@ def base_at_random(image: Image.Image) -> Pipeline:
     vocabulary |= {f"[unused{i}]": i for i in range(30522) if i not in vocabulary.values()}
     processor = GroundingDinoImageProcessorPil(size={"shortest_edge": 800, "longest_edge": 1333})
     detector = GroundingDino(
-        GroundingDino._prepared(model, config.detector), processor, BertTokenizer(vocab=vocabulary)
+        GroundingDino.accelerate(model, config.detector), processor, BertTokenizer(vocab=vocabulary)
     )
     detector.config = override(config, box_threshold=0.0, max_detections=BOXES).detector
     with tempfile.TemporaryDirectory() as folder:
@@ -51,9 +51,7 @@ def base_at_random(image: Image.Image) -> Pipeline:
         segany.save(segany.SegAny(segany.PRESETS["vit_b"]), path)
         segmenter = segany.Predictor(segany.load(path, dtype=config.segmenter.dtype))
     network, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")
-    clip = ClipTextEncoder(
-        network.eval(), open_clip.get_tokenizer("ViT-B-32"), preprocess, templates=config.clip.templates
-    )
+    clip = ClipEncoder(network.eval(), open_clip.get_tokenizer("ViT-B-32"), preprocess, templates=config.clip.templates)
     return Pipeline(detector, None, segmenter, config, scorer=region_scorer(clip, config))
 
 
@@ -81,10 +79,10 @@ def watched(pipeline: Pipeline) -> ModelTime:
     """Watch the forward passes of a pipeline."""
     models = ModelTime()
     segmenter, scorer = (getattr(pipeline, part) for part in ("segmenter", "scorer"))
-    models.watch(BackboneFirst, "look", "detector")
-    models.watch(BackboneFirst, "search", "detector")
+    models.watch(SharedBackbone, "encode_image", "detector")
+    models.watch(SharedBackbone, "decode_prompts", "detector")
     models.watch(segmenter, "_encode_image", "image encoder")
-    models.watch(segmenter._decoder, "propose", "mask decoder")
+    models.watch(segmenter._decoder, "predict_deferred", "mask decoder")
     models.watch(segmenter._decoder, "upscaling", "mask decoder")
     models.watch(scorer.encoder.model, "encode_image", "CLIP")
     return models
@@ -116,12 +114,12 @@ def report(name: str, pipeline: Pipeline, image: Image.Image, runs: int) -> str:
 @click.option("--only", type=click.Choice(["tiny", "base"]), help="One of the two.")
 def main(runs: int, only: str | None) -> None:
     """Print the share of the chain's time that is not spent in its models."""
-    picture = Image.open(PICTURE).convert("RGB")
-    photograph = picture.resize((1800, 1200))
+    small = Image.open(IMAGE).convert("RGB")
+    photograph = small.resize((1800, 1200))
     print("| chain | seconds | outside the models | seconds by stage | seconds in models, last run |")
     print("|---|---|---|---|---|")
     if only != "base":
-        print(report("tiny", Pipeline.from_config("tiny"), picture, runs))
+        print(report("tiny", Pipeline.from_config("tiny"), small, runs))
     if only != "tiny":
         print(report("base, random weights", base_at_random(photograph), photograph, runs), flush=True)
 

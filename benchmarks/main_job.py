@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-PICTURE = Path(__file__).parents[1] / "examples/picnic.png"
+IMAGE = Path(__file__).parents[1] / "examples/picnic.png"
 TEXT = "a dog. pizza"
 # What is measured -> the most it may take.
 BUDGETS = {
@@ -43,13 +43,13 @@ def command_seconds(arguments: list[str], runs: int) -> list[float]:
 
 
 def warm_seconds(runs: int) -> list[float]:
-    """Seconds of `segment` on a picture of 512 x 512 after two calls to warm up."""
+    """Seconds of `segment` on a image of 512 x 512 after two calls to warm up."""
     from PIL import Image
 
     from grounded import Pipeline
 
     pipeline = Pipeline.from_config("tiny")
-    image = Image.open(PICTURE).convert("RGB").resize((512, 512))
+    image = Image.open(IMAGE).convert("RGB").resize((512, 512))
     seconds = []
     for _ in range(runs + 2):
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def peak_gigabytes() -> float:
 def main(runs: int, json_path: Path | None) -> None:
     """Print each figure beside its budget."""
     with tempfile.TemporaryDirectory() as out:
-        job = command_seconds(["segment", str(PICTURE), TEXT, "--out", out], runs)
+        job = command_seconds(["segment", str(IMAGE), TEXT, "--out", out], runs)
     peak = peak_gigabytes()
     figures = {
         "grounded --help, seconds": statistics.median(command_seconds(["--help"], runs)),

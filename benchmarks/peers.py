@@ -91,7 +91,7 @@ class Segany:
 
     def scores(self, points: np.ndarray) -> Tensor:
         """Predicted IoU (n, 3) alone."""
-        parts = self.predictor.propose(self.embedding, _prompts(points))
+        parts = self.predictor.predict_deferred(self.embedding, _prompts(points))
         return torch.cat([part.predicted_iou for part in parts])
 
     def automatic(self, points_per_side: int, pred_iou_thresh: float) -> Found:

@@ -1,6 +1,6 @@
 """segany beside the public implementations of Segment Anything: `python -m benchmarks.segment_anything`.
 
-Same random weights, same picture, one process, runs taken in turn, medians. Random weights give few distinct masks and
+Same random weights, same image, one process, runs taken in turn, medians. Random weights give few distinct masks and
 no meaningful scores, so the share of masks that survive is set by a quantile of predicted IoU, and NMS and the
 stability threshold are off. Automatic masks are timed without the encoder, which has a row of its own.
 """
@@ -25,7 +25,7 @@ from benchmarks.agreement import mean_iou
 from benchmarks.peers import Found, Peer, Segany, SegmentAnything, Transformers, random_weights
 from segany.utils.points import build_point_grid
 
-PICTURE = Path(__file__).parents[1] / "examples/picnic.png"
+IMAGE = Path(__file__).parents[1] / "examples/picnic.png"
 SIZE = (1800, 1200)
 REFERENCE = "segment-anything"
 SHARES = (0.1, 1.0)  # of the masks that survive
@@ -109,7 +109,7 @@ def compare(
     row.agreement = largest_difference(answers)
     for what, points in decode.items():
         for peer in peers:
-            peer.decode(points[:1])  # what is computed once for each picture
+            peer.decode(points[:1])  # what is computed once for each image
         row, answers = measure(what, peers, partial(_decode, points=points), 3 * runs)
         rows.append(row)
         row.agreement = largest_difference(answers)
@@ -177,7 +177,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 @click.command()
 @click.option("--model", "preset", default="vit_b", show_default=True, help="vit_b, vit_l or vit_h.")
-@click.option("--image", type=click.Path(path_type=Path), default=PICTURE, show_default=True)
+@click.option("--image", type=click.Path(path_type=Path), default=IMAGE, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--points-per-side", default=32, show_default=True)
 @click.option("--runs", default=3, show_default=True, help="Of encoding; decoding runs three times as often.")
@@ -199,18 +199,18 @@ def main(
     plot_path: Path | None,
 ) -> None:
     """Time segany, segment-anything and transformers side by side."""
-    picture = Image.open(image).convert("RGB").resize(SIZE)
+    opened = Image.open(image).convert("RGB").resize(SIZE)
     reference, state = random_weights(preset)
     peers: list[Peer] = [
-        SegmentAnything(state, preset, picture, device),
-        *([] if without_transformers else [Transformers(reference, picture, device)]),
-        Segany(state, preset, picture, device, torch.float32),
-        Segany(state, preset, picture, device, torch.bfloat16),
-        *([Segany(state, preset, picture, device, torch.bfloat16, compile=True)] if compiled else []),
+        SegmentAnything(state, preset, opened, device),
+        *([] if without_transformers else [Transformers(reference, opened, device)]),
+        Segany(state, preset, opened, device, torch.float32),
+        Segany(state, preset, opened, device, torch.bfloat16),
+        *([Segany(state, preset, opened, device, torch.bfloat16, compile=True)] if compiled else []),
     ]
     rows = compare(peers, SIZE, points_per_side, runs, long_runs)
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{preset}, {SIZE[0]} x {SIZE[1]} picture, {machine}, {platform.machine()}, PyTorch {torch.__version__}\n")
+    print(f"{preset}, {SIZE[0]} x {SIZE[1]} image, {machine}, {platform.machine()}, PyTorch {torch.__version__}\n")
     print(table(rows))
     if json_path is not None:
         json_path.write_text(json.dumps([vars(row) for row in rows], indent=2) + "\n")

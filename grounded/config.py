@@ -1,27 +1,225 @@
-"""Pipeline configuration: frozen dataclasses <-> YAML presets.
+"""Configuration of the pipeline: frozen dataclasses, one for each section, and the YAML presets that hold them.
 
-A preset is a file in the `configs` folder and is named without its suffix ("tiny"). Unknown keys, wrong types and
-values out of range are errors that name the key and the file.
+Every field has a default that suits published weights, and a comment that gives the reason. A preset is a file in the
+`configs` folder and is named without its suffix ("tiny"). Unknown keys, wrong types and values out of range are errors
+that name the key and the file.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, field, fields, is_dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 
-from grounded import schema
-from grounded.errors import ConfigError
-from grounded.settings import PipelineConfig
+from grounded.errors import ConfigError, one_line
+from grounded.utils.validation import Count, Fraction, TextTuple, checked_dataclass, read_as, typed_repr
+
+Mode = Literal["box", "text", "box+text"]
+TextPrompt = Literal["adapter", "dense-clip", "none"]
+FallbackSource = Literal["none", "automatic", "text"]
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the presets inside the package; a clone and an editable install have them beside it.
 _CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _BUNDLED = "bundled:"
 _NAME = re.compile(r"[\w-]+")
+
+
+@checked_dataclass
+class DetectorConfig:
+    """The open-vocabulary detector, and how its scores become detections."""
+
+    kind: str = "grounding-dino"  # which file of grounded/models/detectors reads the checkpoint
+    checkpoint: str = "bundled:detector"  # bundled:NAME, a local folder or a hub id; bundled needs no download
+    tokenizer: str | None = None  # folder of the tokenizer of an original .pth file; None looks beside the file
+    box_threshold: Fraction = 0.3  # lowest own-phrase score kept: below it false positives outnumber objects
+    phrase_score: Literal["mean", "max"] = "mean"  # over a phrase's tokens; mean is the published COCO protocol
+    nms_threshold: Fraction = 0.7  # box IoU within a phrase; high, since the detector is trained to find objects once
+    cross_phrase_nms: Fraction | None = None  # box IoU across phrases; off: a wheel in a car is a second object
+    image_size: Count | None = None  # shorter side in pixels; None keeps what the checkpoint was trained with
+    max_detections: Count = 100  # per image, best first; bounds the masks that follow
+    fast_attention: bool = True  # Grounding DINO's attention rearranged: faster, the same results but for rounding
+
+
+@checked_dataclass
+class ClipConfig:
+    """The CLIP model that turns phrases into embeddings. Read only when the prompting mode needs text."""
+
+    checkpoint: str = "bundled:clip"  # bundled:NAME, local-dir:/path, MODEL/PRETRAINED tag of open_clip, or a hub id
+    # Averaged over a phrase; one plain template suits phrases that already are noun phrases with an article.
+    templates: TextTuple = ("a photo of {}",)
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            raise ConfigError("templates must hold at least one template, got none")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ConfigError(f"templates must each contain {{}} exactly once, got {template!r}")
+
+
+@checked_dataclass
+class SegmenterConfig:
+    """The promptable segmentation model."""
+
+    # bundled:tiny, a .pth, .pt or .safetensors file, a folder, a hub id, or a hub id and the name of a file in it
+    checkpoint: str = "bundled:tiny"
+    # auto: bfloat16 where the processor computes in it, several times as fast; its masks differ a little.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False  # the image encoder, by torch.compile: minutes at the first image, worth it for thousands
+
+
+@checked_dataclass
+class PromptingConfig:
+    """What the segmenter is prompted with, and how its masks are filtered."""
+
+    mode: Mode = "box"  # a box is the strongest prompt; text alone finds at most one mask per phrase
+    # How a phrase reaches the segmenter: its embedding as a token, which needs weights that were trained for it, or
+    # points and a coarse mask from CLIP's dense features, which needs none.
+    text_prompt: TextPrompt = "adapter"
+    multimask_output: bool = False  # a box is rarely ambiguous: the single output is trained for that case
+    mask_nms_threshold: Fraction | None = 0.8  # mask IoU within a phrase: two boxes may still give the same mask
+    # Share of the smaller mask that lies in a better one of the same phrase; off: a small dog before a big one is real.
+    mask_containment_threshold: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode != "box" and self.text_prompt == "none":
+            raise ConfigError(f"mode {self.mode!r} needs a text_prompt, got 'none'")
+
+
+@checked_dataclass
+class ScoringConfig:
+    """How CLIP scores a mask for a phrase, for filtering and for the fallback."""
+
+    background: Literal["keep", "blur", "grey"] = "blur"  # beyond the mask; blurred it neither distracts nor looks odd
+    # Around the mask's box, as a share of its longer side; some context helps to recognise.
+    margin: Annotated[float, Field(ge=0)] = 0.15
+    # Of the softmax over cosines; None takes the one that CLIP was trained with.
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    # What a phrase competes with. Fixed, so that one phrase never changes the score of another.
+    negatives: TextTuple = (
+        "background",
+        "a texture",
+        "a pattern",
+        "a wall",
+        "the floor",
+        "the ground",
+        "the sky",
+        "water",
+        "grass",
+        "leaves",
+        "a shadow",
+        "a reflection",
+        "a blurry picture",
+        "text",
+        "a part of something",
+        "an object",
+        "a thing",
+    )
+    # A negative whose embedding is this close to the phrase's means the same, and does not compete with it.
+    synonym_cosine: Fraction = 0.9
+
+    def __post_init__(self) -> None:
+        if not self.negatives:
+            raise ConfigError("negatives must hold at least one phrase, got none")
+
+
+@checked_dataclass
+class FilteringConfig:
+    """CLIP's check of the detections: those that do not look like their phrase are dropped."""
+
+    enabled: bool = False  # off: published detectors err less than CLIP does on small crops
+    clip_threshold: Fraction = 0.3  # lowest CLIP score kept
+
+
+@checked_dataclass
+class RefinementConfig:
+    """How the first mask of a detection is improved."""
+
+    # Rounds of points that correct the mask; each costs one more decoding of every instance.
+    refine_rounds: Annotated[int, Field(ge=0, le=8)] = 0
+    # Side of the window in which an instance is segmented again, as a multiple of its box's longer side. Small objects
+    # gain the most; each costs one more run of the image encoder. None: one run for the whole image.
+    zoom: Annotated[float, Field(ge=1, le=20)] | None = None
+    # Holes and islands of fewer pixels are removed; 0 leaves masks as they are.
+    min_mask_region_area: Annotated[int, Field(ge=0)] = 0
+
+
+@checked_dataclass
+class FallbackConfig:
+    """How masks are found for phrases that the detector missed."""
+
+    source: FallbackSource = "none"  # automatic masks ranked by CLIP, or text-prompted masks
+    fallback_threshold: Fraction = 0.6  # lowest CLIP score accepted: every mask of the image is a candidate
+    points_per_side: Count = 16  # of the automatic mask generator; fine enough for what is worth naming
+    pred_iou_thresh: Fraction = 0.8  # of the generator, below its default for ViT-H: CLIP checks every mask again
+    stability_score_thresh: Fraction = 0.9  # likewise
+    max_instances: Count = 10  # per phrase, best first
+
+
+@checked_dataclass
+class PipelineConfig:
+    """All sections, and the device: everything that a `Pipeline` is built from."""
+
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    prompting: PromptingConfig = field(default_factory=PromptingConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    filtering: FilteringConfig = field(default_factory=FilteringConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    fallback: FallbackConfig = field(default_factory=FallbackConfig)
+    device: str = "auto"  # "auto" takes the first CUDA device where there is one, else the CPU
+
+    def __post_init__(self) -> None:
+        if self.fallback.source == "text" and self.prompting.text_prompt == "none":
+            raise ConfigError("fallback.source 'text' needs a prompting.text_prompt, got 'none'")
+
+    @property
+    def needs_detector(self) -> bool:
+        """Whether boxes are prompted."""
+        return self.prompting.mode != "text"
+
+    @property
+    def needs_text_prompt(self) -> bool:
+        """Whether the segmenter is prompted with phrases."""
+        return self.prompting.mode != "box" or self.fallback.source == "text"
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether CLIP scores masks."""
+        return self.filtering.enabled or self.fallback.source != "none"
+
+    @property
+    def needs_clip(self) -> bool:
+        """Whether CLIP is used at all."""
+        return self.needs_text_prompt or self.needs_scores
+
+    @property
+    def models(self) -> dict[str, str | None]:
+        """The checkpoint of each model, None for a model that is not used."""
+        return {
+            "detector": self.detector.checkpoint if self.needs_detector else None,
+            "clip": self.clip.checkpoint if self.needs_clip else None,
+            "segmenter": self.segmenter.checkpoint,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists and scalars; `from_dict` reads them back."""
+        sections = asdict(self)
+        device = sections.pop("device")
+        lists = {
+            name: {key: list(value) if isinstance(value, tuple) else value for key, value in section.items()}
+            for name, section in sections.items()
+        }
+        return {**lists, "device": device}
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML text."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
 def load(source: str | PathLike[str] | PipelineConfig) -> PipelineConfig:
@@ -40,8 +238,8 @@ def load(source: str | PathLike[str] | PipelineConfig) -> PipelineConfig:
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    return schema.read(PipelineConfig, {} if data is None else data, where=str(path))
+        raise ConfigError(f"{path} is not valid YAML: {one_line(error)}") from error
+    return read_as(PipelineConfig, {} if data is None else data, where=str(path))
 
 
 def from_dict(data: Mapping[str, Any], where: str = "config") -> PipelineConfig:
@@ -50,7 +248,7 @@ def from_dict(data: Mapping[str, Any], where: str = "config") -> PipelineConfig:
     Raises:
         ConfigError: unknown key, wrong type, or a value out of range.
     """
-    return schema.read(PipelineConfig, data, where)
+    return read_as(PipelineConfig, data, where)
 
 
 def override(config: PipelineConfig, **overrides: Any) -> PipelineConfig:
@@ -69,13 +267,24 @@ def override(config: PipelineConfig, **overrides: Any) -> PipelineConfig:
         if name in sections:
             changes = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
             if not isinstance(changes, Mapping):
-                raise ConfigError(f"overrides: {name} must be a mapping, got {schema.shown(value)}")
+                raise ConfigError(f"overrides: {name} must be a mapping, got {typed_repr(value)}")
             data[name] = {**data[name], **changes}
         elif name in data:
             data[name] = value
         else:
-            data[_owner(name, sections)][name] = value
+            data[_find_section(name, sections)][name] = value
     return from_dict(data, where="overrides")
+
+
+def _find_section(name: str, sections: Mapping[str, Any]) -> str:
+    """The one section that has a field of this name."""
+    owners = [key for key, section in sections.items() if name in {f.name for f in fields(section)}]
+    if not owners:
+        raise ConfigError(f"overrides: unknown field {name!r}")
+    if len(owners) > 1:
+        example = f"{owners[0]}={{{name!r}: ...}}"
+        raise ConfigError(f"overrides: {name!r} is a field of {', '.join(owners)}: write for instance {example}")
+    return owners[0]
 
 
 def bundled_folder(checkpoint: str) -> Path | None:
@@ -100,10 +309,10 @@ def bundled_name(checkpoint: str) -> str | None:
 
 def preset_names() -> tuple[str, ...]:
     """Return the names of the presets that are shipped, sorted."""
-    return tuple(sorted(path.stem for path in _presets().glob("*.yaml")))
+    return tuple(sorted(path.stem for path in _preset_folder().glob("*.yaml")))
 
 
-def _presets() -> Path:
+def _preset_folder() -> Path:
     for folder in _CONFIG_FOLDERS:
         if folder.is_dir():
             return folder
@@ -112,7 +321,7 @@ def _presets() -> Path:
 
 def _find(source: str | PathLike[str]) -> Path:
     if isinstance(source, str) and _NAME.fullmatch(source):
-        preset = _presets() / f"{source}.yaml"
+        preset = _preset_folder() / f"{source}.yaml"
         if not preset.is_file():
             raise ConfigError(f"no preset named {source!r}: expected one of {', '.join(preset_names())} or a path")
         return preset
@@ -120,13 +329,3 @@ def _find(source: str | PathLike[str]) -> Path:
     if not path.is_file():
         raise ConfigError(f"no such config file: {path}")
     return path
-
-
-def _owner(name: str, sections: Mapping[str, Any]) -> str:
-    owners = [key for key, section in sections.items() if name in {f.name for f in fields(section)}]
-    if not owners:
-        raise ConfigError(f"overrides: unknown field {name!r}")
-    if len(owners) > 1:
-        example = f"{owners[0]}={{{name!r}: ...}}"
-        raise ConfigError(f"overrides: {name!r} is a field of {', '.join(owners)}: write for instance {example}")
-    return owners[0]

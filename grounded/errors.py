@@ -1,6 +1,7 @@
 """Every error that is raised on purpose, here and in segany. Each message is one line: what was expected, what came.
 
-Both packages share one base and one class for each kind, so `except GroundedError` catches what either raises.
+Both packages share one base and one class for each kind, so `except GroundedError` catches what either raises. Messages
+of other errors, which may have several lines, become one line with `describe_error` or `one_line`.
 """
 
 from segany.errors import CheckpointError, ImageError, PromptError
@@ -15,6 +16,8 @@ __all__ = [
     "OutputError",
     "PromptError",
     "ResultError",
+    "describe_error",
+    "one_line",
 ]
 
 
@@ -32,3 +35,15 @@ class OutputError(GroundedError, OSError):
 
 class BusyError(GroundedError, RuntimeError):
     """Another process is working in the same folder."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error as one line; an error that is not raised on purpose starts with its type."""
+    if isinstance(error, GroundedError) or not str(error).strip():
+        return one_line(error)
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def one_line(error: BaseException, length: int | None = None) -> str:
+    """Return the message of an error as one line of at most `length` characters, or its type where it has none."""
+    return " ".join(str(error).split())[:length] or type(error).__name__

@@ -1,32 +1,54 @@
-"""The pipeline: image + text -> detections -> prompts -> masks -> instances."""
+"""The pipeline: detect, prompt, segment, refine, zoom, verify, fall back. The main entry from Python."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
-from grounded.config import load, override
-from grounded.data.clicks import validate_points
+from grounded.config import PipelineConfig, load, override
+from grounded.data.clicks import Clicks
 from grounded.data.detections import Detections
 from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.data.phrases import parse
-from grounded.data.protocols import DensePrompter, Detector, MaskPromptable, RegionScorer, Segmenter, TextEncoder
+from grounded.data.protocols import (
+    DensePrompter,
+    Detector,
+    MaskPromptable,
+    RegionScorer,
+    Segmenter,
+    TextEncoder,
+)
 from grounded.errors import ConfigError, PromptError
-from grounded.interactive import corrections
-from grounded.interactive import everything as naming
+from grounded.interactive.correct import Stroke, candidates, correct
+from grounded.interactive.everything import everything
 from grounded.models import build
-from grounded.settings import PipelineConfig
 from grounded.stages.cache import StageCache
-from grounded.stages.question import Clicks, Question
+from grounded.stages.detect import detect, select
+from grounded.stages.encode import check_embedding, encode, encode_window
+from grounded.stages.fallback import accept, automatic_masks, missing_phrases
+from grounded.stages.prompt import (
+    PromptGroup,
+    TextPrompts,
+    dense_prompts,
+    embed_text,
+    prompt_boxes,
+    prompt_phrases,
+    prompt_stray_clicks,
+)
+from grounded.stages.refine import clean
+from grounded.stages.segment import segment
+from grounded.stages.verify import distinct_rows, keep_recognised, score
+from grounded.stages.zoom import zoom
 from grounded.utils.timing import Stopwatch
 from segany import ImageEmbedding, Predictor
 from segany.prompts import ArrayLike
 
 Text = str | Sequence[str]
+Run = Callable[..., Any]  # runs a stage unless the cache knows its result, see `StageCache.run`
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,7 @@ class Pipeline:
         if config.prompting.text_prompt == "adapter":
             _check_adapter(self.text_encoder, self.segmenter)
         elif self.dense_prompter is None or not isinstance(self.segmenter, MaskPromptable):
-            raise ConfigError("text_prompt 'dense-clip' needs a heat prompter, and a segmenter with mask prompts")
+            raise ConfigError("text_prompt 'dense-clip' needs a dense prompter, and a segmenter with mask prompts")
 
     @classmethod
     def from_config(
@@ -121,9 +143,10 @@ class Pipeline:
         *,
         points: ArrayLike | None = None,
         point_labels: ArrayLike | None = None,
+        detections: Detections | None = None,
         embedding: ImageEmbedding | None = None,
         box_threshold: float | None = None,
-        kept: StageCache | None = None,
+        cache: StageCache | None = None,
     ) -> Instances:
         """Find what `text` names in `image`.
 
@@ -135,10 +158,11 @@ class Pipeline:
                 background click to all around it, and a foreground click outside all of them is an instance of its
                 own.
             point_labels: (k), 1 foreground and 0 background; None where all are foreground.
+            detections: boxes for these phrases, from elsewhere; None runs the detector.
             embedding: of this image, as `encode` returned it; None encodes the image.
             box_threshold: drops detections of a lower score. It has an effect above the detector's own threshold, and
                 the detector need not run again for it.
-            kept: what the stages answered about this image before; they run again only where their input changed.
+            cache: results of earlier calls about this image; stages run again only where their input changed.
 
         Returns:
             the instances, best first; none where nothing was found.
@@ -146,20 +170,104 @@ class Pipeline:
         Raises:
             ImageError: the image cannot be read.
             PromptError: the text holds no phrase, points do not lie in the image, a click outside all detections may
-                mean any of several phrases, or the embedding is of an image of another size.
+                stand for any of several phrases, detections are of another number of phrases, or the embedding is of
+                an image of another size.
         """
-        watch = stopwatch or Stopwatch()
-        phrases = parse(text)
+        watch, phrases, config = stopwatch or Stopwatch(), parse(text), self.config
         with watch.stage("open"):
-            opened = open_image(image)
-        clicks = _clicks(points, point_labels, opened.size)
-        kept = self._turned(kept, opened)
-        detections = None
-        if self.config.needs_detector:
-            detections = kept.answer("detect", phrases, lambda: self._detect([opened], [phrases], watch)[0])
-        if detections is not None and box_threshold is not None:
-            detections = detections[detections.score >= box_threshold]
-        return Question(self, opened, phrases, watch, clicks, _checked(embedding, opened), kept).answer(detections)
+            image = open_image(image)
+        clicks = Clicks.read(points, point_labels, image.size)
+        check_embedding(embedding, image)
+        cache, image = (StageCache(), image) if cache is None else (cache, cache.recall(image))
+        run = partial(cache.run, watch=watch)
+
+        if not config.needs_detector:
+            detections = None
+        else:
+            detections = run(detect, self.detector, image, phrases) if detections is None else detections
+            detections = select(detections, phrases, box_threshold)
+        instances = []
+        for group in self._prompt(image, phrases, detections, clicks, run):
+            # Only here is an image encoded: one that nothing prompts never is.
+            embedding = run(encode, self.segmenter, image) if embedding is None else embedding
+            rounds = config.refinement.refine_rounds
+            part = run(segment, self.segmenter, embedding, group, phrases, group.multimask_output, rounds)
+            instances.append(self._improve(part, group, image, run))
+        found = self._verify(Instances.concatenate([Instances.empty(phrases, image.size), *instances]), image, run)
+        missing = missing_phrases(found)
+        if detections is None or config.fallback.source == "none" or not missing:
+            return found
+        embedding = run(encode, self.segmenter, image) if embedding is None else embedding
+        return Instances.concatenate([found, self._fall_back(image, embedding, phrases, missing, run)]).sorted()
+
+    def _prompt(
+        self, image: SourceImage, phrases: tuple[str, ...], detections: Detections | None, clicks: Clicks, run: Run
+    ) -> list[PromptGroup]:
+        """Return the prompts for boxes or for phrases, by the mode, and those of clicks outside all boxes."""
+        prompting, groups = self.config.prompting, []
+        needs_text = detections is None or (prompting.mode == "box+text" and len(detections) > 0)
+        text = self._text_prompts(image, phrases, run) if needs_text else None
+        if detections is not None and len(detections):
+            groups.append(prompt_boxes(detections, clicks, text, prompting.multimask_output))
+        elif text is not None:
+            groups.append(prompt_phrases(text, range(len(phrases)), prompting.multimask_output))
+        strays = prompt_stray_clicks(detections, clicks, phrases, can_choose=self.scorer is not None)
+        return [*groups, strays] if len(strays) else groups
+
+    def _text_prompts(self, image: SourceImage, phrases: tuple[str, ...], run: Run) -> TextPrompts:
+        if self.config.prompting.text_prompt == "adapter":
+            return run(embed_text, self.text_encoder, phrases)
+        return run(dense_prompts, self.dense_prompter, image, phrases)
+
+    def _improve(self, instances: Instances, group: PromptGroup, image: SourceImage, run: Run) -> Instances:
+        """Zoom in on detections, choose a phrase for stray clicks, and remove small regions."""
+        config = self.config
+        if config.refinement.zoom is not None and group.source == "detector":
+            instances = run(
+                zoom,
+                self.segmenter,
+                instances,
+                group.prompts,
+                config.refinement.zoom,
+                config.prompting.mask_nms_threshold,
+                config.prompting.mask_containment_threshold,
+                # Its time is part of the zoom.
+                encode=lambda window: run(encode_window, self.segmenter, image, window.corners, watch=None),
+            )
+        if group.source == "point" and len(instances.phrases) > 1:
+            likeliest = run(score, self.scorer, image, instances.rles, instances.phrases).argmax(axis=1)
+            instances = replace(instances, phrase_ids=likeliest)
+        area = config.refinement.min_mask_region_area
+        return run(clean, instances, area) if area else instances
+
+    def _verify(self, instances: Instances, image: SourceImage, run: Run) -> Instances:
+        """With filtering, drop what CLIP does not recognise; then drop empty masks and duplicates. Best first."""
+        config = self.config
+        if config.filtering.enabled and len(instances):
+            probabilities = run(score, self.scorer, image, instances.rles, instances.phrases)
+            instances = keep_recognised(instances, probabilities, config.filtering.clip_threshold)
+        prompting = config.prompting
+        rows = distinct_rows(instances, prompting.mask_nms_threshold, prompting.mask_containment_threshold)
+        return instances[rows]
+
+    def _fall_back(
+        self, image: SourceImage, embedding: Any, phrases: tuple[str, ...], missing: list[int], run: Run
+    ) -> Instances:
+        """Return instances for phrases that have none, where CLIP recognises the phrase in a mask."""
+        config, wanted = self.config.fallback, tuple(phrases[i] for i in missing)
+        area = self.config.refinement.min_mask_region_area
+        if config.source == "text":
+            text = self._text_prompts(image, wanted, run)
+            group = prompt_phrases(text, missing, self.config.prompting.multimask_output)
+            candidates = run(segment, self.segmenter, embedding, group, phrases, group.multimask_output)
+            candidates = run(clean, candidates, area) if area else candidates
+        else:
+            grid = config.points_per_side, config.pred_iou_thresh, config.stability_score_thresh
+            candidates = run(automatic_masks, self.segmenter, embedding, image, *grid, area)
+        probabilities = run(score, self.scorer, image, candidates.rles, wanted)
+        if config.source == "text":  # each mask stands for its own phrase only
+            probabilities = np.where(candidates.phrase_ids[:, None] == np.array(missing), probabilities, 0)
+        return accept(candidates, probabilities, phrases, missing, config)
 
     def segment_batch(
         self,
@@ -185,20 +293,25 @@ class Pipeline:
         queries = [parse(text) for text in texts]
         with watch.stage("open"):
             opened = [open_image(image) for image in images]
+        detections: Sequence[Detections | None] = [None] * len(images)
+        if self.detector is not None and self.config.needs_detector and images:
+            with watch.stage("detect"):
+                detections = self.detector.detect([image.pixels for image in opened], queries)
         return [
-            Question(self, picture, phrases, watch).answer(detections)
-            for picture, phrases, detections in zip(opened, queries, self._detect(opened, queries, watch), strict=True)
+            self.segment(image, phrases, watch, detections=found)
+            for image, phrases, found in zip(opened, queries, detections, strict=True)
         ]
 
     def encode(
-        self, image: ImageLike | SourceImage, kept: StageCache | None = None, stopwatch: Stopwatch | None = None
+        self, image: ImageLike | SourceImage, cache: StageCache | None = None, stopwatch: Stopwatch | None = None
     ) -> Any:
         """Return the segmenter's embedding of an image, to be held for `segment` and `refine`.
 
-        With `kept`, as in `segment`, it is made once for each picture.
+        With `cache`, as in `segment`, it is made once for each image.
         """
         opened = open_image(image)
-        return Question(self, opened, (), stopwatch or Stopwatch(), cache=self._turned(kept, opened)).embedding
+        cache, opened = (StageCache(), opened) if cache is None else (cache, cache.recall(opened))
+        return cache.run(encode, self.segmenter, opened, watch=stopwatch)
 
     def refine(
         self,
@@ -208,43 +321,25 @@ class Pipeline:
         points: ArrayLike | None = None,
         point_labels: ArrayLike | None = None,
         *,
-        brush: Bool[np.ndarray, "h w"] | None = None,
-        eraser: Bool[np.ndarray, "h w"] | None = None,
+        brush: Stroke | None = None,
+        eraser: Stroke | None = None,
         embedding: ImageEmbedding | None = None,
-        kept: StageCache | None = None,
+        cache: StageCache | None = None,
     ) -> Instances:
-        """Correct the mask of one instance by clicks and strokes; the others, and the order of all, stay as they are.
-
-        A CLIP score, where it has one, is that of the new mask.
-
-        Give all clicks and strokes so far, not the last alone: a mask does not tell where it was corrected.
-
-        Args:
-            image: the one that `instances` belong to.
-            index: which instance.
-            points: (k, 2), all clicks on the instance so far, in pixels.
-            point_labels: (k), 1 foreground and 0 background; None where all are foreground.
-            brush: pixels painted as belonging to the instance.
-            eraser: pixels painted as not belonging to it.
-            embedding: of this image, as `encode` returned it; None encodes the image.
-            kept: as in `segment`; with `zoom` it holds the embedding of the window around the instance.
-
-        Raises:
-            IndexError: there is no such instance.
-            PromptError: nothing to correct with, or it does not fit the image.
-        """
-        opened = open_image(image)
-        clicks = _clicks(points, point_labels, opened.size)
-        return corrections.correct(
-            self,
-            opened,
+        """Correct the mask of one instance by clicks and strokes; see `grounded.interactive.correct.correct`."""
+        return correct(
+            self.segmenter,
+            image,
             instances,
             index,
-            clicks,
-            brush,
-            eraser,
-            kept_embedding=_checked(embedding, opened),
-            cache=self._turned(kept, opened),
+            points,
+            point_labels,
+            brush=brush,
+            eraser=eraser,
+            embedding=embedding,
+            scorer=self.scorer,
+            zoom=self.config.refinement.zoom,
+            cache=cache,
         )
 
     def candidates(
@@ -257,26 +352,8 @@ class Pipeline:
         box: ArrayLike | None = None,
         embedding: ImageEmbedding | None = None,
     ) -> Instances:
-        """What a user who shows something by clicks or a box may mean: three masks for one click, else one.
-
-        Args:
-            image: any that the pipeline takes.
-            phrase: what it is called.
-            points: (k, 2) clicks on one object, in pixels.
-            point_labels: (k), 1 foreground and 0 background; None where all are foreground.
-            box: (4), xyxy in pixels.
-            embedding: of this image, as `encode` returned it; None encodes the image.
-
-        Returns:
-            one to three instances of `phrase` with the source "point" or "box", by predicted IoU; they exclude one
-            another, so keep one. Empty masks are left out.
-
-        Raises:
-            PromptError: neither a foreground point nor a box, or they do not fit the image.
-        """
-        opened = open_image(image)
-        clicks = _clicks(points, point_labels, opened.size)
-        return corrections.candidates(self, opened, phrase, clicks, box, kept_embedding=_checked(embedding, opened))
+        """Return the masks that clicks or a box may stand for; see `grounded.interactive.correct.candidates`."""
+        return candidates(self.segmenter, image, phrase, points, point_labels, box=box, embedding=embedding)
 
     def everything(
         self,
@@ -289,61 +366,18 @@ class Pipeline:
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Instances:
-        """Masks of everything in the image, named by CLIP where it recognises one of the words.
-
-        Args:
-            image: any that the pipeline takes.
-            words: names to choose from, as the text of `segment`; none names nothing.
-            stopwatch: receives the seconds of each stage.
-            naming_threshold: least CLIP score of a name; other masks are called "unnamed".
-            embedding: of this image, as `encode` returned it; None encodes the image.
-            progress: called with (points done, points in all) while masks are made; what it raises ends the search.
-            options: of `segany.AutomaticMaskGenerator`.
-
-        Returns:
-            instances with the source "automatic"; without words all are "unnamed", by predicted IoU.
-
-        Raises:
-            ConfigError: the segmenter is not segany's, or naming needs a region scorer and there is none.
-            PromptError: the text holds no phrase.
-            ValueError: an option is out of range.
-        """
-        opened = open_image(image)
-        names = parse(words) if words else ()
-        watch = stopwatch or Stopwatch()
-        return naming.everything(
-            self, opened, names, naming_threshold, watch, _checked(embedding, opened), options, progress
+        """Return masks of everything, named where CLIP can; see `grounded.interactive.everything.everything`."""
+        return everything(
+            self.segmenter,
+            image,
+            words,
+            stopwatch,
+            scorer=self.scorer,
+            naming_threshold=naming_threshold,
+            embedding=embedding,
+            progress=progress,
+            **options,
         )
-
-    def _turned(self, kept: StageCache | None, image: SourceImage) -> StageCache:
-        """What was kept, if it is about this image and of these models; else empty."""
-        if kept is None:
-            return StageCache()
-        models = self.detector, self.text_encoder, self.segmenter, self.scorer, self.dense_prompter
-        kept.reset_for(image.pixels, *models)
-        return kept
-
-    def _detect(
-        self, images: Sequence[SourceImage], queries: Sequence[tuple[str, ...]], watch: Stopwatch
-    ) -> Sequence[Detections | None]:
-        if self.detector is None or not self.config.needs_detector or not images:
-            return [None] * len(images)
-        with watch.stage("detect"):
-            return self.detector.detect([image.pixels for image in images], queries)
-
-
-def _clicks(points: ArrayLike | None, labels: ArrayLike | None, image_size: tuple[int, int]) -> Clicks:
-    """A user's points, checked; foreground where no labels are given."""
-    if points is None and labels is not None:
-        raise PromptError("point_labels need points, got none")
-    points = () if points is None else points
-    return Clicks(*validate_points(points, [1] * len(points) if labels is None else labels, image_size))
-
-
-def _checked(embedding: ImageEmbedding | None, image: SourceImage) -> ImageEmbedding | None:
-    if embedding is not None and tuple(embedding.original_size) != image.size:
-        raise PromptError(f"the embedding must be of an image of {image.size}, got one of {embedding.original_size}")
-    return embedding
 
 
 def _check_adapter(text_encoder: TextEncoder | None, segmenter: Segmenter) -> None:

@@ -1,6 +1,6 @@
-"""Weights from files, folders, the Hugging Face hub and this package, and weights to files.
+"""Load weights from files, folders, the Hugging Face hub or this package, and save weights to files.
 
-Files are read with safetensors or `torch.load(weights_only=True)`: loading a checkpoint never runs code from it.
+Files are read with safetensors or `torch.load(weights_only=True)`, so loading a checkpoint never runs code from it.
 """
 
 import json
@@ -46,44 +46,48 @@ def load(
     dtype: torch.dtype | str | None = None,
     text_dim: int | None = None,
 ) -> SegAny:
-    """A model with its weights, in evaluation mode.
+    """Load a model with its weights, in evaluation mode.
 
     Args:
         source: one of
-            "tiny", the weights that come with this package, which know drawn scenes only;
-            a `.pth` file as Meta published them, or MobileSAM's `mobile_sam.pt`;
-            a `.safetensors` file, from `save` or with one of these or Hugging Face's tensor names;
+            "tiny", the weights bundled with this package, trained on drawn scenes only;
+            a `.pth` file as published by Meta, or MobileSAM's `mobile_sam.pt`;
+            a `.safetensors` file, from `save` or with the tensor names of Meta, MobileSAM or Hugging Face;
             a folder in the layout of `facebook/sam-vit-base` (config.json beside the weights);
-            the hub id of such a folder, or of one such file as in `dhkim2810/MobileSAM/mobile_sam.pt`, taken from the
-            local cache or downloaded.
+            the hub id of such a folder, or of one file as in `dhkim2810/MobileSAM/mobile_sam.pt`, taken from the local
+            cache or downloaded.
         device: where to put the model; the CPU by default.
-        dtype: of the image encoder: "float32", which is the default, "bfloat16", or "auto" for bfloat16 where the
-            device computes in it and float32 elsewhere (see `resolve_dtype`).
-        text_dim: give a checkpoint without text prompt an untrained one of this width, to be trained.
+        dtype: of the image encoder: "float32" (the default), "bfloat16", or "auto" for bfloat16 where the device
+            supports it natively and float32 elsewhere (see `resolve_dtype`).
+        text_dim: add an untrained text prompt of this width to a checkpoint without one, for training.
 
-    Raises CheckpointError, with the names of files or of the first missing and unexpected tensors, and ValueError for
-    an unknown dtype.
+    Raises:
+        CheckpointError: the weights are not found, cannot be read or do not fit; the message names the files or the
+            first missing and unexpected tensors.
+        ValueError: unknown dtype.
     """
     encoder_dtype = resolve_dtype(dtype, device)
-    place = locate(source)
-    path = _find(place) if isinstance(place, HubModel) else place
+    location = locate(source)
+    path = _find(location) if isinstance(location, HubModel) else location
     state, config = _read_folder(path) if path.is_dir() else _read_file(path)
     if text_dim is not None and config.text_dim != text_dim:
         if config.text_dim is not None:
             raise CheckpointError(f"{path}: has a text prompt of width {config.text_dim}, asked for {text_dim}")
         config = replace(config, text_dim=text_dim)
-        fresh = PromptEncoder(config).state_dict(prefix="prompt_encoder.")
-        state |= {key: value for key, value in fresh.items() if key.startswith(TEXT_PREFIX)}
+        untrained = PromptEncoder(config).state_dict(prefix="prompt_encoder.")
+        state |= {key: value for key, value in untrained.items() if key.startswith(TEXT_PREFIX)}
     model = _build(config, state, path).eval()
     model.image_encoder.to(encoder_dtype)
     return model.to(device=device)
 
 
 def save(model: SegAny, path: PathLike, dtype: torch.dtype = torch.float16) -> None:
-    """Write weights and configuration as one safetensors file, whole or not at all.
+    """Write weights and configuration to one safetensors file, atomically.
 
-    Weights are stored as `dtype`, except for the position code, which keeps float32.
-    Raises CheckpointError that names a tensor which `dtype` cannot hold.
+    Weights are stored as `dtype`, except the position code, which stays float32.
+
+    Raises:
+        CheckpointError: a tensor is not finite, or overflows in `dtype`.
     """
     state = {
         key: value.to(dtype) if value.is_floating_point() and key != POSITION_CODE else value
@@ -96,9 +100,10 @@ def save(model: SegAny, path: PathLike, dtype: torch.dtype = torch.float16) -> N
 
 
 def locate(source: PathLike) -> Path | HubModel:
-    """Where the weights of a `source` of `load` are: a file or folder, or a repository that may have to be downloaded.
+    """Find the weights of a `source` of `load`: a file or folder, or a repository on the hub, not downloaded yet.
 
-    Raises CheckpointError where there is nothing of that name.
+    Raises:
+        CheckpointError: there is no such file or folder, and `source` is not a hub id.
     """
     name = os.fspath(source)
     if name in BUNDLED:
@@ -119,7 +124,7 @@ def locate(source: PathLike) -> Path | HubModel:
 
 
 def _find(model: HubModel) -> Path:
-    """The folder of a model, or its file where it was asked for by name."""
+    """Return the local folder of a hub model, or its file if the hub id names one file."""
     folder = model.find()
     files = model.files(folder)
     return folder if len(files) > 1 else files[0]
@@ -138,13 +143,13 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], SegAnyConfig]:
     model_type = settings.get("model_type", "sam")
     if model_type != "sam":
         raise CheckpointError(f"{folder}: holds a model of type {model_type!r}, expected 'sam'")
-    # Settings equal to Hugging Face's defaults may be left out of the file.
+    # The file may omit settings equal to Hugging Face's defaults.
     decoder_heads = (settings.get("mask_decoder_config") or {}).get("num_attention_heads", 8)
     return _read_file(weights, decoder_heads)
 
 
 def _read_file(path: Path, decoder_heads: int = 8) -> tuple[dict[str, Tensor], SegAnyConfig]:
-    """State dict with Meta's or MobileSAM's names in float32, and its configuration: stored, or told by the shapes."""
+    """Read a state dict, with Meta's or MobileSAM's names in float32, and its configuration, stored or from shapes."""
     state, metadata = _read_tensors(path)
     if is_hugging_face(state):
         state = from_hugging_face(state)
@@ -174,7 +179,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _build(config: SegAnyConfig, state: dict[str, Tensor], path: Path) -> SegAny:
-    # Without memory of its own the model takes the loaded tensors as they are, and no time goes into random weights.
+    # On the meta device no memory is allocated and no weights are initialised; the loaded tensors are assigned below.
     with torch.device("meta"):
         model = SegAny(config)
     expected = model.state_dict()

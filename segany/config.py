@@ -1,4 +1,4 @@
-"""Sizes of a SegAny model: one frozen value, and the presets that have a name."""
+"""The configuration of a SegAny model and the named presets."""
 
 import dataclasses
 from collections.abc import Collection
@@ -12,17 +12,18 @@ _T = TypeVar("_T")
 class TinyViTConfig:
     """Sizes of a TinyViT image encoder (Wu et al., 2022), a pyramid of stages; the defaults are those of MobileSAM.
 
-    The first stage convolves, so what belongs to attention has an entry for each stage after it.
+    The first stage has no attention, so `heads` and `window_sizes` have one entry for each stage after it.
 
-    Raises ValueError where sizes do not fit together.
+    Raises:
+        ValueError: sizes do not fit together.
     """
 
     dims: tuple[int, ...] = (64, 128, 160, 320)  # channels of each stage
     depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of each stage
     heads: tuple[int, ...] = (4, 5, 10)
-    window_sizes: tuple[int, ...] = (7, 14, 7)  # sides of the windows, in cells of the stage
+    window_sizes: tuple[int, ...] = (7, 14, 7)  # side of the windows, in cells of the stage
     mlp_ratio: float = 4.0
-    conv_ratio: float = 4.0  # hidden channels of the first stage's blocks, for each of their own
+    conv_ratio: float = 4.0  # hidden channels per channel in the blocks of the first stage
 
     def __post_init__(self) -> None:
         stages = len(self.dims)
@@ -34,13 +35,13 @@ class TinyViTConfig:
         for name in ("dims", "depths", "window_sizes"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        require_multiple("dims[0]", self.dims[0], "2", 2)  # half of them come from the first convolution
+        require_multiple("dims[0]", self.dims[0], "2", 2)  # the first convolution makes half of them
         for dim, heads in zip(self.dims[1:], self.heads, strict=True):
             require_multiple("dims", dim, "heads", heads)
 
     @property
     def patch_size(self) -> int:
-        """Pixels an embedding cell: 4 in the first stage, twice as many in each one after it but the last."""
+        """Side of an embedding cell in pixels: 4 in the first stage, doubled by every later stage but the last."""
         return 4 * 2 ** (len(self.dims) - 2)
 
 
@@ -48,18 +49,19 @@ class TinyViTConfig:
 class SegAnyConfig:
     """Everything needed to build a `SegAny` without its weights.
 
-    The defaults are those of the published Segment Anything models, so a preset states only what differs between them.
+    The defaults are shared by the published Segment Anything models, so a preset sets only the fields that differ.
 
-    Raises ValueError where sizes do not fit together.
+    Raises:
+        ValueError: sizes do not fit together.
     """
 
     image_size: int = 1024  # side of the square model frame, in pixels
-    patch_size: int = 16  # the embedding has image_size / patch_size cells a side
-    tiny_vit: TinyViTConfig | None = None  # the image encoder, in place of the plain ViT that the next lines describe
-    encoder_dim: int = 0  # a plain ViT needs the first three
+    patch_size: int = 16  # the embedding has image_size / patch_size cells per side
+    tiny_vit: TinyViTConfig | None = None  # the image encoder, instead of a plain ViT with the sizes below
+    encoder_dim: int = 0  # required for a plain ViT, like the next two
     encoder_depth: int = 0
     encoder_heads: int = 0
-    global_blocks: tuple[int, ...] = ()  # blocks that attend over the whole image; all others stay within windows
+    global_blocks: tuple[int, ...] = ()  # blocks with global attention; all others attend within windows
     mlp_ratio: float = 4.0
     window_size: int = 14  # side of a window, in embedding cells
     prompt_dim: int = 256  # channels of the image embedding and of prompt tokens
@@ -67,12 +69,12 @@ class SegAnyConfig:
     decoder_depth: int = 2
     decoder_heads: int = 8
     decoder_mlp_dim: int = 2048
-    attention_downsample: int = 2  # cross-attention works at prompt_dim / attention_downsample channels
-    num_multimask_outputs: int = 3  # whole, part and subpart cover most ambiguous points
+    attention_downsample: int = 2  # cross-attention has prompt_dim / attention_downsample channels
+    num_multimask_outputs: int = 3  # whole, part and subpart, enough for most ambiguous points
     iou_hidden_dim: int = 256
     iou_depth: int = 3
     text_dim: int | None = None  # width of CLIP embeddings; None is the published SAM, which has no text prompt
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, on the 0..255 scale
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, in 0..255
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class SegAnyConfig:
             self._check_plain_vit()
         else:
             self._check_tiny_vit(self.tiny_vit)
-        # The mask head works at prompt_dim / 8 channels.
+        # The mask head has prompt_dim / 8 channels.
         require_multiple("prompt_dim", self.prompt_dim, "8", 8)
         divisor = self.attention_downsample * self.decoder_heads
         require_multiple("prompt_dim", self.prompt_dim, "attention_downsample * decoder_heads", divisor)
@@ -106,7 +108,7 @@ class SegAnyConfig:
 
     @property
     def low_res_size(self) -> int:
-        """Side of the low-resolution mask logits: four per embedding cell."""
+        """Side of the low-resolution mask logits: 4 x 4 per embedding cell."""
         return 4 * self.grid_size
 
     @property
@@ -114,7 +116,7 @@ class SegAnyConfig:
         return int(self.encoder_dim * self.mlp_ratio)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, so that the result can be written as JSON."""
+        """Convert to plain values that can be written as JSON."""
         values = dataclasses.asdict(self, dict_factory=_plain)
         if self.tiny_vit is None:
             del values["tiny_vit"]  # as files of plain ViTs have always been
@@ -122,19 +124,23 @@ class SegAnyConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SegAnyConfig":
-        """Inverse of `to_dict`. Raises ValueError that names unknown or missing keys."""
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: keys are unknown or missing.
+        """
         tiny_vit = values.get("tiny_vit")
         if tiny_vit is None:
             return _from_dict(cls, values, required=_PLAIN_VIT)
         return _from_dict(cls, {**values, "tiny_vit": _from_dict(TinyViTConfig, tiny_vit)})
 
 
-# What a plain ViT cannot do without, and another encoder does not have.
+# Fields that a plain ViT requires and another encoder must not set.
 _PLAIN_VIT = ("encoder_dim", "encoder_depth", "encoder_heads", "global_blocks")
 
 
 def require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
-    """Raise ValueError where `value` is not a positive multiple of `divisor`."""
+    """Raise ValueError unless `value` is a positive multiple of `divisor`."""
     if value <= 0 or divisor <= 0 or value % divisor:
         raise ValueError(f"{name} must be a positive multiple of {divisor_name} ({divisor}), got {value}")
 
@@ -161,7 +167,7 @@ PRESETS: dict[str, SegAnyConfig] = {
         encoder_heads=3,
         mlp_ratio=3.0,
         global_blocks=(2, 5),
-        window_size=8,  # divides the 48-cell grid, so no window is padded
+        window_size=8,  # divides the 48-cell grid, so that no window is padded
         prompt_dim=128,
         decoder_heads=4,
         decoder_mlp_dim=512,

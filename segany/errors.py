@@ -1,8 +1,8 @@
-"""Every error that segany raises on purpose. Each message is one line that says what was expected and what came."""
+"""All errors that segany raises on purpose. Each message is one line: the expected value and the given one."""
 
 
 class SegAnyError(Exception):
-    """Base of all errors raised on purpose, here and in packages that build on this one."""
+    """Base of all errors raised on purpose, in segany and in packages that build on it."""
 
 
 class CheckpointError(SegAnyError, ValueError):
@@ -10,7 +10,7 @@ class CheckpointError(SegAnyError, ValueError):
 
 
 class EmbeddingFileError(SegAnyError, ValueError):
-    """A file does not hold an image embedding."""
+    """A file cannot be read as an image embedding."""
 
 
 class ForeignEmbeddingError(SegAnyError, ValueError):
@@ -22,4 +22,4 @@ class ImageError(SegAnyError, ValueError):
 
 
 class PromptError(SegAnyError, ValueError):
-    """A prompt cannot be used: wrong shape, not finite, or it does not fit its image, its companions or the model."""
+    """A prompt is invalid: wrong shape, not finite, or inconsistent with the image, other prompts or the model."""

@@ -1,4 +1,4 @@
-"""SegAny: the image encoder, the prompt encoder and the mask decoder in one module."""
+"""SegAny: image encoder, prompt encoder and mask decoder in one module."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ from segany.prompts import Prompts
 class SegAny(nn.Module):
     """Segment Anything (Kirillov et al., 2023), optionally with a text prompt.
 
-    Its state dict has the keys of Meta's published checkpoints, or of MobileSAM's where `config.tiny_vit` is set, and
-    two more modules where `config.text_dim` is set.
+    The state dict has the keys of Meta's published checkpoints, or of MobileSAM's if `config.tiny_vit` is set, and
+    those of two more modules if `config.text_dim` is set.
     """
 
     def __init__(self, config: SegAnyConfig) -> None:
@@ -30,9 +30,10 @@ class SegAny(nn.Module):
         self.mask_decoder = MaskDecoder(config)
 
     def encode_image(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
-        """Embed pixels that were resized, normalised and padded to the square model frame.
+        """Encode images that were resized, normalised and padded to the square model frame.
 
-        Raises ValueError where the frame is not `config.image_size` pixels a side.
+        Raises:
+            ValueError: the side of the frame is not `config.image_size` pixels.
         """
         side = self.config.image_size
         if pixels.shape[-1] != side:
@@ -42,13 +43,17 @@ class SegAny(nn.Module):
     def decode(
         self, features: Float[Tensor, "b c h w"], prompts: Prompts, multimask_output: bool | None
     ) -> tuple[Float[Tensor, "n m lh lw"], Float[Tensor, "n m"]]:
-        """Answer n prompts in model-frame pixels with low-resolution mask logits and predicted IoU; differentiable.
+        """Predict low-resolution mask logits and IoU for n prompts in model-frame pixels; differentiable.
 
-        `features` is one image for all prompts (b = 1) or one image per prompt (b = n).
-        `multimask_output`: True for the masks of an ambiguous prompt, False for the single mask of an unambiguous one,
-        None for all of them, the single one first, as training needs.
+        Args:
+            features: one image for all prompts (b = 1) or one image per prompt (b = n).
+            prompts: n prompts.
+            multimask_output: True for the masks of an ambiguous prompt, False for the single mask of an unambiguous
+                one, None for all of them with the single mask first, as needed for training.
 
-        Raises ValueError where b is neither 1 nor n, and PromptError for prompts that do not fit this model.
+        Raises:
+            ValueError: b is neither 1 nor n.
+            PromptError: the prompts do not fit this model.
         """
         n = len(prompts)
         if features.shape[0] not in (1, n):
@@ -62,9 +67,9 @@ class SegAny(nn.Module):
         return self.mask_decoder(features, position_code, self.prompt_encoder(prompts), multimask_output)
 
     def fingerprint(self) -> str:
-        """Short hash of configuration and weights. Two models with the same one give interchangeable embeddings.
+        """Short hash of configuration and weights. Models with the same fingerprint have interchangeable embeddings.
 
-        Reads every weight (about a second per gigabyte): compute it once and keep it.
+        Reads every weight, about a second per gigabyte: compute it once and store it.
         """
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):

@@ -1,4 +1,4 @@
-"""In which floating-point type to compute: bfloat16 where the processor computes in it, float32 elsewhere."""
+"""Choose the floating-point type for a device: bfloat16 where it has native support, float32 elsewhere."""
 
 import torch
 
@@ -7,13 +7,15 @@ _NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instruction sets of x8
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device | str | None = None) -> torch.dtype:
-    """The floating-point type that is meant by `dtype` on a device (None is the CPU).
+    """Convert the name of a floating-point type to a `torch.dtype`.
 
     Args:
-        dtype: "auto" for bfloat16 where `computes_in_bfloat16(device)`, else float32; "float32", "bfloat16",
-            "float16"; None for float32; a floating-point `torch.dtype` stands for itself.
+        dtype: "auto" for bfloat16 if `computes_in_bfloat16(device)`, else float32; "float32", "bfloat16" or "float16";
+            None for float32; a floating-point `torch.dtype` is returned unchanged.
+        device: where to compute; None is the CPU.
 
-    Raises ValueError for other names and for types that are not floating-point.
+    Raises:
+        ValueError: another name, or a type that is not floating-point.
     """
     if isinstance(dtype, torch.dtype):
         if not dtype.is_floating_point:
@@ -29,15 +31,15 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device | str | 
 
 
 def computes_in_bfloat16(device: torch.device | str | None = None) -> bool:
-    """Whether a device (None is the CPU) has bfloat16 arithmetic of its own, where others emulate it slowly.
+    """Whether a device (None is the CPU) has native bfloat16 arithmetic; others emulate it slowly.
 
-    CPUs: AVX512-BF16, AMX-BF16 or ARM's BF16 extension. GPUs: Ampere and later, and those of AMD. Nothing else.
+    CPUs with AVX512-BF16, AMX-BF16 or ARM's BF16 extension; GPUs from Ampere on, and those of AMD; no other device.
     """
     device = torch.device("cpu" if device is None else device)
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Older versions of PyTorch do not tell what the processor can do.
+    # Older versions of PyTorch cannot query the instruction sets of the CPU.
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     capabilities = torch.cpu.get_capabilities()

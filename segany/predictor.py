@@ -1,6 +1,6 @@
-"""The predictor: encode an image once into a value, then answer any number of prompts about it.
+"""The predictor: encode an image once, then predict masks for any number of prompts.
 
-Nothing is remembered between calls. The caller holds the `ImageEmbedding`, so two images can never be mixed up.
+No state is kept between calls. The caller holds the `ImageEmbedding`, so two images can never be mixed up.
 """
 
 import math
@@ -14,55 +14,58 @@ from torch import Tensor
 
 from segany.errors import EmbeddingFileError, ForeignEmbeddingError, PromptError
 from segany.fast.absorbed_attention import SharedImage
-from segany.fast.decoder import Extent, FastDecoder, Proposals
+from segany.fast.decoder import DeferredPrediction, Extent, FastDecoder
 from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.model import SegAny
 from segany.prompts import Index, Prompts, as_selection
 from segany.utils.transforms import ImageLike, ResizeFrame, Size, prepare_image
 
-# Bytes of per-prompt image features worked on together: what the cache of a CPU or the memory of a GPU holds well.
-# Measured for ViT-B on a CPU with 2 MB of cache a core: 4 prompts together take the least time for each in float32, 8
-# in bfloat16.
+# Bytes of per-prompt image features processed together, to fit the cache of a CPU or the memory of a GPU. Measured for
+# ViT-B on a CPU with 2 MB of cache per core: time per prompt is lowest with 4 prompts in float32 and 8 in bfloat16.
 _BYTES_AT_ONCE = {"cpu": 1 << 24}
 _BYTES_AT_ONCE_ELSEWHERE = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
 class ImageEmbedding:
-    """What a model knows about one image. Sizes are (height, width) in pixels.
+    """The embedding of one image. Sizes are (height, width) in pixels.
 
     features       the encoder's output for the padded model frame
-    original_size  size of the image as it was given
+    original_size  size of the original image
     resized_size   size of the image within the model frame, without padding
-    fingerprint    of the model that made it; only that model may use it
+    fingerprint    of the model that made the embedding; no other model can use it
     """
 
     features: Float[Tensor, "1 c h w"]
     original_size: Size
     resized_size: Size
     fingerprint: str
-    # What decoding computes once for each image, by device and dtype. Made when first needed, and never saved.
+    # Projections that decoding needs once per image, by device and dtype. Computed on first use, never saved.
     _shared: dict[tuple[torch.device, torch.dtype], SharedImage] = field(default_factory=dict, init=False, repr=False)
 
-    def shared(self, decoder: FastDecoder) -> SharedImage:
-        """What all prompts about this image share in `decoder`, which must be of the model that made it."""
+    def shared_image(self, decoder: FastDecoder) -> SharedImage:
+        """Projections of this image for all prompts. `decoder` must belong to the model that made the embedding."""
         key = decoder.device, decoder.dtype
         if key not in self._shared:
-            self._shared[key] = decoder.share(self.features.to(decoder.device))
+            self._shared[key] = decoder.project_image(self.features.to(decoder.device))
         return self._shared[key]
 
     def to(self, device: torch.device | str) -> "ImageEmbedding":
         return replace(self, features=self.features.to(device))
 
     def save(self, path: PathLike) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file atomically."""
         sizes = {"original_size": self.original_size, "resized_size": self.resized_size}
         metadata = {name: f"{height} {width}" for name, (height, width) in sizes.items()}
         write_safetensors(path, {"features": self.features}, {**metadata, "fingerprint": self.fingerprint})
 
     @classmethod
     def load(cls, path: PathLike) -> "ImageEmbedding":
-        """Read what `save` wrote, onto the CPU. Raises EmbeddingFileError for anything else."""
+        """Read a file written by `save`, onto the CPU.
+
+        Raises:
+            EmbeddingFileError: the file cannot be read or does not hold an embedding.
+        """
         try:
             tensors, metadata = read_safetensors(path)
             features, fingerprint = tensors["features"], metadata["fingerprint"]
@@ -83,8 +86,8 @@ def _parse_size(text: str) -> Size:
 class MaskPrediction:
     """m masks for each of n prompts. Sizes are (height, width) in pixels.
 
-    low_res_logits  cover the whole model frame, padding included; they can be used as mask prompts
-    predicted_iou   the model's own estimate of the IoU of each mask with the true one
+    low_res_logits  mask logits of the whole model frame, padding included; they can serve as mask prompts
+    predicted_iou   the model's estimate of each mask's IoU with the object
     original_size, resized_size, image_size  how the image lies in the model frame, see `ResizeFrame`
 
     Indexing selects prompts and always returns a `MaskPrediction`, also for one integer.
@@ -102,16 +105,16 @@ class MaskPrediction:
 
     @property
     def logits(self) -> Float[Tensor, "n m height width"]:
-        """Mask logits at the original size: four bytes for every pixel of every mask."""
+        """Mask logits at the original size, in float32: four bytes per pixel of every mask."""
         return self.frame.restore_logits(self.low_res_logits)
 
     @property
     def masks(self) -> Bool[Tensor, "n m height width"]:
-        """Logits above zero, at the original size."""
+        """Masks at the original size: logits above zero."""
         return self.frame.restore_masks(self.low_res_logits)
 
     def best(self) -> "MaskPrediction":
-        """The mask of highest predicted IoU for each prompt (m = 1)."""
+        """The mask with the highest predicted IoU for each prompt (m = 1)."""
         if len(self) == 0:
             return replace(self, low_res_logits=self.low_res_logits[:, :1], predicted_iou=self.predicted_iou[:, :1])
         prompt = torch.arange(len(self), device=self.predicted_iou.device)
@@ -131,15 +134,20 @@ class MaskPrediction:
 
 
 class Predictor:
-    """Images and prompts in original pixels, for one model.
+    """Predict masks with one model, for images and prompts in original pixels.
 
-    Weights, device and dtype are those that the model has when the predictor is built: change them afterwards, and
-    build another one. Work on image cells is done in the dtype of the model's image encoder; tokens, predicted IoU and
-    mask logits are float32.
+    The predictor uses the weights, device and dtype that the model has when it is built: after changing them, build a
+    new one. Image features are processed in the dtype of the model's image encoder; tokens, predicted IoU and mask
+    logits are float32.
     """
 
     def __init__(self, model: SegAny, compile: bool = False) -> None:
-        """`compile` compiles the image encoder when it is first used, which takes minutes and needs a C++ compiler."""
+        """Build a predictor.
+
+        Args:
+            model: in evaluation mode.
+            compile: compile the image encoder on first use, which takes minutes and needs a C++ compiler.
+        """
         self.model = model
         self.fingerprint = model.fingerprint()
         with torch.no_grad():
@@ -151,12 +159,23 @@ class Predictor:
         return self._decoder.device
 
     def encode(self, image: ImageLike) -> ImageEmbedding:
-        """Embed one image: a path, a PIL image or a uint8 (height, width, 3) RGB array. Raises ImageError."""
+        """Encode one image.
+
+        Args:
+            image: a path, a PIL image or a uint8 (height, width, 3) RGB array.
+
+        Raises:
+            ImageError: the image cannot be read, see `segany.utils.images.read_image`.
+        """
         return self.encode_batch([image])[0]
 
     @torch.no_grad()
     def encode_batch(self, images: Sequence[ImageLike], batch_size: int = 8) -> list[ImageEmbedding]:
-        """Embed images of any sizes, `batch_size` of them in one pass; the answers are those of `encode`."""
+        """Encode images of any sizes, `batch_size` of them in one pass, with the same results as `encode`.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
         embeddings = []
         for start in range(0, len(images), batch_size):
             prepared = [prepare_image(image, self.model.config) for image in images[start : start + batch_size]]
@@ -169,13 +188,13 @@ class Predictor:
     def predict(
         self, embedding: ImageEmbedding, prompts: Prompts, multimask_output: bool = True, chunk: int | None = None
     ) -> MaskPrediction:
-        """Answer prompts given in original pixels; mask prompts are low-resolution logits of an earlier prediction.
+        """Predict masks for prompts in original pixels. Mask prompts are low-resolution logits, as predicted before.
 
         Args:
             embedding: from `encode` of a predictor with the same fingerprint.
-            prompts: n prompts, answered independently; n may be 0.
-            multimask_output: several masks for prompts that may mean several things, or one mask.
-            chunk: prompts decoded together; None chooses by device and model. It does not change the answers.
+            prompts: n independent prompts; n may be 0.
+            multimask_output: several masks for ambiguous prompts, or one mask.
+            chunk: number of prompts decoded together; None chooses by device and model. It does not change the masks.
 
         Raises:
             ForeignEmbeddingError: the embedding was made by another model.
@@ -186,55 +205,55 @@ class Predictor:
         if len(prompts) == 0:
             logits, predicted_iou = self.model.decode(embedding.features.to(self.device), prompts, multimask_output)
             return MaskPrediction(logits, predicted_iou, frame.original_size, frame.resized_size, frame.image_size)
-        # Mask prompts are read on the padding as well, so the answers to be used as such cover it.
-        everything = (config.grid_size, config.grid_size)
+        # The result can serve as a mask prompt, which covers the padding too, so masks cover the whole model frame.
+        whole_frame = (config.grid_size, config.grid_size)
         logits_parts, iou_parts = [], []
-        for part in self._propose(embedding, prompts, multimask_output, chunk, everything):
-            wanted = torch.ones_like(part.predicted_iou, dtype=torch.bool)
-            logits_parts.append(part.low_res_logits(wanted).unflatten(0, wanted.shape))
+        for part in self._predict_in_chunks(embedding, prompts, multimask_output, chunk, whole_frame):
+            every_mask = torch.ones_like(part.predicted_iou, dtype=torch.bool)
+            logits_parts.append(part.low_res_logits(every_mask).unflatten(0, every_mask.shape))
             iou_parts.append(part.predicted_iou)
         return MaskPrediction(
             torch.cat(logits_parts), torch.cat(iou_parts), frame.original_size, frame.resized_size, frame.image_size
         )
 
     @torch.no_grad()
-    def propose(
+    def predict_deferred(
         self, embedding: ImageEmbedding, prompts: Prompts, multimask_output: bool = True, chunk: int | None = None
-    ) -> Iterator[Proposals]:
-        """Answer prompts as `predict` does, all but the masks themselves, which each part computes for those wanted.
+    ) -> Iterator[DeferredPrediction]:
+        """Predict the IoU of every mask first, and each mask's logits only if they are selected.
 
-        For many prompts of which few matter: predicted IoU costs about half of a mask. Yields answers to consecutive
-        parts of the prompts; let go of one before asking for the next. Low-resolution logits show the picture and at
-        least a pixel beyond, not all of the model frame.
+        For many prompts of which few masks are kept: predicted IoU costs about half as much as a mask. Yields
+        predictions for consecutive parts of the prompts; delete one before taking the next, as each holds much memory.
+        Their low-resolution logits cover the image and at least one pixel beyond it, not the whole model frame.
 
         Arguments and errors are those of `predict`.
         """
         visible = _visible_cells(self._frame(embedding), self.model.config.grid_size)
-        yield from self._propose(embedding, prompts, multimask_output, chunk, visible)
+        yield from self._predict_in_chunks(embedding, prompts, multimask_output, chunk, visible)
 
-    def _propose(
+    def _predict_in_chunks(
         self, embedding: ImageEmbedding, prompts: Prompts, multimask_output: bool, chunk: int | None, visible: Extent
-    ) -> Iterator[Proposals]:
-        features, shared = embedding.features.to(self.device), embedding.shared(self._decoder)
+    ) -> Iterator[DeferredPrediction]:
+        features, shared = embedding.features.to(self.device), embedding.shared_image(self._decoder)
         prompts = _to_model_frame(prompts.to(self.device), self._frame(embedding))
         chunk = chunk or self._default_chunk()
         for start in range(0, len(prompts), chunk):
             part = prompts[start : start + chunk]
-            yield self._decoder.propose(features, shared, part, multimask_output, visible)
+            yield self._decoder.predict_deferred(features, shared, part, multimask_output, visible)
 
     @torch.no_grad()
     def mask_prompts(
         self, embedding: ImageEmbedding, masks: Float[Tensor, "n h w"] | Bool[Tensor, "n h w"]
     ) -> Float[Tensor, "n 1 l l"]:
-        """Mask prompts out of masks of the whole original image, from wherever they come.
+        """Turn masks from any source, which cover the whole original image, into mask prompts.
 
         Args:
             embedding: from `encode` of a predictor with the same fingerprint.
-            masks: at any resolution, full size as well as a coarse heat map: logits, or bool, which counts as logits
-                of 8 inside and -8 outside.
+            masks: of any resolution, from a coarse heat map to full size: logits, or bool, which is converted to
+                logits of 8 inside and -8 outside.
 
         Returns:
-            low-resolution logits as `Prompts.masks` wants them, confidently negative on the padding of the model frame.
+            low-resolution logits for `Prompts.masks`, with confident background on the padding of the model frame.
 
         Raises:
             ForeignEmbeddingError: the embedding was made by another model.
@@ -259,7 +278,7 @@ class Predictor:
 
 
 def _visible_cells(frame: ResizeFrame, grid_size: int) -> Extent:
-    """Cells of the embedding whose mask logits show the picture, or are interpolated with one that does."""
+    """Cells of the embedding whose mask logits lie in the image, or are interpolated with logits that do."""
     low_res = 4 * grid_size
     height, width = (
         min(grid_size, math.ceil((math.ceil(extent * low_res / frame.image_size) + 1) / 4))

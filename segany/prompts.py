@@ -1,4 +1,4 @@
-"""Prompts: what to segment, as one validated value."""
+"""Prompts for segmentation as one validated value: points, boxes, masks and text embeddings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,20 +25,21 @@ _SHAPES = {
 
 @dataclass(frozen=True, init=False, eq=False)
 class Prompts:
-    """n prompts that are answered independently of each other; each uses every field that is given.
+    """n independent prompts; each combines all fields that are given.
 
     Coordinates are (x, y) and xyxy in pixels: of the original image for a `Predictor`, of the model frame for `SegAny`.
 
     points        (n, k, 2) float32
-    point_labels  (n, k) int64: 1 foreground, 0 background, -1 padding. A padded entry takes no part in the answer.
+    point_labels  (n, k) int64: 1 foreground, 0 background, -1 padding. Padding does not affect the prediction.
     boxes         (n, 4) float32, x0 y0 x1 y1
-    masks         (n, 1, h, w) float32 low-resolution logits, as an earlier prediction returned them
-    text          (n, t, c) float32 CLIP embeddings, t of them for each prompt; their length does not matter
+    masks         (n, 1, h, w) float32 low-resolution logits of an earlier prediction
+    text          (n, t, c) float32 CLIP embeddings, t for each prompt; their norm does not matter
 
-    Fields may be given as tensors, arrays or nested lists. No prompts at all (n = 0) is valid; no field at all is not.
-    Indexing selects prompts and always returns `Prompts`, also for one integer.
+    Fields can be tensors, arrays or nested lists. n = 0 is valid, but at least one field must be given. Indexing
+    selects prompts and always returns `Prompts`, also for one integer.
 
-    Raises PromptError for wrong shapes, differing n, values that are not finite, and labels outside -1, 0, 1.
+    Raises:
+        PromptError: wrong shapes, differing n, values that are not finite, or labels other than -1, 0 and 1.
     """
 
     points: Float[Tensor, "n k 2"] | None
@@ -65,7 +66,7 @@ class Prompts:
             object.__setattr__(self, name, value)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Prompts":
-        """Apply `function` to every given field, without the checks: they were made before, and stall a GPU."""
+        """Apply `function` to every given field. Skips validation: it was done before, and would stall a GPU."""
         mapped = object.__new__(Prompts)
         fields = {name: getattr(self, name) for name in _SHAPES}
         mapped._set({name: None if value is None else function(value) for name, value in fields.items()})
@@ -83,9 +84,10 @@ class Prompts:
 
 
 def as_selection(index: Index, n: int) -> slice | Tensor:
-    """An index into n items that keeps their axis: one integer becomes a slice, a sequence a tensor.
+    """Convert an index into n prompts to one that keeps the axis: an integer to a slice, a sequence to a tensor.
 
-    Raises IndexError for an integer outside -n..n-1.
+    Raises:
+        IndexError: an integer is outside -n..n-1.
     """
     if isinstance(index, slice):
         return index
@@ -93,7 +95,7 @@ def as_selection(index: Index, n: int) -> slice | Tensor:
         if not -n <= index < n:
             raise IndexError(f"index {index} is out of range for {n} prompts")
         return slice(index % n, index % n + 1)
-    selection = torch.as_tensor(index).cpu()  # a CPU index serves tensors on every device
+    selection = torch.as_tensor(index).cpu()  # a CPU index works for tensors on every device
     if selection.ndim == 0:
         return as_selection(int(selection), n)
     return selection if selection.numel() else selection.long()
@@ -107,7 +109,7 @@ def _as_tensor(name: str, value: ArrayLike | None) -> Tensor | None:
         tensor = torch.as_tensor(value, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise PromptError(f"{name} must be a rectangular {_SHAPES[name]} array: {error}") from error
-    # An empty list has lost its inner axes.
+    # An empty list does not define the inner axes.
     empty = {"points": (0, 0, 2), "point_labels": (0, 0), "boxes": (0, 4)}
     return tensor.reshape(empty[name]) if tensor.shape == (0,) and name in empty else tensor
 

@@ -1,4 +1,4 @@
-"""State dicts of Segment Anything: other names to Meta's and MobileSAM's, and the configuration that shapes tell."""
+"""Convert state dicts of Segment Anything to Meta's and MobileSAM's names, and infer the configuration from shapes."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from segany.config import SegAnyConfig, TinyViTConfig
 POSITION_CODE = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 TEXT_PREFIX = "prompt_encoder.text_"
 
-# Applied in this order, each to the result of the ones before.
+# Applied in this order, each to the result of the previous ones.
 _HUGGING_FACE_RENAMES = (
     (r"^shared_image_embedding\.positional_embedding$", POSITION_CODE),
     (r"^prompt_encoder\.shared_embedding\.positional_embedding$", POSITION_CODE),
@@ -46,9 +46,9 @@ def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of a `facebook/sam-vit-*` state dict Meta's names.
+    """Rename the tensors of a `facebook/sam-vit-*` state dict to Meta's names.
 
-    The position code is stored there twice, or once where the tied copy was left out; both have one name here.
+    The position code is stored there twice, or once if the tied copy was omitted; both copies get the same name here.
     """
     return {_rename(key, state): value for key, value in state.items()}
 
@@ -70,7 +70,7 @@ def _rename(key: str, state: Mapping[str, Tensor]) -> str:
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered modules there are under `prefix`."""
+    """Number of numbered modules under `prefix`."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return len({match[1] for key in state if (match := pattern.match(key))})
 
@@ -80,21 +80,23 @@ def is_mobile_sam(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without what a `mobile_sam.pt` holds and its encoder never uses.
+    """Remove the tensors of a `mobile_sam.pt` that its encoder does not use.
 
-    These are the classifier of the TinyViT, and in some copies of the file the places of attention biases.
+    These are the classifier of the TinyViT and, in some copies of the file, the indices of the attention biases.
     """
     unused = re.compile(r"image_encoder\.(?:(?:norm_)?head\..*|.*\.attention_bias_idxs)")
     return {key: value for key, value in state.items() if not unused.fullmatch(key)}
 
 
 def config_from_shapes(state: Mapping[str, Tensor], decoder_heads: int = 8) -> SegAnyConfig:
-    """The configuration of a state dict with Meta's or MobileSAM's names.
+    """Infer the configuration of a state dict with Meta's or MobileSAM's names.
 
-    Shapes tell all of it but `decoder_heads`, which is 8 in every published model, and the image size of a MobileSAM,
-    which is 1024 in the one that there is.
+    Shapes define everything except `decoder_heads`, which is 8 in every published model, and the image size of a
+    MobileSAM, which is 1024 in the published one.
 
-    Raises KeyError that names the first tensor missing, and ValueError where shapes do not fit together.
+    Raises:
+        KeyError: a tensor is missing; names the first.
+        ValueError: shapes do not fit together.
     """
     prompts, decoder = "prompt_encoder", "mask_decoder"
     encoder_sizes = _tiny_vit_sizes(state) if is_mobile_sam(state) else _plain_vit_sizes(state)
@@ -122,7 +124,7 @@ def _plain_vit_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     _, grid_size, _, encoder_dim = state[f"{encoder}.pos_embed"].shape
     patch_size = state[f"{encoder}.patch_embed.proj.weight"].shape[-1]
     depth = _count(state, f"{encoder}.blocks")
-    # An attention over s x s cells has 2 s - 1 relative positions an axis.
+    # Attention over s x s cells has 2 s - 1 relative positions per axis.
     spans = [(len(state[f"{encoder}.blocks.{index}.attn.rel_pos_h"]) + 1) // 2 for index in range(depth)]
     windows = {span for span in spans if span != grid_size}
     if len(windows) > 1:

@@ -29,8 +29,7 @@ def photo(name: str) -> Path:
 
 def picnic_truth() -> dict[str, list[np.ndarray]]:
     """The true masks of the example by phrase, each (height, width) bool."""
-    from segany.utils.masks import decode_rle  # here, so that tests without tensors start without PyTorch
-    from segany.utils.rle import RLE
+    from segany.utils.rle import RLE, decode_rle  # here, so that tests without tensors start without PyTorch
 
     truth: dict[str, list[np.ndarray]] = {}
     for instance in json.loads(PICNIC_TRUTH.read_text())["instances"]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from grounded.errors import GroundedError
+from grounded.errors import GroundedError, one_line
+from grounded.models.detectors.original.convert import convert
 
 
 @click.command(name="convert-checkpoint")
@@ -27,12 +28,9 @@ def convert_checkpoint(checkpoint: Path, tokenizer: Path | None, out: Path) -> N
 
     Exit status: 0 the folder is complete; 1 something failed, and there is no folder; 2 wrong arguments.
     """
-    from grounded.models.detectors.original.convert import convert
-    from segany import CheckpointError
-
     try:
         folder = convert(checkpoint, out, tokenizer)
-    except (GroundedError, CheckpointError) as error:
-        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+    except GroundedError as error:
+        click.echo(f"Error: {one_line(error)}", err=True)
         sys.exit(1)
     click.echo(f"{checkpoint} -> {folder}")

@@ -7,6 +7,8 @@ import click
 
 from grounded.config import load
 from grounded.errors import ConfigError, GroundedError
+from grounded.ui import serving
+from grounded.ui.state import Limits
 
 
 @click.command()
@@ -21,11 +23,11 @@ from grounded.errors import ConfigError, GroundedError
     "--max-side",
     type=click.IntRange(min=64),
     metavar="PIXELS",
-    help="Scale larger pictures down to this. [default: 2048]",
+    help="Scale larger images down to this. [default: 2048]",
 )
 @click.option("--open-browser", is_flag=True, help="Show the app in the default browser.")
 def demo(config: str, host: str, port: int | None, max_side: int | None, mcp: bool, **options: Any) -> None:
-    """Open the app: find, correct and take away labelled masks in a browser.
+    """Open the app: find, correct and download labelled masks in a browser.
 
     Programs use the same address: /segment, /refine, /automatic and /label for gradio_client. Uploads and results lie
     in a folder of their own, which is removed at the end. Ctrl-C ends it.
@@ -33,26 +35,18 @@ def demo(config: str, host: str, port: int | None, max_side: int | None, mcp: bo
     Exit status: 0 ended by Ctrl-C; 1 something failed; 2 wrong arguments; 143 ended by SIGTERM.
     """
     try:
-        load(config)  # now rather than after seconds of imports
-    except GroundedError as error:
-        raise click.UsageError(str(error)) from error
-    from grounded.ui import serving
-    from grounded.ui.limits import Limits
-    from segany import CheckpointError
-
-    try:
+        load(config)
         if mcp:
             serving.check_mcp()
         serving.check_port(port, host)  # now rather than after the models are loaded
         serving.prepare()
         limits = Limits() if max_side is None else Limits(max_side=max_side)
-        studio = serving.load(config, limits)
-        from grounded.ui.demo import build_demo
-        from grounded.ui.theme import look
+        actions = serving.load_models(config, limits)
+        from grounded.ui.app import appearance, build_demo  # not above: Gradio notes its folder when it is imported
 
-        serving.serve(build_demo(studio), limits, host=host, port=port, mcp=mcp, **options, **look())
+        serving.serve(build_demo(actions), limits, host=host, port=port, mcp=mcp, **options, **appearance())
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    except (GroundedError, CheckpointError) as error:
+    except GroundedError as error:
         click.echo(f"Error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)

@@ -4,7 +4,8 @@ import sys
 
 import click
 
-from grounded.errors import GroundedError
+from grounded.errors import CheckpointError, ConfigError
+from grounded.models.checkpoints import fetch
 
 
 @click.command()
@@ -16,17 +17,14 @@ def download(config: str) -> None:
 
     Exit status: 0 all weights are there; 1 some are missing or damaged; 2 wrong arguments.
     """
-    from grounded.models.download import fetch
-    from segany import CheckpointError
-
     try:
-        parts = fetch(config)
-    except GroundedError as error:
+        checkpoints = fetch(config)
+    except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except CheckpointError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    for part in parts:
-        state = "downloaded" if part.downloaded else "present"
-        files = f"{len(part.files)} {'file' if len(part.files) == 1 else 'files'}"
-        click.echo(f"{part.part}: {part.checkpoint}: {state}, {files}, {part.bytes / 1e6:.1f} MB in {part.path}")
+    for local in checkpoints:
+        state = "downloaded" if local.downloaded else "present"
+        files = f"{len(local.files)} {'file' if len(local.files) == 1 else 'files'}"
+        click.echo(f"{local.part}: {local.checkpoint}: {state}, {files}, {local.bytes / 1e6:.1f} MB in {local.path}")

@@ -1,27 +1,26 @@
 """`grounded evaluate`: how good labels are."""
 
-import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from tqdm import tqdm
 
-from grounded.errors import ConfigError, GroundedError, ImageError
-from grounded.utils.files import check_folder, json_bytes, written_together
+from grounded.errors import ConfigError, GroundedError, ImageError, one_line
+from grounded.evaluation.dataset import ClassNames, MatchedDataset, match_records, read_ground_truth
+from grounded.evaluation.evaluate import EvaluationConfig, LabelEvaluation, evaluate_labels
+from grounded.evaluation.matching import IouType
+from grounded.evaluation.report.plots import draw_confusion_matrix, draw_reliability_diagram
+from grounded.evaluation.report.report import skipped_notes, to_dict, to_markdown
+from grounded.evaluation.report.worst import draw_worst
+from grounded.labelling.review.apply import corrected_records
+from grounded.labelling.sources import open_source
+from grounded.labelling.store import Run, read_records
+from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from grounded.evaluation.cases import Paired
-    from grounded.evaluation.labels import LabelEvaluation
-    from grounded.evaluation.matching import Kind
-    from grounded.labelling.records import Record
-    from grounded.labelling.store import Run
-
-_KINDS: "dict[str, tuple[Kind, ...]]" = {"mask": ("mask",), "box": ("box",), "both": ("mask", "box")}
+_IOU_TYPES: dict[str, tuple[IouType, ...]] = {"mask": ("mask",), "box": ("box",), "both": ("mask", "box")}
 
 
 @click.group()
@@ -47,17 +46,17 @@ def _mapping(context: click.Context, option: click.Parameter, values: tuple[str,
     required=True,
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="COCO annotation file: what there is to be found.",
+    help="COCO annotation file with the ground truth.",
 )
 @click.option(
     "--out", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path), help="[default: DIR/evaluation]"
 )
 @click.option(
     "--iou",
-    type=click.Choice(list(_KINDS)),
+    type=click.Choice(list(_IOU_TYPES)),
     default="both",
     show_default=True,
-    help="What AP compares. All else compares masks, with box the boxes.",
+    help="What AP compares. All other measures compare masks, with box the boxes.",
 )
 @click.option(
     "--map",
@@ -65,7 +64,7 @@ def _mapping(context: click.Context, option: click.Parameter, values: tuple[str,
     multiple=True,
     callback=_mapping,
     metavar="PHRASE=CLASS",
-    help="A phrase that is called otherwise in the truth; may be repeated.",
+    help="A phrase with another name in the ground truth; may be repeated.",
 )
 @click.option("--as-found", is_flag=True, help="Measure the automatic labels, without the corrections of a review.")
 @click.option(
@@ -73,15 +72,15 @@ def _mapping(context: click.Context, option: click.Parameter, values: tuple[str,
     type=click.Choice(["count", "skip"]),
     default="count",
     show_default=True,
-    help="Pictures of the truth without a record: count as empty answers, or leave them out.",
+    help="Images of the ground truth without a record: count as empty, or leave out.",
 )
-@click.option("--images", metavar="SOURCE", help="Where the pictures are now. [default: where they were labelled]")
+@click.option("--images", metavar="SOURCE", help="Where the images are now. [default: where they were labelled]")
 @click.option(
     "--iou-threshold",
     type=click.FloatRange(0, 1, min_open=True),
     default=0.5,
     show_default=True,
-    help="Least IoU at which an answer finds an object.",
+    help="Least IoU at which a prediction matches an object.",
 )
 @click.option(
     "--boundary-tolerance",
@@ -91,7 +90,7 @@ def _mapping(context: click.Context, option: click.Parameter, values: tuple[str,
     help="Distance at which boundaries agree, as a share of the image diagonal.",
 )
 @click.option(
-    "--worst", type=click.IntRange(1, 100), default=12, show_default=True, help="Pictures on the sheet of the worst."
+    "--worst", type=click.IntRange(1, 100), default=12, show_default=True, help="Images on the sheet of the worst."
 )
 def labels(
     folder: Path,
@@ -104,116 +103,93 @@ def labels(
     images: str | None,
     **values: Any,
 ) -> None:
-    """Measure the labels in DIR, which `grounded label` wrote, against a true annotation.
+    """Measure the labels in DIR, which `grounded label` wrote, against ground truth.
 
-    A phrase asks for the class of the same name; upper and lower case, articles and underscores make no difference.
-    Only classes that were asked are measured. Writes evaluation.json, evaluation.md, reliability.png, confusion.png and
-    worst.png, the truth beside the answer in the pictures that were answered worst.
+    A phrase stands for the class of the same name; upper and lower case, articles and underscores make no difference.
+    Only classes that a phrase asks for are measured. Writes evaluation.json, evaluation.md, reliability.png,
+    confusion.png and worst.png, the ground truth beside the predictions in the worst images.
 
     Exit status: 0 measured; 1 something failed; 2 wrong arguments.
     """
-    from grounded.evaluation.labels import MeasureSettings, evaluate_labels
-    from grounded.evaluation.page import notes
-
     out = out or folder / "evaluation"
     try:
         check_folder(out)
-        settings = MeasureSettings(kinds=_KINDS[iou], **values)
-        run = _run(folder)
-        paired = _paired(folder, run, truth, mapping, as_found, missing == "count")
-        for note in notes(paired):
+        config = EvaluationConfig(iou_types=_IOU_TYPES[iou], **values)
+        run = _read_run(folder)
+        dataset = _match(folder, run, truth, mapping, as_found, missing == "count")
+        for note in skipped_notes(dataset):
             click.echo(f"Warning: {note}", err=True)
-        evaluation = evaluate_labels(paired, settings, _progress("measuring", "picture"))
-        _write(out, evaluation, _picture_reader(images, run))
+        evaluation = evaluate_labels(dataset, config, _progress("measuring", "image"))
+        _write(out, evaluation, _image_reader(images, run))
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except GroundedError as error:
-        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"Error: {one_line(error)}", err=True)
         sys.exit(1)
     click.echo(_summary(evaluation))
     click.echo(f"-> {out / 'evaluation.md'}")
 
 
-def _run(folder: Path) -> "Run | None":
-    """What was asked; None in a folder that holds records alone."""
-    from grounded.labelling.store import Run
-
+def _read_run(folder: Path) -> Run | None:
+    """Read the settings of a run; None in a folder that holds records alone."""
     return None if not (folder / "run.json").exists() and (folder / "records").is_dir() else Run.read(folder)
 
 
-def _paired(
-    folder: Path, run: "Run | None", truth: Path, mapping: dict[str, str], as_found: bool, count_missing: bool
-) -> "Paired":
-    from grounded.evaluation.cases import pair
-    from grounded.evaluation.naming import ClassNames
-    from grounded.evaluation.truth import read_truth
-    from grounded.labelling import store
-    from grounded.labelling.review import apply
-
-    true = read_truth(truth)
-    found: Iterator[Record] = store.records(folder) if as_found else apply.corrected(folder)
-    records = _progress("reading", "record")(found)
-    return pair(records, true, ClassNames(true.classes, mapping), run.phrases if run else (), count_missing)
+def _match(
+    folder: Path, run: Run | None, truth: Path, mapping: dict[str, str], as_found: bool, count_missing: bool
+) -> MatchedDataset:
+    ground_truth = read_ground_truth(truth)
+    records = _progress("reading", "record")(read_records(folder) if as_found else corrected_records(folder))
+    names = ClassNames(ground_truth.classes, mapping)
+    return match_records(records, ground_truth, names, run.phrases if run else (), count_missing)
 
 
-def _picture_reader(images: str | None, run: "Run | None") -> Callable[[str], bytes]:
-    """Return what reads a picture by its name; without pictures, what raises for each."""
-    from grounded.labelling.sources import open_source
+def _image_reader(images: str | None, run: Run | None) -> Callable[[str], bytes]:
+    """Return a function that reads an image by its name; without images it raises ImageError."""
 
-    def nothing(file: str) -> bytes:
-        raise ImageError(f"no such picture: {file}")
+    def raise_missing(file: str) -> bytes:
+        raise ImageError(f"no such image: {file}")
 
     if images is not None:
         return open_source(images).get
     if run is None:
-        return nothing
+        return raise_missing
     try:
         return open_source(run.source).get
     except ConfigError as error:
-        click.echo(f"Warning: the pictures are not where they were: {error}; --images says where they are", err=True)
-        return nothing
+        click.echo(f"Warning: the images are not where they were: {error}; --images says where they are", err=True)
+        return raise_missing
 
 
-def _write(out: Path, evaluation: "LabelEvaluation", images: Callable[[str], bytes]) -> None:
+def _write(out: Path, evaluation: LabelEvaluation, read_image: Callable[[str], bytes]) -> None:
     """Write all files, or none where one fails."""
-    from grounded.evaluation.page import markdown
-    from grounded.evaluation.plots import confusion_table, reliability_diagram
-    from grounded.evaluation.report import to_dict
-    from grounded.evaluation.worst import worst_sheet
-
-    pictures = {
-        "reliability.png": reliability_diagram(evaluation.reliability),
-        "confusion.png": confusion_table(evaluation.confusion),
-        "worst.png": worst_sheet(evaluation.worst, images),
+    images = {
+        "reliability.png": draw_reliability_diagram(evaluation.calibration),
+        "confusion.png": draw_confusion_matrix(evaluation.confusion),
+        "worst.png": draw_worst(evaluation.worst, read_image),
     }
-    with written_together() as write:
-        for name, picture in pictures.items():
-            write(out / name, _png(picture))
+    with atomic_files() as write:
+        for name, image in images.items():
+            write(out / name, image_bytes(image, optimize=True))
         write(out / "evaluation.json", json_bytes(to_dict(evaluation)))
-        write(out / "evaluation.md", markdown(evaluation, tuple(pictures)).encode())
+        write(out / "evaluation.md", to_markdown(evaluation, tuple(images)).encode())
 
 
-def _png(picture: "Image.Image") -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _summary(evaluation: "LabelEvaluation") -> str:
+def _summary(evaluation: LabelEvaluation) -> str:
     """The most important numbers, in percent."""
-    counts, absent = evaluation.overall, evaluation.absence.overall
-    measures = [(f"{kind} AP", value.overall.mean) for kind, value in evaluation.precision.items()]
-    measures += [("precision", counts.precision), ("recall", counts.recall), ("mean IoU of found", counts.mean_iou)]
-    measures += [("boundary F of found", counts.boundary_f), ("absent phrases answered", absent.share)]
-    measures += [("calibration error", evaluation.reliability.error)]
-    told = ", ".join(f"{name} {100 * value:.1f}" for name, value in measures if value is not None)
-    return f"{len(evaluation.paired.cases)} pictures, {len(evaluation.classes)} classes: {told}"
+    counts, absent = evaluation.overall, evaluation.absent_classes.overall
+    measures = [(f"{iou_type} AP", value.overall.mean) for iou_type, value in evaluation.precision.items()]
+    measures += [("precision", counts.precision), ("recall", counts.recall), ("mean IoU of matches", counts.mean_iou)]
+    measures += [("boundary F of matches", counts.boundary_f), ("false positives on absent classes", absent.rate)]
+    measures += [("calibration error", evaluation.calibration.error)]
+    listed = ", ".join(f"{name} {100 * value:.1f}" for name, value in measures if value is not None)
+    return f"{len(evaluation.dataset.pairs)} images, {len(evaluation.classes)} classes: {listed}"
 
 
-def _progress(what: str, unit: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    """Return what passes things on beside a bar on a terminal, and beside nothing elsewhere."""
+def _progress(action: str, unit: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """Return a function that passes items on beside a progress bar on a terminal, and without one elsewhere."""
 
-    def passed_on(things: Iterable[Any]) -> Iterator[Any]:
-        yield from tqdm(things, desc=what, unit=f" {unit}s", disable=None, leave=False)
+    def pass_on(items: Iterable[Any]) -> Iterator[Any]:
+        yield from tqdm(items, desc=action, unit=f" {unit}s", disable=None, leave=False)
 
-    return passed_on
+    return pass_on

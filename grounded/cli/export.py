@@ -1,5 +1,6 @@
 """`grounded export`: a labelled data set in a format that other programs read."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from grounded.errors import ConfigError, GroundedError
-from grounded.labelling.formats.exporting import FORMATS, NOTE
+from grounded.labelling.formats import EXPORT_FORMATS, NOTE
 
 if TYPE_CHECKING:
     from grounded.labelling.records import Record
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--format", "name", required=True, type=click.Choice(list(FORMATS)), help="What to write.")
+@click.option("--format", "name", required=True, type=click.Choice(list(EXPORT_FORMATS)), help="What to write.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -55,7 +56,9 @@ def export(
     Exit status: 0 the folder is complete; 1 something failed, and there is no folder; 2 wrong arguments; 130
     interrupted.
     """
-    from grounded.labelling.formats.exporting import export as write
+    from grounded.labelling.formats.exporter import export as write_export
+    from grounded.labelling.review.apply import corrected_records
+    from grounded.labelling.store import Run, read_records
 
     if as_found and accepted_only:
         raise click.UsageError("--accepted-only needs the reviews that --as-found leaves out")
@@ -63,28 +66,23 @@ def export(
         raise click.UsageError("--images needs --with-images")
     out = out or folder / "exports" / name
     try:
-        run = _run(folder)
-        get = _pictures(run, images) if with_images else None
-        records = tqdm(_records(folder, as_found, accepted_only), unit="picture", disable=None)
-        chosen = _above(records, min_score)
-        summary = write(name, chosen, _classes(folder, run, as_found), out, get, replace=replace)
+        run = Run.read(folder)
+        read_image = _image_reader(run, images) if with_images else None
+        found = read_records(folder) if as_found else corrected_records(folder, accepted_only)
+        records = _drop_below(tqdm(found, unit="picture", disable=None), min_score)
+        summary = write_export(name, records, _classes(folder, run, as_found), out, read_image, replace=replace)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except (GroundedError, ImportError) as error:
         click.echo(f"Error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
-    click.echo(f"{folder} -> {out} ({summary.pictures} pictures, {summary.instances} instances)")
+    click.echo(f"{folder} -> {out} ({summary.images} pictures, {summary.instances} instances)")
     for line in summary.lines():
         click.echo(f"  lost: {line}")
 
 
-def _run(folder: Path) -> "Run":
-    from grounded.labelling.store import Run
-
-    return Run.read(folder)
-
-
-def _pictures(run: "Run", images: str | None) -> Callable[[str], bytes]:
+def _image_reader(run: "Run", images: str | None) -> Callable[[str], bytes]:
+    """Return a function from an image's `file` to its bytes, from `images` or else the source of the run."""
     from grounded.labelling.sources import open_source
 
     try:
@@ -94,36 +92,27 @@ def _pictures(run: "Run", images: str | None) -> Callable[[str], bytes]:
         raise ConfigError(f"{error}{hint}") from error
 
 
-def _records(folder: Path, as_found: bool, accepted_only: bool) -> "Iterator[Record]":
-    from grounded.labelling import store
-    from grounded.labelling.review import apply
-
-    return store.records(folder) if as_found else apply.corrected(folder, accepted_only)
-
-
-def _above(records: "Iterable[Record]", min_score: float | None) -> "Iterator[Record]":
-    from dataclasses import replace
-
+def _drop_below(records: "Iterable[Record]", min_score: float | None) -> "Iterator[Record]":
+    """Yield records without the instances whose score is known and below `min_score`."""
     for record in records:
         if min_score is None:
             yield record
         else:
-            is_below = record.instances.scores < min_score  # which no unknown score is
-            yield replace(record, instances=record.instances[~is_below])
+            is_below = record.instances.scores < min_score  # nan is not
+            yield dataclasses.replace(record, instances=record.instances[~is_below])
 
 
 def _classes(folder: Path, run: "Run", as_found: bool) -> tuple[str, ...]:
-    """The labels in the order in which they were asked for, then those that a person brought in, sorted."""
-    from grounded.labelling import store
-    from grounded.labelling.review import apply, log
+    """Return the labels in the order of the run's phrases, then those that a person brought in, sorted."""
+    from grounded.labelling.review.apply import apply_reviews
+    from grounded.labelling.review.log import group_by_file, read_reviews
+    from grounded.labelling.store import index_records, read_record_at
 
-    said = {} if as_found else log.by_file(review for review in log.read(folder) if review.phrase)
-    if not said:
+    reviews = [] if as_found else read_reviews(folder)
+    if not any(review.phrase for review in reviews):
         return run.phrases
-    said, index = log.by_file(log.read(folder)), store.record_index(folder)
-    found = {
-        label
-        for file in said.keys() & index.keys()
-        for label in apply.apply(store.record_at(*index[file]), said[file]).instances.labels.tolist()
-    }
-    return (*run.phrases, *sorted(found.difference(run.phrases)))
+    by_file, index = group_by_file(reviews), index_records(folder)
+    labels: set[str] = set()
+    for file in by_file.keys() & index.keys():
+        labels.update(apply_reviews(read_record_at(*index[file]), by_file[file]).instances.labels.tolist())
+    return (*run.phrases, *sorted(labels.difference(run.phrases)))

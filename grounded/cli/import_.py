@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from grounded.errors import ConfigError, GroundedError
+from grounded.labelling.formats import IMPORT_FORMATS
 
 if TYPE_CHECKING:
-    from grounded.labelling.formats.importing import Notes, Reader
+    from grounded.labelling.formats.annotations import AnnotationReader, Notes
 
 _REFUSED_SHOWN = 10
-_DONE = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled", "redraw": "redrawn", "add": "added"}
+_ACTIONS = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled", "redraw": "redrawn", "add": "added"}
 
 
 @click.command("import")
 @click.argument("path", metavar="PATH", type=click.Path(exists=True, path_type=Path))
-@click.option("--format", "name", type=click.Choice(["coco", "labelme", "label-studio"]), help="By default guessed.")
+@click.option("--format", "name", type=click.Choice(list(IMPORT_FORMATS)), help="By default guessed.")
 @click.option(
     "--into",
     metavar="DIR",
@@ -52,7 +53,7 @@ def import_(
 
     Exit status: 0 imported; 1 some pictures could not be, or none; 2 wrong arguments.
     """
-    from grounded.labelling.formats.importing import Notes, guessed, open_annotations
+    from grounded.labelling.formats.annotations import Notes, guess_format, open_annotations
 
     if (into is None) == (out is None):
         raise click.UsageError("give either --into, the folder of a run to correct, or --out, a new folder")
@@ -62,53 +63,53 @@ def import_(
         raise click.UsageError("--keep-missing goes with --into")
     notes = Notes()
     try:
-        name = name or guessed(path)
+        name = name or guess_format(path)
         reader = open_annotations(path, name)
         if into is not None:
-            pictures, refused, what = _corrections(into, reader, name, notes, keep_missing)
+            imported, refused, summary = _import_corrections(into, reader, name, notes, keep_missing)
         else:
             assert out is not None  # one of the two is given
-            pictures, refused, what = _truths(out, reader, path, name, notes, images, restart)
+            imported, refused, summary = _import_ground_truth(out, reader, path, name, notes, images, restart)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except GroundedError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    click.echo(f"{path} -> {into or out}: {pictures} pictures, {what}")
+    click.echo(f"{path} -> {into or out}: {imported} pictures, {summary}")
     for line in notes.lines():
         click.echo(f"  note: {line}", err=True)
     for file, reason in list(refused.items())[:_REFUSED_SHOWN]:
         click.echo(f"Error: {file}: {reason}", err=True)
     if len(refused) > _REFUSED_SHOWN:
         click.echo(f"{len(refused)} pictures were not imported; the first {_REFUSED_SHOWN} are named", err=True)
-    if not pictures:
+    if not imported:
         click.echo("Error: no picture was imported", err=True)
-    sys.exit(1 if refused or not pictures else 0)
+    sys.exit(1 if refused or not imported else 0)
 
 
-def _corrections(
-    folder: Path, reader: "Reader", name: str, notes: "Notes", keep_missing: bool
+def _import_corrections(
+    folder: Path, reader: "AnnotationReader", name: str, notes: "Notes", keep_missing: bool
 ) -> tuple[int, dict[str, str], str]:
     from grounded.labelling.formats.corrections import import_corrections
 
     result = import_corrections(folder, reader, name, notes, keep_missing)
-    done = [f"{result.actions[action]} {text}" for action, text in _DONE.items() if result.actions[action]]
-    return result.pictures, result.refused, ", ".join(done) or "nothing new"
+    done = [f"{result.actions[action]} {text}" for action, text in _ACTIONS.items() if result.actions[action]]
+    return result.images, result.refused, ", ".join(done) or "nothing new"
 
 
-def _truths(
-    folder: Path, reader: "Reader", path: Path, name: str, notes: "Notes", images: str | None, restart: bool
+def _import_ground_truth(
+    folder: Path, reader: "AnnotationReader", path: Path, name: str, notes: "Notes", images: str | None, restart: bool
 ) -> tuple[int, dict[str, str], str]:
-    from grounded.labelling.formats.ground_truth import import_truths, run_of
+    from grounded.labelling.formats.ground_truth import import_ground_truth, run_of
     from grounded.labelling.sources import open_source
 
     files: list[str] | None = None
     if images is not None:
-        pictures = open_source(images)
-        source, files = pictures.spec, [item.file for item in pictures.items()]
+        image_source = open_source(images)
+        source, files = image_source.spec, [item.file for item in image_source.items()]
     else:
-        # A COCO file lists the pictures itself; those of the other formats lie beside their annotations.
+        # A COCO file lists the images itself; those of the other formats lie beside their annotations.
         place = path if name == "coco" or path.is_dir() else path.parent
         source = str(place.resolve())
-    result = import_truths(folder, reader, run_of(reader, path, name, source), notes, files, restart)
-    return result.pictures, result.refused, f"{result.instances} instances"
+    result = import_ground_truth(folder, reader, run_of(reader, path, name, source), notes, files, restart)
+    return result.images, result.refused, f"{result.instances} instances"

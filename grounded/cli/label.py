@@ -1,22 +1,27 @@
-"""`grounded label`: find what a text names in a whole data set, one line of JSON per picture."""
+"""The command `grounded label`: segments a whole data set, and writes one line of JSON per image."""
 
 import os
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import torch
 
-from grounded.cli.options import NAMES, pipeline_options, settings
-from grounded.errors import ConfigError, GroundedError
-
-if TYPE_CHECKING:
-    from grounded.labelling.engines.local import Options, Stop
-    from grounded.labelling.progress import Summary
-    from grounded.labelling.sources import Source
-    from grounded.labelling.store import Writer
-    from grounded.labelling.task import StepSpec
-    from grounded.labelling.vocabulary import Vocabulary
+from grounded.cli.options import pipeline_options, read_config
+from grounded.errors import BusyError, ConfigError, GroundedError, describe_error
+from grounded.labelling.engines.local import EngineOptions, label_local, pending_items
+from grounded.labelling.engines.ray import label_ray
+from grounded.labelling.interrupts import catch_interrupts
+from grounded.labelling.progress import RunSummary, open_progress
+from grounded.labelling.sources import Source, open_source
+from grounded.labelling.store import Writer, open_run
+from grounded.labelling.task import PipelineTaskSpec
+from grounded.labelling.tiling.tiles import Tiles
+from grounded.labelling.vocabulary import Vocabulary
+from grounded.models.checkpoints import hash_checkpoints
 
 # More batches at once bring a CPU little, and each needs memory of its own.
 _MOST_WORKERS = 4
@@ -95,106 +100,72 @@ def label(
     Exit status: 0 every picture has a record; 1 some failed, as failures.jsonl tells, or the run could not go on;
     2 wrong arguments; 130 or 143 interrupted, and the records so far are complete.
     """
-    from grounded.labelling.engines.local import Options
-    from grounded.labelling.sources import open_source
-    from grounded.labelling.store import open_run
-    from grounded.labelling.task import StepSpec
-    from grounded.labelling.tiling.tiles import Tiles
-
-    if local != "ray" and (address or gpus_per_worker is not None or cpus_per_worker != 1):
+    if engine != "ray" and (address or gpus_per_worker is not None or cpus_per_worker != 1):
         raise click.UsageError("--address, --cpus-per-worker and --gpus-per-worker need --engine ray")
     try:
-        config = settings(**{name: fields[name] for name in NAMES})
-        spec = StepSpec(config, _vocabulary(text), Tiles.parse(tiles) if tiles else None)
+        config = read_config(**fields)
+        spec = PipelineTaskSpec(config, _read_vocabulary(text), Tiles.parse(tiles) if tiles else None)
         source = open_source(images, root)
-        writer = open_run(
-            out, spec.run(source.spec, phrase_scores=phrase_scores), restart=restart, sync_seconds=sync_seconds
-        )
+        run = spec.describe_run(source.spec, phrase_scores=phrase_scores)
+        writer = open_run(out, run, restart=restart, sync_seconds=sync_seconds)
+    except BusyError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
     except GroundedError as error:
         raise click.UsageError(str(error)) from error
-    gpu = _on_gpu(config.device)
-    options = Options(
-        workers=workers or (1 if gpu else min(_cores(), _MOST_WORKERS)),
-        batch=batch or (8 if gpu else 1),
-        readers=max(2, min(8, _cores() // 2)),
+
+    on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
+    options = EngineOptions(
+        workers=workers or (1 if on_gpu else min(_count_cores(), _MOST_WORKERS)),
+        batch=batch or (8 if on_gpu else 1),
+        readers=max(2, min(8, _count_cores() // 2)),
         max_pixels=round(max_megapixels * 1e6),
         retry_failures=retry_failures,
     )
-    engine_options: dict[str, Any] = {}
-    if local == "ray":
-        if config.device == "cpu":
-            gpus_per_worker = gpus_per_worker or 0
-        engine_options = {"workers": workers, "address": address}
-        engine_options |= {"cpus_per_worker": cpus_per_worker, "gpus_per_worker": gpus_per_worker}
-    _run(source, spec, writer, options, local, engine_options)
+    ray_options = {
+        "workers": workers,
+        "address": address,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": 0 if gpus_per_worker is None and config.device == "cpu" else gpus_per_worker,
+    }
+    _label_and_exit(source, spec, writer, options, ray_options if engine == "ray" else None)
 
 
-def _run(
-    source: "Source",
-    spec: "StepSpec",
-    writer: "Writer",
-    options: "Options",
-    engine: str,
-    engine_options: dict[str, Any],
+def _label_and_exit(
+    source: Source,
+    spec: PipelineTaskSpec,
+    writer: Writer,
+    options: EngineOptions,
+    ray_options: dict[str, Any] | None,
 ) -> None:
-    """Label, print the summary and exit."""
-    from grounded.labelling.engines.local import pending
-    from grounded.labelling.interrupts import interruptible
-    from grounded.labelling.loading import describe
-    from grounded.labelling.progress import Summary
-    from segany import CheckpointError
-
-    with interruptible(lambda line: click.echo(f"\n{line}", err=True)) as stop:
+    """Run the engine, the one on Ray with `ray_options` or else the local one, print the summary and exit."""
+    with catch_interrupts(lambda line: click.echo(f"\n{line}", err=True)) as interrupt:
         try:
             with writer:
-                summary = Summary(skipped=len(writer.done))
-                if any(True for _ in pending(source, writer, options.retry_failures)):  # else no model is needed
-                    label_with = _on_ray if local == "ray" else _here
-                    summary = label_with(source, spec, writer, options, stop, **engine_options)
+                summary = RunSummary(skipped=len(writer.done))
+                if any(True for _ in pending_items(source, writer, options.retry_failures)):  # else no model is needed
+                    if ray_options is None:
+                        threads = max(1, _count_cores() // options.workers) if options.workers > 1 else None
+                        label_all = partial(label_local, source, replace(spec, threads=threads).load())
+                    else:
+                        label_all = partial(label_ray, source, spec, **ray_options)
+                    writer.require_weights(hash_checkpoints(spec.config))  # with Ray, those on this machine
+                    summary = label_all(writer, options, progress=open_progress(), should_stop=interrupt)
         except ConfigError as error:
             raise click.UsageError(str(error)) from error
         except Exception as error:
-            reason = str(error) if isinstance(error, CheckpointError) else describe(error)
-            click.echo(f"Error: {reason}", err=True)
+            click.echo(f"Error: {describe_error(error)}", err=True)
             sys.exit(1)
     click.echo(str(summary))
     failed = len(writer.failed)
     if failed:
-        again = "" if options.retry_failures else "; --retry-failures tries them again"
-        click.echo(f"{failed} without a record, see {writer.folder / 'failures.jsonl'}{again}", err=True)
-    sys.exit(stop.exit_status or (1 if failed else 0))
+        hint = "" if options.retry_failures else "; --retry-failures tries them again"
+        click.echo(f"{failed} without a record, see {writer.folder / 'failures.jsonl'}{hint}", err=True)
+    sys.exit(interrupt.exit_status or (1 if failed else 0))
 
 
-def _here(source: "Source", spec: "StepSpec", writer: "Writer", options: "Options", stop: "Stop") -> "Summary":
-    """Label in this process."""
-    from dataclasses import replace
-
-    from grounded.labelling import progress
-    from grounded.labelling.engines import local
-    from grounded.models.weights import hashes
-
-    threads = max(1, _cores() // options.workers) if options.workers > 1 else None
-    step = replace(spec, threads=threads).load()
-    writer.require_weights(hashes(spec.config))
-    return local.label(source, step, writer, options, progress=progress.on(), stop=stop)
-
-
-def _on_ray(
-    source: "Source", spec: "StepSpec", writer: "Writer", options: "Options", stop: "Stop", **engine_options: Any
-) -> "Summary":
-    """Label in workers of Ray."""
-    from grounded.labelling import progress
-    from grounded.labelling.engines.ray import label_ray
-    from grounded.models.weights import hashes
-
-    writer.require_weights(hashes(spec.config))  # as far as they are on this machine
-    return label_ray(source, spec, writer, options, progress=progress.on(), stop=stop, **engine_options)
-
-
-def _vocabulary(text: str) -> "Vocabulary":
-    """Phrases, or a file of them."""
-    from grounded.labelling.vocabulary import Vocabulary
-
+def _read_vocabulary(text: str) -> Vocabulary:
+    """Read a YAML file, or split a text into phrases."""
     if text.lower().endswith((".yaml", ".yml")):
         return Vocabulary.from_yaml(text)
     if os.path.exists(text):
@@ -202,12 +173,6 @@ def _vocabulary(text: str) -> "Vocabulary":
     return Vocabulary.from_text(text)
 
 
-def _on_gpu(device: str) -> bool:
-    import torch
-
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-
-
-def _cores() -> int:
+def _count_cores() -> int:
     """Cores that this process may use; a container is often given fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

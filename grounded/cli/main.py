@@ -1,5 +1,6 @@
-"""The command `grounded`. PyTorch and the models are imported inside the commands, so that help appears at once."""
+"""The command `grounded`. A command's own file is imported when the command runs, so that the help appears at once."""
 
+import importlib
 import io
 import sys
 from typing import Any
@@ -7,19 +8,67 @@ from typing import Any
 import click
 
 from grounded import __version__
-from grounded.cli.browse import browse
-from grounded.cli.convert import convert_checkpoint
-from grounded.cli.demo import demo
-from grounded.cli.download import download
-from grounded.cli.evaluate import evaluate
-from grounded.cli.export import export
-from grounded.cli.import_ import import_
-from grounded.cli.label import label
-from grounded.cli.segment import segment
+
+# Name of a command: its module within grounded.cli, its function there, and the first sentence of its help.
+COMMANDS = {
+    "segment": (
+        "segment",
+        "segment",
+        "Find what TEXT names in each IMAGE, and write overlay.png, masks/ and result.json.",
+    ),
+    "label": (
+        "label",
+        "label",
+        "Find what TEXT names in all IMAGES, and write one record per picture into a folder.",
+    ),
+    "browse": (
+        "browse",
+        "browse",
+        "Review what `grounded label` wrote into DIR, on a page of this machine.",
+    ),
+    "export": (
+        "export",
+        "export",
+        "Write what `grounded label` found, as it was corrected, in a format that other programs read.",
+    ),
+    "import": (
+        "import_",
+        "import_",
+        "Import annotations: a COCO or Label Studio file, or a LabelMe file or folder.",
+    ),
+    "evaluate": (
+        "evaluate",
+        "evaluate",
+        "Measure how good labels are.",
+    ),
+    "demo": (
+        "demo",
+        "demo",
+        "Open the app: find, correct and download labelled masks in a browser.",
+    ),
+    "download": (
+        "download",
+        "download",
+        "Fetch the weights that PRESET (its name, or the path of a YAML file) takes from the Hugging Face hub.",
+    ),
+    "convert-checkpoint": (
+        "convert",
+        "convert_checkpoint",
+        "Convert an original Grounding DINO CHECKPOINT, a .pth file, to a folder that needs no other package.",
+    ),
+}
 
 
-class _Commands(click.Group):
-    """The commands, of which each may be interrupted, and may print names and phrases in any script."""
+class _LazyGroup(click.Group):
+    """Holds commands that have no more than a name and a help sentence, and loads the one that runs.
+
+    Any command may be interrupted, and may print names and phrases in any script.
+    """
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command that `args` begin with, and load it."""
+        name, command, remaining = super().resolve_command(ctx, args)
+        return name, load_command(name) if name in COMMANDS else command, remaining
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -32,11 +81,17 @@ class _Commands(click.Group):
             ctx.exit(130)  # 128 + SIGINT, as shells have it
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def load_command(name: str) -> click.Command:
+    """Import the file of a command, and return the command."""
+    module, function, _ = COMMANDS[name]
+    return getattr(importlib.import_module(f"grounded.cli.{module}"), function)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="grounded")
 def main() -> None:
     """Free-form text in, labelled instance masks out."""
 
 
-for command in (segment, label, browse, export, import_, evaluate, demo, download, convert_checkpoint):
-    main.add_command(command)
+for _name, (_, _, _help) in COMMANDS.items():
+    main.add_command(click.Command(_name, help=_help))

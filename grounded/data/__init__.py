@@ -1,1 +1,1 @@
-"""The values that travel through the chain: images, phrases, detections, instances. For every other package."""
+"""The values that are passed from stage to stage: images, phrases, detections, instances, and model protocols."""

@@ -1,19 +1,42 @@
-"""A user's clicks: checked, and shared out among boxes."""
+"""A user's clicks as checked values. For the stages and for corrections."""
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from grounded.errors import PromptError
 from segany.prompts import ArrayLike
-from segany.utils.points import BACKGROUND, FOREGROUND, NO_POINT
+from segany.utils.points import BACKGROUND, FOREGROUND
+
+
+@dataclass(frozen=True, eq=False)
+class Clicks:
+    """A user's k points in original pixels, (x, y), and their labels: 1 foreground, 0 background."""
+
+    points: Float[Tensor, "k 2"]
+    labels: Int[Tensor, "k"]
+
+    @classmethod
+    def read(cls, points: ArrayLike | None, labels: ArrayLike | None, image_size: tuple[int, int]) -> "Clicks":
+        """Check clicks as they come from a user; no points are no clicks, and no labels mean foreground.
+
+        Arguments and errors are those of `validate_points`.
+        """
+        if points is None and labels is not None:
+            raise PromptError("point_labels need points, got none")
+        points = () if points is None else points
+        return cls(*validate_points(points, [FOREGROUND] * len(points) if labels is None else labels, image_size))
+
+    def __len__(self) -> int:
+        return len(self.points)
 
 
 def validate_points(
     points: ArrayLike, labels: ArrayLike, image_size: tuple[int, int]
 ) -> tuple[Float[Tensor, "k 2"], Int[Tensor, "k"]]:
-    """A user's clicks as tensors.
+    """Return a user's clicks as tensors.
 
     Args:
         points: (k, 2), x and y in pixels of the original image, its edges included; k may be 0.
@@ -21,7 +44,7 @@ def validate_points(
         image_size: (height, width) in pixels.
 
     Raises:
-        PromptError: a wrong shape, a value that is not finite, a point outside the picture, another label.
+        PromptError: a wrong shape, a value that is not finite, a point outside the image, another label.
     """
     clicks, kinds = finite_floats("points", points), finite_floats("labels", labels)
     if clicks.shape == (0,):
@@ -36,7 +59,7 @@ def validate_points(
     outside = (clicks < 0).any(1) | (clicks[:, 0] > width) | (clicks[:, 1] > height)
     if bool(outside.any()):
         first = clicks[outside][0].tolist()
-        raise PromptError(f"points must lie in the picture of {width} x {height} pixels, got {first}")
+        raise PromptError(f"points must lie in the image of {width} x {height} pixels, got {first}")
     return clicks, kinds.long()
 
 
@@ -49,35 +72,3 @@ def finite_floats(name: str, values: ArrayLike) -> Float[Tensor, "..."]:
     if not bool(torch.isfinite(tensor).all()):
         raise PromptError(f"{name} must be finite, got {tensor.tolist()}")
     return tensor
-
-
-def assign_points(
-    boxes: Float[np.ndarray | Tensor, "n 4"],
-    points: Float[np.ndarray | Tensor, "k 2"],
-    labels: Int[np.ndarray | Tensor, "k"],
-) -> tuple[Float[Tensor, "n j 2"], Int[Tensor, "n j"], list[int]]:
-    """Share out clicks that came along with a text among the boxes that the text has found.
-
-    A foreground point belongs to the smallest box that contains it, a background point to every box that does.
-
-    Returns:
-        the points of each box in the order given and their labels, padded with -1 to the largest number j, and the
-        indices of stray points: foreground in no box. Background in no box says nothing.
-    """
-    boxes, points, labels = (torch.as_tensor(values).cpu() for values in (boxes, points, labels))
-    x, y = points[:, 0], points[:, 1]
-    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
-    inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)  # (n, k)
-    is_foreground = labels == FOREGROUND
-    stray = torch.nonzero(is_foreground & ~inside.any(0)).squeeze(1).tolist()
-    if len(boxes):
-        areas = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[:, None]
-        smallest = torch.where(inside, areas, torch.inf).argmin(0)
-        is_owner = torch.arange(len(boxes))[:, None] == smallest
-        inside &= is_owner | ~is_foreground
-    most = int(inside.sum(1).max()) if len(boxes) else 0
-    shared = points.new_zeros(len(boxes), most, 2).float()
-    kinds = torch.full((len(boxes), most), NO_POINT)
-    for i, own in enumerate(inside):
-        shared[i, : int(own.sum())], kinds[i, : int(own.sum())] = points[own].float(), labels[own]
-    return shared, kinds, stray

@@ -1,42 +1,25 @@
-"""Instances in the forms that other programs read. `grounded.data.instances.Instances` has a method for each."""
+"""Conversions of instances to the formats of other programs; `Instances` has a method for each, which explains it."""
 
 import importlib
-import io
 import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Int32
 from PIL import Image
-from pycocotools import mask as coco_mask
 
-from grounded.utils.files import write_atomically
-from segany.utils.rle import RLE, decode_rle
+from grounded.utils.files import image_bytes, write_atomically
+from segany.utils.rle import decode_rle, rle_area, rle_boxes
 
-
-@runtime_checkable
-class LabelledMasks(Protocol):
-    """What the formats read of `Instances`, where every field is explained."""
-
-    @property
-    def phrases(self) -> tuple[str, ...]: ...
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-    @property
-    def phrase_ids(self) -> Int64[np.ndarray, "n"]: ...
-    @property
-    def boxes(self) -> Float32[np.ndarray, "n 4"]: ...
-    @property
-    def rles(self) -> tuple[RLE, ...]: ...
-    @property
-    def scores(self) -> Float32[np.ndarray, "n"]: ...
+if TYPE_CHECKING:
+    from grounded.data.instances import Instances
 
 
 def coco(
-    instances: LabelledMasks,
+    instances: "Instances",
     image_id: int,
     category_ids: Mapping[str, int] | None,
     first_annotation_id: int,
@@ -48,14 +31,15 @@ def coco(
     for category_id, phrase in zip(ids, instances.phrases, strict=True):
         names.setdefault(category_id, phrase)
     height, width = instances.image_size
+    boxes, areas = rle_boxes(instances.rles), rle_area(instances.rles)
     annotations = [
         {
             "id": first_annotation_id + i,
             "image_id": image_id,
             "category_id": ids[instances.phrase_ids[i]],
             "segmentation": dict(rle),
-            "area": int(coco_mask.area(rle)),
-            "bbox": coco_mask.toBbox(rle).tolist(),
+            "area": int(areas[i]),
+            "bbox": [*boxes[i, :2].tolist(), *(boxes[i, 2:] - boxes[i, :2]).tolist()],
             "iscrowd": 0,
             # As text first: the shortest number that reads back as the same float32.
             **({"score": float(str(score))} if math.isfinite(score) else {}),
@@ -67,8 +51,8 @@ def coco(
     return {"images": [image], "annotations": annotations, "categories": categories}
 
 
-def topmost(instances: LabelledMasks) -> Int32[np.ndarray, "h w"]:
-    """Return for each pixel which instance lies on top there, -1 for none.
+def topmost_rows(instances: "Instances") -> Int32[np.ndarray, "h w"]:
+    """Return for each pixel the row of the instance that lies on top there, -1 for none.
 
     Better scores lie above worse ones, unknown scores at the bottom, and of equal scores the first above the rest.
     """
@@ -79,20 +63,20 @@ def topmost(instances: LabelledMasks) -> Int32[np.ndarray, "h w"]:
     return rows
 
 
-def label_map(instances: LabelledMasks, background: int) -> Int32[np.ndarray, "h w"]:
+def label_map(instances: "Instances", background: int) -> Int32[np.ndarray, "h w"]:
     """Return phrase_id + 1 of the topmost instance of each pixel; see `Instances.label_map`."""
-    # The last entry is what -1 points to.
+    # -1, for no instance, indexes the last entry.
     values = np.append(instances.phrase_ids + 1, background).astype(np.int32)
-    return values[topmost(instances)]
+    return values[topmost_rows(instances)]
 
 
-def instance_map(instances: LabelledMasks) -> Int32[np.ndarray, "h w"]:
+def instance_map(instances: "Instances") -> Int32[np.ndarray, "h w"]:
     """Return 1 + the row of the topmost instance of each pixel; see `Instances.instance_map`."""
-    return topmost(instances) + 1
+    return topmost_rows(instances) + 1
 
 
 def panoptic(
-    instances: LabelledMasks, path: str | PathLike[str], image_id: int, category_ids: Mapping[str, int] | None
+    instances: "Instances", path: str | PathLike[str], image_id: int, category_ids: Mapping[str, int] | None
 ) -> dict[str, Any]:
     """Write a COCO panoptic PNG and return its annotation (Kirillov et al., 2019); see `Instances.to_panoptic`."""
     ids = _category_ids(instances.phrases, category_ids)
@@ -110,13 +94,11 @@ def panoptic(
         if areas[segment]  # a hidden instance has no pixel to be found by
     ]
     colours = np.stack([segments >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(colours).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, image_bytes(Image.fromarray(colours)))
     return {"image_id": image_id, "file_name": Path(path).name, "segments_info": infos}
 
 
-def supervision(instances: LabelledMasks) -> Any:
+def supervision(instances: "Instances") -> Any:
     """Return `supervision.Detections`; see `Instances.to_supervision`."""
     try:
         package = importlib.import_module("supervision")

@@ -1,4 +1,4 @@
-"""Images on entry: a path, a PIL image or an array becomes an upright RGB image, once."""
+"""Opening images: a path, a PIL image or an array becomes an upright RGB image, once. For every entry point."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -6,19 +6,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from segany.utils import images
-from segany.utils.images import MAX_PIXELS, ImageLike
+from segany.utils.images import MAX_PIXELS, ImageLike, read_image
 
 __all__ = ["MAX_PIXELS", "ImageLike", "SourceImage", "open_image"]
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An upright RGB image, and what is known of where it came from.
+    """An upright RGB image, with its file, the orientation that was applied, and notes for the user.
 
     `orientation` is the EXIF orientation (1 to 8, 1 = as stored) that was applied on opening: boxes and masks are in
-    the frame of `pixels`, which for 5 to 8 has the stored width and height swapped. `notes` are lines for the user on
-    what of the source is not seen: "animated: the first of 12 frames is used".
+    the frame of `pixels`, which for 5 to 8 has the stored width and height swapped. `notes` tell the
+    user what was left out: "animated: the first of 12 frames is used".
     """
 
     pixels: Image.Image
@@ -35,7 +34,7 @@ class SourceImage:
 def open_image(source: ImageLike | SourceImage, max_pixels: int | None = MAX_PIXELS) -> SourceImage:
     """Read `source`, apply its EXIF orientation and convert it to RGB. A `SourceImage` is returned as it is.
 
-    How each kind of picture becomes RGB is told in `segany.utils.images`.
+    `segany.utils.images` explains how each kind of image becomes RGB.
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or a uint8 array: (h, w) grey, (h, w, 3) RGB or
@@ -48,6 +47,6 @@ def open_image(source: ImageLike | SourceImage, max_pixels: int | None = MAX_PIX
     """
     if isinstance(source, SourceImage):
         return source
-    picture = images.read(source, max_pixels)
+    loaded = read_image(source, max_pixels)
     path = Path(source) if isinstance(source, (str, PathLike)) else None
-    return SourceImage(picture.pixels, path, picture.orientation, picture.notes)
+    return SourceImage(loaded.pixels, path, loaded.orientation, loaded.notes)

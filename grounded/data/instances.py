@@ -1,20 +1,20 @@
-"""Labelled instance masks of one image: the answer of the pipeline, and the forms in which it is taken away."""
+"""Instances: the labelled masks of one image, which the pipeline returns, and their conversions to other formats."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, Shaped
 
 from grounded.data import formats
-from grounded.data.parallel_arrays import check_phrase_ids, check_shape, select_rows, set_frozen
+from grounded.data.parallel_arrays import ParallelArrays, check_phrase_ids, set_frozen
 from grounded.errors import ResultError
 from grounded.utils.files import json_bytes, write_atomically
-from segany.utils.rle import RLE, decode_rle
+from segany.utils.rle import RLE, decode_rle, rle_boxes
 
 SOURCES = ("detector", "text", "automatic", "point", "box", "person")
 
@@ -28,92 +28,103 @@ _SCORE_KEYS = {
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Instances:
+class Instances(ParallelArrays):
     """Labelled instance masks of one image, as parallel arrays; the pipeline sorts them by `scores`, best first.
 
-    `phrases` are the p phrases that were asked for, and do not change when instances are selected. Scores that a
-    stage did not compute are nan.
+    `phrases` are all p phrases of the query, and stay the same when instances are selected. Scores that no stage has
+    computed are nan.
 
-    Indexing takes what NumPy takes for one axis, and gives `Instances` again: a boolean array of length n or an integer
-    array selects, a slice cuts, an int gives a value of length one. `instances[instances.labels == "a dog"]`,
+    Indexing gives `Instances` again, see `ParallelArrays`: `instances[instances.labels == "a dog"]`,
     `instances[instances.scores > 0.5]`, `instances[[2, 0]]`, `instances[:3]`, `instances[0]`.
+
+    Raises:
+        ValueError: shapes that do not fit together, masks of another image size, phrase ids out of range, or an unknown
+        source.
     """
 
     phrases: tuple[str, ...]
     image_size: tuple[int, int]  # (height, width) of the upright image
     phrase_ids: Int64[np.ndarray, "n"]  # into phrases
-    boxes: Float32[np.ndarray, "n 4"]  # the detector's box; for other sources the tight box of the mask
+    boxes: Float32[np.ndarray, "n 4"]  # xyxy in pixels; the detector's box; for other sources the mask's tight box
     rles: tuple[RLE, ...]  # n masks, run-length encoded
     scores: Float32[np.ndarray, "n"]  # what instances are ranked by
     detector_scores: Float32[np.ndarray, "n"]
     clip_scores: Float32[np.ndarray, "n"]
     predicted_iou: Float32[np.ndarray, "n"]  # the segmenter's own estimate of its mask
-    phrase_scores: Float32[np.ndarray, "n p"]  # detector score of every instance against every phrase
+    phrase_scores: Float32[np.ndarray, "n p"]  # detector score of every instance for every phrase
     sources: Shaped[np.ndarray, "n"]  # n strings out of SOURCES: what led to the instance
 
+    ROWS: ClassVar = ("rles", "phrase_ids", "boxes", *_SCORE_KEYS, "phrase_scores", "sources")
+    SHARED: ClassVar = "phrases and image size"
+
     def __post_init__(self) -> None:
-        phrases, (height, width) = tuple(self.phrases), self.image_size
-        ids, rles = np.asarray(self.phrase_ids, dtype=np.int64), tuple(self.rles)
-        n, p = len(rles), len(phrases)
-        shapes: dict[str, tuple[int, ...]] = {"boxes": (n, 4), "phrase_scores": (n, p)}
-        shapes |= dict.fromkeys(_SCORE_KEYS, (n,))
-        arrays = {name: np.asarray(getattr(self, name), dtype=np.float32) for name in shapes}
-        for name, shape in shapes.items():
-            check_shape(name, arrays[name], shape)
-        check_phrase_ids(ids, n, p)
-        sources = np.asarray(self.sources, dtype=np.str_)
-        check_shape("sources", sources, (n,))
-        for source in set(sources.tolist()) - set(SOURCES):
+        height, width = self.image_size
+        set_frozen(self, phrases=tuple(self.phrases), rles=tuple(self.rles), image_size=(height, width))
+        n, p = len(self.rles), len(self.phrases)
+        self.convert("boxes", np.float32, (n, 4))
+        self.convert("phrase_scores", np.float32, (n, p))
+        for name in _SCORE_KEYS:
+            self.convert(name, np.float32, (n,))
+        self.convert("phrase_ids", np.int64, (n,))
+        check_phrase_ids(self.phrase_ids, p)
+        self.convert("sources", np.str_, (n,))
+        for source in set(self.sources.tolist()) - set(SOURCES):
             raise ValueError(f"sources must be among {', '.join(SOURCES)}, got {source!r}")
-        for i, rle in enumerate(rles):
+        for i, rle in enumerate(self.rles):
             if list(rle["size"]) != [height, width]:
                 raise ValueError(f"rles must be of image size {[height, width]}, got {list(rle['size'])} at {i}")
-        set_frozen(
-            self, phrases=phrases, image_size=(height, width), phrase_ids=ids, rles=rles, sources=sources, **arrays
+
+    @classmethod
+    def from_masks(
+        cls,
+        phrases: Sequence[str],
+        image_size: tuple[int, int],
+        rles: Sequence[RLE],
+        phrase_ids: Int[np.ndarray, "n"],
+        predicted_iou: Float[np.ndarray, "n"],
+        source: str,
+    ) -> "Instances":
+        """Return one instance per mask that no detector has scored, with the tight box of the mask.
+
+        Args:
+            phrases: of the query.
+            image_size: (height, width) in pixels.
+            rles: n masks of that size.
+            phrase_ids: the phrase of each mask.
+            predicted_iou: of each mask; the instances are ranked by it.
+            source: one of SOURCES.
+        """
+        unknown, predicted_iou = np.full(len(rles), np.nan, np.float32), predicted_iou.astype(np.float32)
+        return cls(
+            phrases=tuple(phrases),
+            image_size=image_size,
+            phrase_ids=phrase_ids.astype(np.int64),
+            boxes=rle_boxes(rles).astype(np.float32),
+            rles=tuple(rles),
+            scores=predicted_iou,
+            detector_scores=unknown,
+            clip_scores=unknown,
+            predicted_iou=predicted_iou,
+            phrase_scores=np.full((len(rles), len(phrases)), np.nan, np.float32),
+            sources=np.full(len(rles), source),
         )
 
     @classmethod
     def empty(cls, phrases: Sequence[str], image_size: tuple[int, int]) -> "Instances":
         """Return no instance of `phrases` in an image of (height, width) pixels."""
         none = np.zeros(0, np.float32)
-        return cls(
-            phrases=tuple(phrases),
-            image_size=image_size,
-            phrase_ids=np.zeros(0, np.int64),
-            boxes=none.reshape(0, 4),
-            rles=(),
-            scores=none,
-            detector_scores=none,
-            clip_scores=none,
-            predicted_iou=none,
-            phrase_scores=none.reshape(0, len(phrases)),
-            sources=np.zeros(0, np.str_),
-        )
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["Instances"]) -> "Instances":
-        """Join instances of the same phrases in the same image, in the order given.
-
-        Raises:
-            ValueError: there are no parts, or they differ in phrases or image size.
-        """
-        asked = {(part.phrases, part.image_size) for part in parts}
-        if len(asked) != 1:
-            raise ValueError(f"parts must be of one image and the same phrases, got {len(asked)} different ones")
-        names = [f.name for f in fields(cls) if isinstance(getattr(parts[0], f.name), np.ndarray)]
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        rles = tuple(rle for part in parts for rle in part.rles)
-        return cls(phrases=parts[0].phrases, image_size=parts[0].image_size, rles=rles, **arrays)
+        return cls.from_masks(phrases, image_size, (), none.astype(np.int64), none, SOURCES[0])
 
     @classmethod
     def from_dict(cls, data: Any) -> "Instances":
-        """Read back the mapping that `to_dict` returned, but for what `to_dict` was only passed.
+        """Read back the mapping that `to_dict` returned, without the `image` and `models` that it was passed.
 
-        A result without "phrase_scores" is read with a score matrix of nan.
+        A result without "phrase_scores" is read with phrase scores of nan.
 
         Raises:
             ResultError: a key is missing, or a value is not of the expected form.
         """
+        # By hand: the columns must become arrays anyway, and validation by pydantic before that took a quarter longer.
         try:
             phrases, entries = tuple(data["phrases"]), list(data["instances"])
             columns = {name: [_number(entry[key]) for entry in entries] for name, key in _SCORE_KEYS.items()}
@@ -159,7 +170,7 @@ class Instances:
 
         Args:
             image: what to add to the "image" section besides width and height, such as {"file": "picnic.png"}.
-            models: what answered, by stage: {"detector": ..., "clip": ..., "segmenter": ...}.
+            models: the checkpoints that were used: {"detector": ..., "clip": ..., "segmenter": ...}.
         """
         height, width = self.image_size
         return {
@@ -253,9 +264,14 @@ class Instances:
         return formats.instance_map(self)
 
     @property
+    def shared(self) -> tuple[tuple[str, ...], tuple[int, int]]:
+        """The phrases and the image size."""
+        return self.phrases, self.image_size
+
+    @property
     def labels(self) -> Shaped[np.ndarray, "n"]:
-        """The phrase of each instance, as an array of strings."""
-        return np.array([self.phrases[i] for i in self.phrase_ids], dtype=np.str_)
+        """The phrase of each instance, as an array of plain `str` (dtype object): `labels == "a dog"` is an array."""
+        return np.array([self.phrases[i] for i in self.phrase_ids], dtype=object)
 
     @property
     def masks(self) -> Bool[np.ndarray, "n h w"]:
@@ -265,19 +281,6 @@ class Instances:
     def sorted(self) -> "Instances":
         """Return the instances by `scores`, best first; equal scores keep their order."""
         return self[np.argsort(-self.scores, kind="stable")]
-
-    def __len__(self) -> int:
-        return len(self.rles)
-
-    def __getitem__(self, index: Any) -> "Instances":
-        rows = select_rows(index, len(self))
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        selected = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
-        rles = tuple(self.rles[i] for i in rows)
-        return Instances(phrases=self.phrases, image_size=self.image_size, rles=rles, **selected)
-
-    def __iter__(self) -> Iterator["Instances"]:
-        return (self[i] for i in range(len(self)))
 
 
 def _plain(number: np.float32) -> float | None:

@@ -1,4 +1,4 @@
-"""Free-form text -> phrases: "a cat. the red mug" -> ("a cat", "the red mug")."""
+"""Phrases of a free-form text: "a cat. the red mug" has "a cat" and "the red mug". For every entry point."""
 
 import re
 import unicodedata
@@ -25,8 +25,8 @@ def parse(text: str | Sequence[str]) -> tuple[str, ...]:
 
     In both, control characters count as white space, surrounding and repeated white space and invisible marks are
     removed, entries with nothing but punctuation are dropped, and of phrases that differ in upper and lower case alone
-    the first is kept: the models read both as the same words, and one question has one answer. The indices in a result
-    are those of the phrases that are returned here, and the words of a phrase are never changed.
+    the first is kept, since the models read both as the same words. The phrase ids of a result are indices of the
+    phrases that are returned here, and the words of a phrase are never changed.
 
     Raises:
         PromptError: nothing is left, or an entry is not a string.
@@ -44,11 +44,16 @@ def parse(text: str | Sequence[str]) -> tuple[str, ...]:
             raise PromptError(f"phrases must be strings, got {type(part).__name__} at position {position}")
         phrase = " ".join(_CONTROL.sub(" ", _INVISIBLE.sub("", part)).split())
         if _has_content(phrase):
-            phrases.setdefault(unicodedata.normalize("NFC", phrase).casefold(), phrase)
+            phrases.setdefault(phrase_key(phrase), phrase)
     if not phrases:
-        given = shortened(repr(text))
-        raise PromptError(f"the text holds no phrase: expected one or more, such as 'a dog. pizza', got {given}")
+        got = shortened(repr(text))
+        raise PromptError(f"the text holds no phrase: expected one or more, such as 'a dog. pizza', got {got}")
     return tuple(phrases.values())
+
+
+def phrase_key(phrase: str) -> str:
+    """Return a key that is equal for phrases that differ in upper and lower case or Unicode composition alone."""
+    return unicodedata.normalize("NFC", phrase).casefold()
 
 
 def shortened(text: str, width: int = 60) -> str:

@@ -1,4 +1,4 @@
-"""The protocols that keep models exchangeable: detector, text encoder, segmenter, scorer, dense prompter. For adapters.
+"""Protocols of the models: detector, text encoder, segmenter, region scorer, dense prompter. For stages and adapters.
 
 Boxes are xyxy float pixels of the upright original image; masks are (height, width) bool of the same frame, or their
 run-length encodings.
@@ -13,17 +13,17 @@ from jaxtyping import Bool, Float, Float32, Int64
 from PIL import Image
 from torch import Tensor
 
+from grounded.config import ScoringConfig
 from grounded.data.detections import Detections
-from grounded.settings import ScoringConfig
 from segany import MaskPrediction, Prompts
 from segany.utils.rle import RLE
 
 
 @dataclass(frozen=True, eq=False)
 class DensePrompts:
-    """What p heat maps say to a segmenter, one prompt for each phrase.
+    """Point and mask prompts from p heat maps of dense features, one prompt for each phrase.
 
-    points  (p, k, 2), (x, y) pixels of the original image, the surest first
+    points  (p, k, 2), (x, y) pixels of the original image, the most certain first
     labels  (p, k): 1 foreground, 0 background, -1 padding
     logits  (p, gh, gw), a coarse mask that covers the whole image, positive inside
     """
@@ -44,7 +44,7 @@ class Detector(Protocol):
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Embeds phrases for the text prompt."""
+    """Embeds phrases, as text prompts of the segmenter."""
 
     @property
     def dim(self) -> int:
@@ -58,10 +58,10 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class ImageTextEncoder(TextEncoder, Protocol):
-    """Embeds phrases and pictures into one space, and compares them there."""
+    """Embeds phrases and images into one space, and compares them there."""
 
     def encode_images(self, crops: Iterable[Image.Image]) -> Float[Tensor, "n c"]:
-        """Return one embedding of unit length per RGB picture."""
+        """Return one embedding of unit length per RGB image."""
         ...
 
     def log_odds(
@@ -73,20 +73,20 @@ class ImageTextEncoder(TextEncoder, Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Answers prompts with masks. `segany.Predictor` is one. An embedding is a value that the caller holds."""
+    """Predicts masks for prompts. `segany.Predictor` is one. An image embedding is a value that the caller holds."""
 
     def encode(self, image: Image.Image) -> Any:
         """Return the embedding of an RGB image."""
         ...
 
     def predict(self, embedding: Any, prompts: Prompts, multimask_output: bool = True) -> MaskPrediction:
-        """Answer n independent prompts, given in original pixels."""
+        """Predict the masks of n independent prompts, which are given in original pixels."""
         ...
 
 
 @runtime_checkable
 class MaskPromptable(Segmenter, Protocol):
-    """A segmenter that takes masks from elsewhere as prompts. `segany.Predictor` is one.
+    """A segmenter that also takes masks of any origin as prompts. `segany.Predictor` is one.
 
     Its embeddings have an `original_size`, (height, width) in pixels.
     """
@@ -100,7 +100,7 @@ class MaskPromptable(Segmenter, Protocol):
 
 @runtime_checkable
 class RegionScorer(Protocol):
-    """Scores masks against phrases by what they show."""
+    """Scores masks against phrases by the part of the image that they cover."""
 
     def score(self, image: Image.Image, rles: Sequence[RLE], phrases: Sequence[str]) -> Float32[np.ndarray, "n p"]:
         """Return the probability of every phrase for every mask of an RGB image, each against fixed negatives.

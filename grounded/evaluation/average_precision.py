@@ -5,117 +5,130 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
+from jaxtyping import Float64
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from grounded.evaluation.cases import Answer, Case
-from grounded.evaluation.matching import Kind, true_mask
-from grounded.evaluation.truth import TrueObject
-
-SIZES = ("small", "medium", "large")  # areas below 32² pixels, below 96² pixels, above
+from grounded.evaluation.dataset import GroundTruthObject, ImagePair, Prediction
+from grounded.evaluation.matching import IouType
+from segany.utils.rle import rle_area
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """Average precision, over classes that have true objects; None where there are none.
+    """Average precision, over classes that have ground truth; None where there are none.
 
-    `mean` is over IoU thresholds from 0.5 to 0.95 in steps of 0.05, and so are those by size.
+    `mean` is over IoU thresholds from 0.5 to 0.95 in steps of 0.05, and so are those by size: areas below 32² pixels,
+    below 96² pixels, and above.
     """
 
-    mean: float | None
-    at_50: float | None
-    at_75: float | None
-    small: float | None
-    medium: float | None
-    large: float | None
+    mean: float | None = None
+    at_50: float | None = None
+    at_75: float | None = None
+    small: float | None = None
+    medium: float | None = None
+    large: float | None = None
 
 
 @dataclass(frozen=True)
-class PrecisionByClass:
+class ClassPrecision:
     """Average precision of all classes together, and of each by itself."""
 
     overall: AveragePrecision
     classes: Mapping[str, AveragePrecision]
 
 
-def average_precision(cases: Sequence[Case], kind: Kind) -> PrecisionByClass:
-    """Return COCO's AP of masks or boxes, for the classes that were asked.
+@dataclass
+class _ClassObjects:
+    """The ground truth and the predictions of one class in one image."""
 
-    The protocol is pycocotools': 101 points of recall, at most 100 answers per class and picture, crowds ignored.
-    Answers of unknown score are ranked last. Boxes are those of the records, where a detector's may differ from its
-    mask's. One class is evaluated at a time, in the pictures where it occurs: the same numbers in less memory.
+    image_size: tuple[int, int]
+    targets: list[GroundTruthObject] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+
+
+def average_precision(pairs: Sequence[ImagePair], iou_type: IouType) -> ClassPrecision:
+    """Return COCO's AP of masks or boxes, for the classes in the prompts.
+
+    The protocol is that of pycocotools: 101 points of recall, at most 100 predictions per class and image, crowds
+    ignored. Predictions of unknown score are ranked last. Boxes are those of the records, where a detector's may differ
+    from its mask's. One class is evaluated at a time, in the images where it occurs: the same numbers in less memory.
 
     Raises:
-        ResultError: masks are asked for and the truth has boxes alone.
+        ResultError: masks are to be compared and the ground truth has boxes alone.
     """
-    by_class: dict[str, dict[int, tuple[list[TrueObject], list[Answer]]]] = defaultdict(dict)
-    for number, case in enumerate(cases, start=1):
-        for thing in case.wanted:
-            by_class[thing.label].setdefault(number, ([], []))[0].append(thing)
-        for answer in case.answers:
-            by_class[answer.label].setdefault(number, ([], []))[1].append(answer)
-    sizes = {number: case.size for number, case in enumerate(cases, start=1)}
-    asked = sorted({label for case in cases for label in case.asked.values()})
-    classes = {label: _of_class(by_class.get(label, {}), sizes, kind) for label in asked}
-    fields = AveragePrecision.__dataclass_fields__
-    overall = {name: _mean([getattr(value, name) for value in classes.values()]) for name in fields}
-    return PrecisionByClass(AveragePrecision(**overall), classes)
+    by_class: dict[str, dict[int, _ClassObjects]] = defaultdict(dict)
+    for image_id, pair in enumerate(pairs, start=1):
+        for target in pair.targets:
+            by_class[target.label].setdefault(image_id, _ClassObjects(pair.image_size)).targets.append(target)
+        for prediction in pair.predictions:
+            images = by_class[prediction.label]
+            images.setdefault(image_id, _ClassObjects(pair.image_size)).predictions.append(prediction)
+    labels = sorted({label for pair in pairs for label in pair.phrase_classes.values()})
+    classes = {label: _evaluate_class(by_class.get(label, {}), iou_type) for label in labels}
+    overall = {f.name: _mean([getattr(value, f.name) for value in classes.values()]) for f in fields(AveragePrecision)}
+    return ClassPrecision(AveragePrecision(**overall), classes)
 
 
-def _of_class(
-    pictures: Mapping[int, tuple[list[TrueObject], list[Answer]]], sizes: Mapping[int, tuple[int, int]], kind: Kind
-) -> AveragePrecision:
-    if not any(truths for truths, _ in pictures.values()):
-        return AveragePrecision(None, None, None, None, None, None)
-    images = [{"id": number, "height": sizes[number][0], "width": sizes[number][1]} for number in pictures]
-    truths = [_true_entry(thing, number, kind) for number, (things, _) in pictures.items() for thing in things]
-    answers = [_answer_entry(answer, number, kind) for number, (_, found) in pictures.items() for answer in found]
+def _evaluate_class(images: Mapping[int, _ClassObjects], iou_type: IouType) -> AveragePrecision:
+    if not any(image.targets for image in images.values()):
+        return AveragePrecision()
+    entries = [
+        {"id": image_id, "height": image.image_size[0], "width": image.image_size[1]}
+        for image_id, image in images.items()
+    ]
+    targets = [_target_entry(one, image_id, iou_type) for image_id, i in images.items() for one in i.targets]
+    predictions = [_prediction_entry(p, image_id, iou_type) for image_id, i in images.items() for p in i.predictions]
+    coco_type = "segm" if iou_type == "mask" else "bbox"
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluator = COCOeval(_indexed(images, truths), _indexed(images, answers), "segm" if kind == "mask" else "bbox")
+        evaluator = COCOeval(_coco_dataset(entries, targets), _coco_dataset(entries, predictions), coco_type)
         evaluator.evaluate()
         evaluator.accumulate()
-    # (IoU threshold, recall, class, area, most answers), -1 where there is no true object
+    # (IoU threshold, recall, class, area, most predictions), -1 where there is no ground truth
     precision = evaluator.eval["precision"][:, :, 0, :, -1]
     return AveragePrecision(
-        *(_known(values) for values in (precision[..., 0], precision[0, :, 0], precision[5, :, 0])),
-        *(_known(precision[..., 1 + size]) for size in range(len(SIZES))),
+        mean=_mean_precision(precision[..., 0]),
+        at_50=_mean_precision(precision[0, :, 0]),
+        at_75=_mean_precision(precision[5, :, 0]),
+        small=_mean_precision(precision[..., 1]),
+        medium=_mean_precision(precision[..., 2]),
+        large=_mean_precision(precision[..., 3]),
     )
 
 
-def _indexed(images: list[dict[str, Any]], entries: list[dict[str, Any]]) -> COCO:
-    """A data set of one class. Built directly, because `COCO.loadRes` raises where there are no answers."""
+def _coco_dataset(images: list[dict[str, Any]], entries: list[dict[str, Any]]) -> COCO:
+    """Return a data set of one class. Built directly, because `COCO.loadRes` raises where there are no predictions."""
     # An annotation with id 0 would be taken for no match.
     annotations = [{"id": number, "category_id": 1, **entry} for number, entry in enumerate(entries, start=1)]
-    data = COCO()
-    data.dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "it"}]}
-    data.createIndex()
-    return data
+    dataset = COCO()
+    dataset.dataset = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "class"}]}
+    dataset.createIndex()
+    return dataset
 
 
-def _true_entry(thing: TrueObject, number: int, kind: Kind) -> dict[str, Any]:
-    entry = {"image_id": number, "bbox": _xywh(thing), "area": thing.area, "iscrowd": int(thing.is_crowd)}
-    return {**entry, "segmentation": dict(true_mask(thing))} if kind == "mask" else entry
+def _target_entry(target: GroundTruthObject, image_id: int, iou_type: IouType) -> dict[str, Any]:
+    entry = {"image_id": image_id, "bbox": _xywh(target), "area": target.area, "iscrowd": int(target.is_crowd)}
+    return {**entry, "segmentation": dict(target.require_mask())} if iou_type == "mask" else entry
 
 
-def _answer_entry(answer: Answer, number: int, kind: Kind) -> dict[str, Any]:
-    x, y, width, height = _xywh(answer)
-    area = float(coco_mask.area(answer.mask)) if kind == "mask" else width * height
-    score = answer.score if math.isfinite(answer.score) else -1.0  # last
-    entry = {"image_id": number, "bbox": [x, y, width, height], "area": area, "iscrowd": 0, "score": score}
-    return {**entry, "segmentation": dict(answer.mask)} if kind == "mask" else entry
+def _prediction_entry(prediction: Prediction, image_id: int, iou_type: IouType) -> dict[str, Any]:
+    x, y, width, height = _xywh(prediction)
+    area = float(rle_area([prediction.mask])[0]) if iou_type == "mask" else width * height
+    score = prediction.score if math.isfinite(prediction.score) else -1.0  # last
+    entry = {"image_id": image_id, "bbox": [x, y, width, height], "area": area, "iscrowd": 0, "score": score}
+    return {**entry, "segmentation": dict(prediction.mask)} if iou_type == "mask" else entry
 
 
-def _xywh(thing: TrueObject | Answer) -> list[float]:
-    x0, y0, x1, y1 = thing.box
+def _xywh(one: GroundTruthObject | Prediction) -> list[float]:
+    x0, y0, x1, y1 = one.box
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _known(values: np.ndarray) -> float | None:
+def _mean_precision(values: Float64[np.ndarray, "..."]) -> float | None:
     return float(values.mean()) if values.min() > -1 else None
 
 

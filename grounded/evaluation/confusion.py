@@ -1,4 +1,4 @@
-"""What is taken for what."""
+"""Confusion matrix of classes and phrases, and false positives on classes that an image does not have."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,62 +6,101 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grounded.evaluation.cases import Case
+from grounded.evaluation.dataset import ImagePair
 from grounded.evaluation.matching import IGNORED, Matches
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """How many answers to each phrase lie on objects of each class.
+class ConfusionMatrix:
+    """How many predictions of each phrase lie on objects of each class.
 
-    Every answer counts once: with the class of the object it found; else with the class of that object of another class
-    which it overlaps most, whether or not something else found that one; else with no class. A second answer to an
-    object that is found already counts with no class, too. Each true object on which no answer lies counts once, with
-    no phrase. Answers in a crowd of their class do not count.
+    Every prediction counts once: with the class of the object it matches; else with the class of that object of another
+    class which it overlaps most, whether or not another prediction matches that one; else with no class. A second
+    prediction of an object that is matched already counts with no class, too. Each object on which no prediction lies
+    counts once, with no phrase. Predictions in a crowd of their class do not count.
     """
 
-    classes: tuple[str, ...]  # asked ones first, then those not asked that answers lie on
-    asked: Mapping[str, str]  # phrase -> class
+    classes: tuple[str, ...]  # those in the prompts first, then others that predictions lie on
+    phrase_classes: Mapping[str, str]  # phrase -> class
     counts: Mapping[tuple[str | None, str | None], int]  # (class, phrase), None for no class and no phrase
 
     def count(self, label: str | None, phrase: str | None) -> int:
         return self.counts.get((label, phrase), 0)
 
 
-def confusion(cases: Sequence[Case], matches: Sequence[Matches], threshold: float) -> Confusion:
-    """Count what was answered to what, by the overlaps that the matches were made from.
+def confusion_matrix(pairs: Sequence[ImagePair], matches: Sequence[Matches], threshold: float) -> ConfusionMatrix:
+    """Count predictions by the class of the object that they lie on.
 
     Args:
-        cases: pictures.
+        pairs: images.
         matches: of each of them.
-        threshold: least IoU of an answer that lies on an object.
+        threshold: least IoU of a prediction that lies on an object.
     """
     counts: Counter[tuple[str | None, str | None]] = Counter()
-    for case, match in zip(cases, matches, strict=True):
-        counts += _of_case(case, match, threshold)
-    asked = {phrase: label for case in cases for phrase, label in case.asked.items()}
-    classes = dict.fromkeys((*asked.values(), *(label for label, _ in counts if label is not None)))
-    return Confusion(tuple(classes), asked, dict(counts))
+    for pair, own in zip(pairs, matches, strict=True):
+        counts += _count_pair(pair, own, threshold)
+    phrase_classes = {phrase: label for pair in pairs for phrase, label in pair.phrase_classes.items()}
+    classes = dict.fromkeys((*phrase_classes.values(), *(label for label, _ in counts if label is not None)))
+    return ConfusionMatrix(tuple(classes), phrase_classes, dict(counts))
 
 
-def _of_case(case: Case, match: Matches, threshold: float) -> Counter[tuple[str | None, str | None]]:
+def _count_pair(pair: ImagePair, matches: Matches, threshold: float) -> Counter[tuple[str | None, str | None]]:
     counts: Counter[tuple[str | None, str | None]] = Counter()
-    crowds = np.array([thing.is_crowd for thing in case.truths], dtype=bool)
-    lain_on = set()
-    for row, answer in enumerate(case.answers):
-        place = int(match.truths[row])
-        if place == IGNORED:
+    labels = np.array([target.label for target in pair.ground_truth], dtype=object)
+    crowds = np.array([target.is_crowd for target in pair.ground_truth], dtype=bool)
+    covered = set()
+    for row, prediction in enumerate(pair.predictions):
+        target_id = int(matches.target_ids[row])
+        if target_id == IGNORED:
             continue
-        if place < 0 and len(crowds):
-            others = np.array([thing.label != answer.label for thing in case.truths]) & ~crowds
-            best = int(np.where(others, match.overlaps[row], 0.0).argmax())
-            if others[best] and match.overlaps[row, best] >= threshold:
-                place = best
-        if place >= 0:
-            lain_on.add(place)
-        counts[case.truths[place].label if place >= 0 else None, answer.phrase] += 1
-    asked = set(case.asked.values())
-    for place, thing in enumerate(case.truths):
-        if place not in lain_on and thing.label in asked and not thing.is_crowd:
-            counts[thing.label, None] += 1
+        if target_id < 0 and len(crowds):
+            others = (labels != prediction.label) & ~crowds
+            best = int(np.where(others, matches.pairwise[row], 0.0).argmax())
+            if others[best] and matches.pairwise[row, best] >= threshold:
+                target_id = best
+        if target_id >= 0:
+            covered.add(target_id)
+        counts[pair.ground_truth[target_id].label if target_id >= 0 else None, prediction.phrase] += 1
+    prompted = set(pair.phrase_classes.values())
+    for target_id, target in enumerate(pair.ground_truth):
+        if target_id not in covered and target.label in prompted and not target.is_crowd:
+            counts[target.label, None] += 1
     return counts
+
+
+@dataclass(frozen=True)
+class FalsePositiveRate:
+    """Images without any object of a phrase's class whose prompt had the phrase, and those with predictions of it."""
+
+    images: int
+    false_positives: int
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the images that have at least one prediction; None without any image."""
+        return self.false_positives / self.images if self.images else None
+
+
+@dataclass(frozen=True)
+class AbsentClassRates:
+    """False-positive rates on absent classes, over all pairs of an image and a phrase, and by phrase."""
+
+    overall: FalsePositiveRate
+    phrases: Mapping[str, FalsePositiveRate]
+
+
+def absent_class_rates(pairs: Sequence[ImagePair]) -> AbsentClassRates:
+    """Count the pairs of an image and a phrase in its prompt whose class is absent there, crowds included."""
+    images: Counter[str] = Counter()
+    false_positives: Counter[str] = Counter()
+    phrases: dict[str, None] = {}
+    for pair in pairs:
+        present = {target.label for target in pair.ground_truth}
+        predicted = {prediction.phrase for prediction in pair.predictions}
+        for phrase, label in pair.phrase_classes.items():
+            phrases[phrase] = None
+            if label not in present:
+                images[phrase] += 1
+                false_positives[phrase] += phrase in predicted
+    by_phrase = {phrase: FalsePositiveRate(images[phrase], false_positives[phrase]) for phrase in phrases}
+    return AbsentClassRates(FalsePositiveRate(images.total(), false_positives.total()), by_phrase)

@@ -1,132 +1,200 @@
-"""Which answer found which true object."""
+"""Greedy matching of predictions to ground truth, and the counts that follow from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
-from pycocotools import mask as coco_mask
+from pycocotools import mask as coco_mask  # IoU of boxes with crowds
 
 from grounded.data.parallel_arrays import set_frozen
-from grounded.errors import ResultError
-from grounded.evaluation.cases import Answer, Case
-from grounded.evaluation.truth import TrueObject
-from segany.utils.rle import RLE
+from grounded.evaluation.dataset import GroundTruthObject, ImagePair, Prediction
+from segany.utils.rle import rle_iou
 
-Kind = Literal["mask", "box"]
+IouType = Literal["mask", "box"]
 
-NOTHING, IGNORED = -1, -2
+UNMATCHED, IGNORED = -1, -2
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """For each of the n answers of a case which of its true objects it found.
+    """For each of the n predictions of an image the ground truth that it was matched to.
 
     Raises:
         ValueError: the arrays are not of one length.
     """
 
-    truths: Int64[np.ndarray, "n"]  # into Case.truths; NOTHING, or IGNORED for what lies in a crowd
+    target_ids: Int64[np.ndarray, "n"]  # into ImagePair.ground_truth; UNMATCHED, or IGNORED for predictions in a crowd
     ious: Float64[np.ndarray, "n"]  # with that object, 0 without one
-    overlaps: Float64[np.ndarray, "n m"]  # IoU of every answer with every true object; see `overlaps`
+    pairwise: Float64[np.ndarray, "n m"]  # IoU of every prediction with every object, see `pairwise_iou`
 
     def __post_init__(self) -> None:
-        set_frozen(self, truths=np.asarray(self.truths, np.int64), ious=np.asarray(self.ious, np.float64))
-        if not len(self.truths) == len(self.ious) == len(self.overlaps):
-            raise ValueError(f"matches must be of n answers, got {len(self.truths)} truths and {len(self.ious)} IoUs")
+        set_frozen(self, target_ids=np.asarray(self.target_ids, np.int64), ious=np.asarray(self.ious, np.float64))
+        if not len(self.target_ids) == len(self.ious) == len(self.pairwise):
+            lengths = f"{len(self.target_ids)} target_ids and {len(self.ious)} IoUs"
+            raise ValueError(f"matches must be of n predictions, got {lengths}")
 
     def __len__(self) -> int:
-        return len(self.truths)
+        return len(self.target_ids)
 
     @property
-    def found(self) -> Bool[np.ndarray, "n"]:
-        """Whether an answer is right."""
-        return self.truths >= 0
+    def is_true_positive(self) -> Bool[np.ndarray, "n"]:
+        return self.target_ids >= 0
 
     @property
-    def judged(self) -> Bool[np.ndarray, "n"]:
-        """Whether an answer is right or wrong, rather than ignored."""
-        return self.truths != IGNORED
+    def is_evaluated(self) -> Bool[np.ndarray, "n"]:
+        """Whether a prediction is a true or a false positive, rather than ignored."""
+        return self.target_ids != IGNORED
 
 
-def match_case(case: Case, kind: Kind, threshold: float) -> Matches:
-    """Match the answers of a case to the true objects of the classes that were asked, class by class.
+def match_pair(pair: ImagePair, iou_type: IouType, threshold: float) -> Matches:
+    """Match the predictions of an image to the ground truth of the classes in its prompt, class by class.
 
-    Answers choose in the order of their scores, unknown scores last. Each takes the object with the greatest IoU that
-    is still free, if that IoU is at least `threshold`. One that finds none is ignored where at least `threshold` of its
-    own area lies in a crowd of its class. This is the protocol of COCO (Lin et al., 2014; pycocotools).
+    Predictions choose in the order of their scores, unknown scores last. Each takes the object with the greatest IoU
+    that is still free, if that IoU is at least `threshold`. One without such an object is ignored where at least
+    `threshold` of its own area lies in a crowd of its class. This is the protocol of COCO (Lin et al., 2014;
+    pycocotools).
 
     Raises:
-        ResultError: the masks are to be compared and the truth has boxes alone.
+        ResultError: masks are to be compared and the ground truth has boxes alone.
     """
-    table = overlaps(case.answers, case.truths, kind)
-    wanted = set(case.asked.values())
-    labels = np.array([thing.label if thing.label in wanted else "" for thing in case.truths], dtype=object)
-    crowds = np.array([thing.is_crowd for thing in case.truths], dtype=bool)
-    return match(
-        np.where(np.array([a.label for a in case.answers], dtype=object)[:, None] == labels[None], table, 0.0),
-        crowds,
-        np.array([answer.score for answer in case.answers], dtype=np.float64),
+    pairwise = pairwise_iou(pair.predictions, pair.ground_truth, iou_type)
+    prompted = set(pair.phrase_classes.values())
+    labels = np.array([t.label if t.label in prompted else "" for t in pair.ground_truth], dtype=object)
+    is_same_class = np.array([p.label for p in pair.predictions], dtype=object)[:, None] == labels[None]
+    return match_greedily(
+        np.where(is_same_class, pairwise, 0.0),
+        np.array([target.is_crowd for target in pair.ground_truth], dtype=bool),
+        np.array([prediction.score for prediction in pair.predictions], dtype=np.float64),
         threshold,
-        table,
+        pairwise,
     )
 
 
-def match(
+def match_greedily(
     candidates: Float[np.ndarray, "n m"],
     crowds: Bool[np.ndarray, "m"],
     scores: Float[np.ndarray, "n"],
     threshold: float,
-    table: Float[np.ndarray, "n m"] | None = None,
+    pairwise: Float[np.ndarray, "n m"] | None = None,
 ) -> Matches:
-    """Match n answers to m true objects one to one; `match_case` explains how.
+    """Match n predictions to m objects one to one, by the rules of `match_pair`.
 
     Args:
-        candidates: IoU of each answer with each object, 0 where they may not be matched.
-        crowds: which objects are crowds, that take any number of answers.
-        scores: of the answers, nan for unknown.
+        candidates: IoU of each prediction with each object, 0 where they must not be matched.
+        crowds: which objects are crowds, that take any number of predictions.
+        scores: of the predictions, nan for unknown.
         threshold: least IoU, above 0.
-        table: what to keep as `overlaps`, by default the candidates.
+        pairwise: IoU to keep in the result, by default the candidates.
     """
     n = len(scores)
-    truths, ious = np.full(n, NOTHING), np.zeros(n)
+    target_ids, ious = np.full(n, UNMATCHED), np.zeros(n)
     free = ~crowds
     for row in np.argsort(-scores, kind="stable"):  # nan comes last
-        open_to = np.where(free, candidates[row], 0.0)
-        best = int(open_to.argmax()) if len(crowds) else 0
-        if len(crowds) and open_to[best] >= threshold:
-            truths[row], ious[row], free[best] = best, open_to[best], False
+        available = np.where(free, candidates[row], 0.0)
+        best = int(available.argmax()) if len(crowds) else 0
+        if len(crowds) and available[best] >= threshold:
+            target_ids[row], ious[row], free[best] = best, available[best], False
         elif (candidates[row][crowds] >= threshold).any():
-            truths[row] = IGNORED
-    return Matches(truths, ious, np.asarray(candidates if table is None else table, np.float64))
+            target_ids[row] = IGNORED
+    return Matches(target_ids, ious, np.asarray(candidates if pairwise is None else pairwise, np.float64))
 
 
-def overlaps(answers: Sequence[Answer], truths: Sequence[TrueObject], kind: Kind) -> Float64[np.ndarray, "n m"]:
-    """Return the IoU of each answer with each true object; with a crowd, the share of the answer that lies in it.
-
-    Raises:
-        ResultError: the masks are to be compared and the truth has boxes alone.
-    """
-    if not answers or not truths:
-        return np.zeros((len(answers), len(truths)))
-    crowds = [int(thing.is_crowd) for thing in truths]
-    if kind == "box":
-        return coco_mask.iou(_xywh(answers), _xywh(truths), crowds)
-    return coco_mask.iou([dict(a.mask) for a in answers], [dict(true_mask(thing)) for thing in truths], crowds)
-
-
-def true_mask(thing: TrueObject) -> RLE:
-    """Return the mask of a true object.
+def pairwise_iou(
+    predictions: Sequence[Prediction], targets: Sequence[GroundTruthObject], iou_type: IouType
+) -> Float64[np.ndarray, "n m"]:
+    """Return the IoU of each prediction with each object; with a crowd, the share of the prediction that lies in it.
 
     Raises:
-        ResultError: the truth has boxes alone.
+        ResultError: masks are to be compared and the ground truth has boxes alone.
     """
-    if thing.mask is None:
-        raise ResultError(f"the truth has {thing.label!r} without a mask: measure boxes alone")
-    return thing.mask
+    crowds = [target.is_crowd for target in targets]
+    if iou_type == "mask":
+        return rle_iou([p.mask for p in predictions], [target.require_mask() for target in targets], crowds)
+    if not predictions or not targets:
+        return np.zeros((len(predictions), len(targets)))
+    return coco_mask.iou(_xywh(predictions), _xywh(targets), crowds)
 
 
-def _xywh(things: Sequence[Answer] | Sequence[TrueObject]) -> Float64[np.ndarray, "n 4"]:
-    boxes = np.array([thing.box for thing in things], dtype=np.float64)
+def _xywh(objects: Sequence[Prediction] | Sequence[GroundTruthObject]) -> Float64[np.ndarray, "n 4"]:
+    boxes = np.array([one.box for one in objects], dtype=np.float64)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Objects and predictions counted. Crowds, and predictions in crowds, are not."""
+
+    objects: int = 0
+    predictions: int = 0
+    true_positives: int = 0  # predictions that match an object, and as many objects
+    iou_sum: float = 0.0  # over the true positives
+    boundary_sum: float = 0.0  # boundary F-scores of the true positives, nan where boxes are compared
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.objects + other.objects,
+            self.predictions + other.predictions,
+            self.true_positives + other.true_positives,
+            self.iou_sum + other.iou_sum,
+            self.boundary_sum + other.boundary_sum,
+        )
+
+    @property
+    def errors(self) -> int:
+        """False negatives and false positives."""
+        return self.objects + self.predictions - 2 * self.true_positives
+
+    @property
+    def precision(self) -> float | None:
+        return self.true_positives / self.predictions if self.predictions else None
+
+    @property
+    def recall(self) -> float | None:
+        return self.true_positives / self.objects if self.objects else None
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Mean over the true positives."""
+        return self.iou_sum / self.true_positives if self.true_positives else None
+
+    @property
+    def boundary_f(self) -> float | None:
+        """Mean over the true positives; None where boxes are compared."""
+        is_known = self.true_positives and not np.isnan(self.boundary_sum)
+        return self.boundary_sum / self.true_positives if is_known else None
+
+    @property
+    def panoptic_quality(self) -> float | None:
+        """IoU of the true positives, with half an object lost for each error (Kirillov et al., 2019)."""
+        total = self.objects + self.predictions
+        return 2 * self.iou_sum / total if total else None
+
+
+def count_matches(pair: ImagePair, matches: Matches, boundary_scores: Float64[np.ndarray, "n"]) -> dict[str, Counts]:
+    """Return the counts of each class in the prompt that has an object or a prediction in an image.
+
+    Args:
+        pair: the image.
+        matches: of its predictions.
+        boundary_scores: boundary F-score of each true positive; the other values do not matter.
+    """
+    objects = [target.label for target in pair.targets if not target.is_crowd]
+    labels = np.array([prediction.label for prediction in pair.predictions], dtype=object)
+    result = {}
+    for label in dict.fromkeys((*objects, *labels)):
+        is_label = labels == label
+        is_true_positive = is_label & matches.is_true_positive
+        result[label] = Counts(
+            objects=objects.count(label),
+            predictions=int((is_label & matches.is_evaluated).sum()),
+            true_positives=int(is_true_positive.sum()),
+            iou_sum=float(matches.ious[is_true_positive].sum()),
+            boundary_sum=float(boundary_scores[is_true_positive].sum()),
+        )
+    return result
+
+
+def sum_counts(parts: Iterable[Counts]) -> Counts:
+    return sum(parts, Counts())

@@ -1,17 +1,14 @@
-"""A user's changes to instances that need no model: other names, one mask out of several, one more."""
+"""Edit instances without a model: rename one, merge several, add more."""
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from grounded.data.instances import Instances
 from grounded.data.parallel_arrays import select_rows
-from grounded.data.phrases import parse
-from grounded.stages.answers import tight_boxes
-from segany.utils.rle import RLE
+from grounded.data.phrases import parse, phrase_key
+from segany.utils.rle import rle_boxes, rle_union
 
 
 def relabel(instances: Instances, index: int, phrase: str) -> Instances:
@@ -25,7 +22,7 @@ def relabel(instances: Instances, index: int, phrase: str) -> Instances:
     """
     (name,) = parse([phrase])
     wider = with_phrases(instances, [name])
-    row, phrase_id = int(select_rows(index, len(instances))[0]), _phrase_ids(wider)[_key(name)]
+    row, phrase_id = int(select_rows(index, len(instances))[0]), _phrase_ids(wider)[phrase_key(name)]
     if wider.phrase_ids[row] == phrase_id:
         return wider
     return replace(
@@ -49,11 +46,10 @@ def merge(instances: Instances, rows: Sequence[int]) -> Instances:
     if len(chosen) < 2:
         raise ValueError(f"merging takes two different instances or more, got {len(chosen)}")
     first = chosen[0]
-    union = coco_mask.merge([instances.rles[row] for row in chosen])
-    union = RLE(size=list(union["size"]), counts=union["counts"].decode("ascii"))
+    union = rle_union([instances.rles[row] for row in chosen])
     rles = tuple(union if row == first else rle for row, rle in enumerate(instances.rles))
     boxes = instances.boxes.copy()
-    boxes[first] = tight_boxes([union])[0]
+    boxes[first] = rle_boxes([union])[0]
     merged = replace(
         instances,
         rles=rles,
@@ -72,7 +68,7 @@ def add(instances: Instances, others: Instances) -> Instances:
     """
     wider = with_phrases(instances, others.phrases)
     known = _phrase_ids(wider)
-    columns = np.array([known[_key(phrase)] for phrase in others.phrases], np.int64)
+    columns = np.array([known[phrase_key(phrase)] for phrase in others.phrases], np.int64)
     matrix = np.full((len(others), len(wider.phrases)), np.nan, np.float32)
     matrix[:, columns] = others.phrase_scores
     moved = replace(others, phrases=wider.phrases, phrase_ids=columns[others.phrase_ids], phrase_scores=matrix)
@@ -80,11 +76,11 @@ def add(instances: Instances, others: Instances) -> Instances:
 
 
 def with_phrases(instances: Instances, phrases: Sequence[str]) -> Instances:
-    """The same instances with more phrases asked for; those that are there already, in any case, are not repeated."""
+    """Return the instances with more phrases; those that are there already, in any case, are not repeated."""
     known, new = _phrase_ids(instances), dict[str, str]()
     for phrase in phrases:
-        if _key(phrase) not in known:
-            new.setdefault(_key(phrase), phrase)
+        if phrase_key(phrase) not in known:
+            new.setdefault(phrase_key(phrase), phrase)
     unknown = np.full((len(instances), len(new)), np.nan, np.float32)
     matrix = np.concatenate([instances.phrase_scores, unknown], axis=1)
     return replace(instances, phrases=(*instances.phrases, *new.values()), phrase_scores=matrix)
@@ -92,12 +88,7 @@ def with_phrases(instances: Instances, phrases: Sequence[str]) -> Instances:
 
 def _phrase_ids(instances: Instances) -> dict[str, int]:
     """The index of each phrase by its key; of several with one key, the first."""
-    return {_key(phrase): i for i, phrase in reversed(list(enumerate(instances.phrases)))}
-
-
-def _key(phrase: str) -> str:
-    """Equal for phrases that `parse` takes for one."""
-    return unicodedata.normalize("NFC", phrase).casefold()
+    return {phrase_key(phrase): i for i, phrase in reversed(list(enumerate(instances.phrases)))}
 
 
 def _replaced(array: np.ndarray, row: int, value: int | float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Masks of everything in a picture, and a name for those in which CLIP recognises one."""
+"""Segment everything in an image, and name the masks that CLIP recognises. Needs a segmenter, no detector."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,56 +7,81 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from grounded.data.image import SourceImage
+from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
+from grounded.data.phrases import parse
+from grounded.data.protocols import RegionScorer, Segmenter
 from grounded.errors import ConfigError
-from grounded.stages import answers
-from grounded.stages.question import Parts
+from grounded.stages.encode import check_embedding
+from grounded.stages.fallback import UNNAMED
+from grounded.stages.verify import with_clip_scores
 from grounded.utils.timing import Stopwatch
 from segany import AutomaticMaskGenerator, Predictor
 
-UNNAMED = "unnamed"
+__all__ = ["UNNAMED", "everything"]
 
 
 def everything(
-    parts: Parts,
-    image: SourceImage,
-    words: Sequence[str],
-    naming_threshold: float,
-    watch: Stopwatch,
-    kept_embedding: Any | None,
-    options: dict[str, Any],
+    segmenter: Segmenter,
+    image: ImageLike | SourceImage,
+    words: str | Sequence[str] = (),
+    stopwatch: Stopwatch | None = None,
+    *,
+    scorer: RegionScorer | None = None,
+    naming_threshold: float = 0.3,
+    embedding: Any | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> Instances:
-    """Masks of everything, named where CLIP recognises one of the words; see `Pipeline.everything`."""
-    segmenter = parts.segmenter
+    """Return masks of everything in an image, named by CLIP where it recognises one of the words.
+
+    Args:
+        image: any that `open_image` takes.
+        words: names to choose from, as the text of `Pipeline.segment`; none names nothing.
+        stopwatch: receives the seconds of each stage.
+        scorer: compares masks with words; needed where there are any.
+        naming_threshold: least CLIP score of a name; other masks are called "unnamed".
+        embedding: of this image, by this segmenter; None encodes the image.
+        progress: called with (points done, points in all) while masks are made; what it raises ends the search.
+        options: of `segany.AutomaticMaskGenerator`.
+
+    Returns:
+        instances with the source "automatic"; without words all are "unnamed", by predicted IoU.
+
+    Raises:
+        ConfigError: the segmenter is not segany's, or there are words and no region scorer.
+        PromptError: the text holds no phrase.
+        ValueError: an option is out of range.
+    """
+    image, watch = open_image(image), stopwatch or Stopwatch()
+    check_embedding(embedding, image)
+    names = parse(words) if words else ()
     if not isinstance(segmenter, Predictor):
         raise ConfigError(f"automatic masks need a segany.Predictor, got {type(segmenter).__name__}")
-    if words and parts.scorer is None:
-        raise ConfigError("naming masks needs a region scorer, got none: switch filtering on, or load every part")
+    if names and scorer is None:
+        raise ConfigError("naming masks needs a region scorer, got none: switch filtering on, or load all parts")
     if not 0 <= naming_threshold <= 1:
         raise ValueError(f"naming_threshold must lie in [0, 1], got {naming_threshold}")
-    words = [word for word in words if word.casefold() != UNNAMED]
+    names = tuple(name for name in names if name.casefold() != UNNAMED)
     generator = AutomaticMaskGenerator(segmenter, **options)
-    if kept_embedding is None:
+    if embedding is None:
         with watch.stage("encode"):
-            kept_embedding = segmenter.encode(image.pixels)
-    with watch.stage("automatic"):
-        masks = generator.generate(image.pixels, progress or False, embedding=kept_embedding)
-    phrases = (*words, UNNAMED)
-    unnamed = np.full(len(masks), len(words), np.int64)
-    found = answers.from_masks(phrases, image.size, masks.rles, unnamed, masks.predicted_iou.numpy(), "automatic")
-    if words and parts.scorer is not None and len(masks):
+            embedding = segmenter.encode(image.pixels)
+    with watch.stage("automatic_masks"):
+        masks = generator.generate(image.pixels, progress or False, embedding=embedding)
+    phrases, unnamed = (*names, UNNAMED), np.full(len(masks), len(names), np.int64)
+    found = Instances.from_masks(phrases, image.size, masks.rles, unnamed, masks.predicted_iou.numpy(), "automatic")
+    if names and scorer is not None and len(masks):
         with watch.stage("score"):
-            probabilities = parts.scorer.score(image.pixels, found.rles, words)
+            probabilities = scorer.score(image.pixels, found.rles, names)
         found = _named(found, probabilities, naming_threshold)
     return found.sorted()
 
 
 def _named(found: Instances, probabilities: Float32[np.ndarray, "n w"], threshold: float) -> Instances:
-    """Each mask under its likeliest word, where that is likely enough."""
+    """Put each mask under its likeliest word, where that is likely enough."""
     ids = np.where(probabilities.max(axis=1) >= threshold, probabilities.argmax(axis=1), found.phrase_ids)
     named = replace(found, phrase_ids=ids)
     recognised = ids < probabilities.shape[1]
-    scored = answers.with_clip_scores(named[recognised], probabilities[recognised])
+    scored = with_clip_scores(named[recognised], probabilities[recognised])
     return Instances.concatenate([scored, named[~recognised]])

@@ -1,4 +1,4 @@
-"""Ending a run from outside: what is in work is finished and written, unless one insists."""
+"""Ctrl-C and SIGTERM during a run: batches in progress are finished and written, unless a second signal comes."""
 
 import os
 import signal
@@ -11,8 +11,8 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption:
-    """Tells whether a signal has come, and which."""
+class Interrupt:
+    """The first signal that came, if any. Calling it says whether to stop."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -22,36 +22,36 @@ class Interruption:
 
     @property
     def exit_status(self) -> int:
-        """128 + the signal, as shells have it: 130 for Ctrl-C, 143 for SIGTERM; 0 where none came."""
+        """128 + the signal, as in shells: 130 for Ctrl-C, 143 for SIGTERM; 0 without a signal."""
         return 128 + self.signal if self.signal is not None else 0
 
 
 @contextmanager
-def interruptible(say: Callable[[str], None] | None = None) -> Iterator[Interruption]:
-    """Within the `with` statement, take Ctrl-C and SIGTERM as a wish to stop, and a second one as an order.
+def catch_interrupts(notify: Callable[[str], None] | None = None) -> Iterator[Interrupt]:
+    """Within the `with` statement, record Ctrl-C or SIGTERM instead of raising; a second one ends the process at once.
 
-    At the second the process ends at once: lines that were written are with the operating system already. Outside the
-    main thread, which alone receives signals, nothing changes.
+    Ending at once loses no record, because written lines are with the operating system already. Outside the main
+    thread, which alone receives signals, nothing changes.
 
     Args:
-        say: told what happens, in one line.
+        notify: called with one line for the user when the first signal comes.
     """
-    interruption = Interruption()
+    interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
-        yield interruption
+        yield interrupt
         return
 
-    def take(number: int, frame: FrameType | None) -> None:
-        if interruption():
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt():
             sys.stderr.flush()
             os._exit(128 + number)
-        interruption.signal = number
-        if say:
-            say("Stopping: the pictures in work are finished first. Once more to stop at once.")
+        interrupt.signal = number
+        if notify:
+            notify("Stopping: the pictures in work are finished first. Once more to stop at once.")
 
-    earlier = {number: signal.signal(number, take) for number in _SIGNALS}
+    previous = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
-        yield interruption
+        yield interrupt
     finally:
-        for number, handler in earlier.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""How far labelling has come: a bar on a terminal, lines elsewhere, and a summary at the end."""
+"""Progress of a labelling run: counts, a bar on a terminal or lines in a log file, and the summary at the end."""
 
 import sys
 import threading
@@ -20,10 +20,10 @@ LINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What one run did; earlier runs into the same folder are only in `skipped`."""
+class RunSummary:
+    """Results of one run; those of earlier runs into the same folder are only in `skipped`."""
 
-    pictures: int = 0  # with a new record
+    images: int = 0  # with a new record
     failures: int = 0
     skipped: int = 0  # labelled before
     instances: Mapping[str, int] = field(default_factory=dict)  # by phrase
@@ -32,29 +32,29 @@ class Summary:
 
     @property
     def rate(self) -> float:
-        """Pictures per second, failures among them."""
-        return (self.pictures + self.failures) / self.seconds if self.seconds else 0.0
+        """Images per second, failures among them."""
+        return (self.images + self.failures) / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
         before = f", {self.skipped} labelled before" if self.skipped else ""
         lines = [
-            f"{'interrupted: ' if self.interrupted else ''}{_number(self.pictures, 'picture')} labelled{before}, "
-            f"{_number(self.failures, 'failure')}, in {_clock(self.seconds)}, {self.rate:.2f} pictures/s",
-            _number(sum(self.instances.values()), "instance"),
+            f"{'interrupted: ' if self.interrupted else ''}{_counted(self.images, 'picture')} labelled{before}, "
+            f"{_counted(self.failures, 'failure')}, in {_duration(self.seconds)}, {self.rate:.2f} pictures/s",
+            _counted(sum(self.instances.values()), "instance"),
         ]
         ranked = sorted(self.instances.items(), key=lambda entry: -entry[1])
         lines += [f"  {count:>8}  {shortened(phrase)}" for phrase, count in ranked[:_PHRASES_LISTED]]
         if len(ranked) > _PHRASES_LISTED:
-            rest = ranked[_PHRASES_LISTED:]
-            lines.append(f"  {sum(count for _, count in rest):>8}  {len(rest)} other phrases")
+            others = ranked[_PHRASES_LISTED:]
+            lines.append(f"  {sum(count for _, count in others):>8}  {len(others)} other phrases")
         return "\n".join(lines)
 
 
-class Tally:
-    """Counts outcomes as they come."""
+class RunCounter:
+    """Counts images, failures and instances while a run goes on."""
 
     def __init__(self, phrases: Sequence[str] = ()) -> None:
-        self.pictures = self.failures = self.found = 0
+        self.images = self.failures = self.instances = 0
         self._per_phrase: Counter[str] = Counter(dict.fromkeys(phrases, 0))
         self._start = time.monotonic()
 
@@ -62,42 +62,44 @@ class Tally:
         if isinstance(outcome, Failure):
             self.failures += 1
             return
-        self.pictures += 1
-        self.found += len(outcome.instances)
+        self.images += 1
+        self.instances += len(outcome.instances)
         self._per_phrase.update(outcome.instances.labels.tolist())
 
     @property
-    def handled(self) -> int:
-        """Pictures that were labelled or failed."""
-        return self.pictures + self.failures
+    def done(self) -> int:
+        """Images that were labelled or failed."""
+        return self.images + self.failures
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
-    def summary(self, skipped: int = 0, interrupted: bool = False) -> Summary:
-        counts = dict(self._per_phrase)
-        return Summary(self.pictures, self.failures, skipped, counts, self.seconds, interrupted)
+    def summary(self, skipped: int = 0, interrupted: bool = False) -> RunSummary:
+        return RunSummary(self.images, self.failures, skipped, dict(self._per_phrase), self.seconds, interrupted)
 
 
 @runtime_checkable
-class Progress(Protocol):
-    """Shows how far a run is. `begin` comes first, `end` last."""
+class RunProgress(Protocol):
+    """Shows how far a run has come: `start` once, `update` after every image, `close` at the end."""
 
-    def begin(self, before: int, count: Callable[[], int | None]) -> None:
-        """Start, with pictures that were handled before, and a function that finds out, slowly, how many there are."""
+    def start(self, done_before: int, count: Callable[[], int | None]) -> None:
+        """Begin to show.
+
+        Args:
+            done_before: images that were labelled or failed in earlier runs.
+            count: returns the number of all images, or None where unknown; may take minutes.
+        """
         ...
 
-    def show(self, tally: Tally) -> None:
-        """Another picture is done."""
-        ...
+    def update(self, counter: RunCounter) -> None: ...
 
-    def end(self, tally: Tally) -> None: ...
+    def close(self, counter: RunCounter) -> None: ...
 
 
 @runtime_checkable
-class Stream(Protocol):
-    """Where text is shown, such as `sys.stderr`."""
+class TextStream(Protocol):
+    """The part of a text file that progress needs, such as `sys.stderr`."""
 
     def write(self, text: str, /) -> int: ...
 
@@ -106,100 +108,100 @@ class Stream(Protocol):
     def isatty(self) -> bool: ...
 
 
-class Silent:
+class NoProgress:
     """Shows nothing."""
 
-    def begin(self, before: int, count: Callable[[], int | None]) -> None: ...
+    def start(self, done_before: int, count: Callable[[], int | None]) -> None: ...
 
-    def show(self, tally: Tally) -> None: ...
+    def update(self, counter: RunCounter) -> None: ...
 
-    def end(self, tally: Tally) -> None: ...
+    def close(self, counter: RunCounter) -> None: ...
 
 
-class Bar:
+class ProgressBar:
     """A bar with the rate, the remaining time, instances and failures."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self._bar = tqdm(unit="picture", file=stream, dynamic_ncols=True, disable=True)
         self._stream = stream
 
-    def begin(self, before: int, count: Callable[[], int | None]) -> None:
-        self._bar = tqdm(unit="picture", file=self._stream, dynamic_ncols=True, initial=before, smoothing=0.05)
-        _count_aside(count, self._set_total)
+    def start(self, done_before: int, count: Callable[[], int | None]) -> None:
+        self._bar = tqdm(unit="picture", file=self._stream, dynamic_ncols=True, initial=done_before, smoothing=0.05)
+        _count_in_thread(count, self._set_total)
 
-    def show(self, tally: Tally) -> None:
-        self._bar.set_postfix(instances=tally.found, failures=tally.failures, refresh=False)
+    def update(self, counter: RunCounter) -> None:
+        self._bar.set_postfix(instances=counter.instances, failures=counter.failures, refresh=False)
         self._bar.update()
 
-    def end(self, tally: Tally) -> None:
+    def close(self, counter: RunCounter) -> None:
         self._bar.close()
 
     def _set_total(self, total: int) -> None:
         self._bar.total = total
 
 
-class Lines:
-    """A line now and then, for log files."""
+class ProgressLines:
+    """A line every `every` seconds, for log files."""
 
-    def __init__(self, stream: Stream, every: float = LINE_SECONDS) -> None:
+    def __init__(self, stream: TextStream, every: float = LINE_SECONDS) -> None:
         self._stream, self._every = stream, every
-        self._before, self._last = 0, time.monotonic()
+        self._done_before, self._printed_at = 0, time.monotonic()
         self._total: int | None = None
 
-    def begin(self, before: int, count: Callable[[], int | None]) -> None:
-        self._before, self._last = before, time.monotonic()
-        _count_aside(count, self._set_total)
+    def start(self, done_before: int, count: Callable[[], int | None]) -> None:
+        self._done_before, self._printed_at = done_before, time.monotonic()
+        _count_in_thread(count, self._set_total)
 
-    def show(self, tally: Tally) -> None:
-        if time.monotonic() - self._last >= self._every:
-            self._print(tally)
+    def update(self, counter: RunCounter) -> None:
+        if time.monotonic() - self._printed_at >= self._every:
+            self._print(counter)
 
-    def end(self, tally: Tally) -> None:
-        self._print(tally)
+    def close(self, counter: RunCounter) -> None:
+        self._print(counter)
 
     def _set_total(self, total: int) -> None:
         self._total = total
 
-    def _print(self, tally: Tally) -> None:
-        self._last = time.monotonic()
-        done, rate = self._before + tally.handled, tally.handled / max(tally.seconds, 1e-9)
+    def _print(self, counter: RunCounter) -> None:
+        self._printed_at = time.monotonic()
+        done, rate = self._done_before + counter.done, counter.done / max(counter.seconds, 1e-9)
         parts = [f"{done} pictures" if self._total is None else f"{done} of {self._total} pictures"]
         parts.append(f"{rate:.2f} pictures/s")
         if self._total is not None and rate:
-            parts.append(f"{_clock(max(0, self._total - done) / rate)} left")
-        parts += [_number(tally.found, "instance"), _number(tally.failures, "failure")]
+            parts.append(f"{_duration(max(0, self._total - done) / rate)} left")
+        parts += [_counted(counter.instances, "instance"), _counted(counter.failures, "failure")]
         print(", ".join(parts), file=self._stream, flush=True)
 
 
-def on(stream: Stream | None = None, every: float = LINE_SECONDS) -> Progress:
-    """Return what suits `stream`, the standard error by default: a bar on a terminal, a line every so many seconds."""
+def open_progress(stream: TextStream | None = None, every: float = LINE_SECONDS) -> RunProgress:
+    """Return a bar if `stream` is a terminal, else lines every so many seconds; by default on the standard error."""
     stream = sys.stderr if stream is None else stream
-    return Bar(stream) if stream.isatty() else Lines(stream, every)
+    return ProgressBar(stream) if stream.isatty() else ProgressLines(stream, every)
 
 
-def _count_aside(count: Callable[[], int | None], tell: Callable[[int], None]) -> None:
-    """Count while work goes on: listing millions of files takes minutes."""
+def _count_in_thread(count: Callable[[], int | None], set_total: Callable[[int], None]) -> None:
+    """Count while the run goes on, because listing millions of files takes minutes."""
 
     def work() -> None:
         try:
             total = count()
-        except Exception:  # the run itself will meet what is wrong with the source
+        except Exception:  # the run itself will report an unreadable source
             return
         if total is not None:
-            tell(total)
+            set_total(total)
 
     threading.Thread(target=work, daemon=True, name="count").start()
 
 
-def _clock(seconds: float) -> str:
-    """1 h 02 min, 3 min 20 s, 4.2 s."""
+def _duration(seconds: float) -> str:
+    """Format as 1 h 02 min, 3 min 20 s, or 4.2 s."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {remainder:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _number(count: int, name: str) -> str:
+def _counted(count: int, name: str) -> str:
     return f"{count} {name}" if count == 1 else f"{count} {name}s"

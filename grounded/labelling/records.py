@@ -1,4 +1,7 @@
-"""What is known of one labelled picture, as one line of JSON."""
+"""The record of one labelled image, stored as one line of JSON.
+
+It is checked by hand: reading a record takes as long as reading its instances, which pydantic does not make faster.
+"""
 
 import json
 from collections.abc import Mapping
@@ -11,14 +14,14 @@ from grounded.errors import ResultError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo:
-    """Which picture a record is about. Boxes and masks are in the frame of the upright picture, width x height."""
+    """The image that a record is about. Boxes and masks are in the frame of the upright image, width x height."""
 
-    file: str  # name within the source, with / between folders: what records are told apart by
+    file: str  # name within the source, with / between folders; unique among records
     width: int
     height: int
     orientation: int = 1  # EXIF orientation that was applied on opening, 1 = as stored
     sha256: str | None = None  # of the file's bytes
-    notes: tuple[str, ...] = ()  # what of the file was not seen: "animated: the first of 12 frames is used"
+    notes: tuple[str, ...] = ()  # on parts of the file that were not used: "animated: the first of 12 frames is used"
 
     def to_dict(self) -> dict[str, Any]:
         values = {"file": self.file, "width": self.width, "height": self.height, "orientation": self.orientation}
@@ -28,16 +31,16 @@ class ImageInfo:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Record:
-    """One finished picture: what was found in it, and by what."""
+    """One finished image: its instances, and the models that found them."""
 
     image: ImageInfo
     instances: Instances
     models: Mapping[str, str | None] = field(default_factory=dict)  # checkpoint of each stage
-    config: str = ""  # hash of everything that the answer depends on besides the picture
-    seconds: Mapping[str, float] = field(default_factory=dict)  # of each stage, a batch's shared among its pictures
+    config: str = ""  # hash of everything that the instances depend on besides the image
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of each stage; an image's share of its batch
 
     def to_dict(self, *, phrase_scores: bool = True) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars; without `phrase_scores`, less the n x p matrix of scores."""
+        """Return plain dicts, lists and scalars; without `phrase_scores`, the n x p matrix of scores is left out."""
         data = self.instances.to_dict(self.image.to_dict(), self.models)
         if not phrase_scores:
             for entry in data["instances"]:

@@ -1,1 +1,1 @@
-"""Adapters to checkpoints: detectors, CLIP, and how a configuration becomes models. None knows the chain."""
+"""Adapters to checkpoints: detectors, CLIP, and how a configuration becomes models. None imports a stage."""

@@ -1,17 +1,16 @@
-"""Configuration -> models on a device. Libraries that a mode does not use are not imported."""
+"""From a configuration to models on a device. Libraries of models that a mode does not use are not imported."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
 import segany
-from grounded.config import bundled_name
+from grounded.config import PipelineConfig, bundled_name
 from grounded.data.protocols import Detector, RegionScorer, Segmenter
 from grounded.errors import ConfigError
-from grounded.settings import PipelineConfig
 
 if TYPE_CHECKING:
-    from grounded.models.clip import ClipTextEncoder
+    from grounded.models.clip import ClipEncoder
     from grounded.models.dense_clip import DenseClip
 
 
@@ -38,22 +37,22 @@ def load_detector(config: PipelineConfig, device: torch.device) -> Detector:
     return detectors.build(config.detector, device)
 
 
-def load_clip(config: PipelineConfig, device: torch.device) -> "ClipTextEncoder":
-    """Load the CLIP model of `config.clip`, which serves the text prompt and the scores alike."""
-    from grounded.models.clip import ClipTextEncoder
+def load_clip(config: PipelineConfig, device: torch.device) -> "ClipEncoder":
+    """Load the CLIP model of `config.clip`, which serves text prompts and scores alike."""
+    from grounded.models.clip import ClipEncoder
 
-    return ClipTextEncoder.from_pretrained(config.clip.checkpoint, templates=config.clip.templates, device=device)
+    return ClipEncoder.from_pretrained(config.clip.checkpoint, templates=config.clip.templates, device=device)
 
 
-def region_scorer(clip: "ClipTextEncoder", config: PipelineConfig) -> RegionScorer:
-    """CLIP as a judge of masks, by `config.scoring`."""
+def region_scorer(clip: "ClipEncoder", config: PipelineConfig) -> RegionScorer:
+    """Return the scorer of masks by `clip` and `config.scoring`."""
     from grounded.models.clip_scorer import ClipRegionScorer
 
     return ClipRegionScorer(clip, config.scoring)
 
 
-def dense_clip(clip: "ClipTextEncoder", config: PipelineConfig) -> "DenseClip":
-    """CLIP as a text prompt for segmenters that have none, by `config.scoring`."""
+def dense_clip(clip: "ClipEncoder", config: PipelineConfig) -> "DenseClip":
+    """Return the text prompt by `clip` and `config.scoring` for segmenters that have none of their own."""
     from grounded.models.dense_clip import DenseClip
 
     return DenseClip(clip, config.scoring)

@@ -1,4 +1,4 @@
-"""What CLIP sees inside masks: each as a square crop, compared with phrases and with a fixed bank of negatives."""
+"""Score masks with CLIP: a square crop around each mask against phrases and a fixed set of negatives."""
 
 from collections.abc import Sequence
 from math import ceil, floor
@@ -9,21 +9,21 @@ from PIL import Image, ImageFilter
 from scipy.special import expit
 from torch import Tensor
 
+from grounded.config import ScoringConfig
 from grounded.data.protocols import ImageTextEncoder
-from grounded.settings import ScoringConfig
 from segany.utils.rle import RLE, decode_columns, rle_area, rle_boxes
 
 _GREY = (128, 128, 128)
 # Pixels of a crop's side: more than any CLIP takes in, and little enough that batches of crops stay small.
 _LARGEST = 512
-# Standard deviation as a share of the side: shapes of the surroundings vanish, their colours stay.
+# Standard deviation as a share of the side: shapes around the mask vanish, their colours stay.
 _BLUR = 0.08
 
 _Box = tuple[int, int, int, int]  # x0 y0 x1 y1
 
 
 class ClipRegionScorer:
-    """A `RegionScorer` that shows CLIP a crop of each mask."""
+    """A `RegionScorer` by CLIP on a crop of each mask."""
 
     def __init__(self, encoder: ImageTextEncoder, config: ScoringConfig | None = None):
         self.encoder = encoder
@@ -38,7 +38,7 @@ class ClipRegionScorer:
 
         Args:
             image: upright RGB.
-            rles: masks of its size. They are decoded one at a time, and only around what they show.
+            rles: masks of its size. They are decoded one at a time, and only within their boxes.
 
         Raises:
             ValueError: a mask is not of the size of the image.
@@ -46,17 +46,17 @@ class ClipRegionScorer:
         for index, rle in enumerate(rles):
             if tuple(rle["size"]) != (image.height, image.width):
                 raise ValueError(f"mask {index} must be {[image.height, image.width]}, got {list(rle['size'])}")
-        shown = np.flatnonzero(rle_area(rles)).tolist()
-        crops = self.encoder.encode_images(square_crop(image, rles[index], self.config) for index in shown)
+        nonempty = np.flatnonzero(rle_area(rles)).tolist()
+        crops = self.encoder.encode_images(square_crop(image, rles[index], self.config) for index in nonempty)
         embeddings = crops.new_zeros(len(rles), crops.shape[1])
-        embeddings[shown] = crops
+        embeddings[nonempty] = crops
         return embeddings
 
     def probabilities(self, embeddings: Float[Tensor, "n c"], phrases: Sequence[str]) -> Float32[np.ndarray, "n p"]:
-        """Return the probability of each phrase for each mask that `embed` embedded, 0 for an empty one.
+        """Return the probability of each phrase for each mask embedded by `embed`, 0 for an empty one.
 
-        For a phrase of cosine c it is exp(c / T) over the sum of that and of exp(c_k / T) for the negatives k that do
-        not mean the same. Other phrases do not enter, so they cannot change it.
+        For a phrase of cosine c it is exp(c / T) over the sum of that and of exp(c_k / T) for the negatives k that are
+        no synonyms of it. Other phrases do not enter, so they cannot change it.
         """
         log_odds = self.encoder.log_odds(embeddings, phrases, self.config)
         # Element by element: the last bits of PyTorch's sigmoid depend on how many elements there are.
@@ -67,8 +67,8 @@ class ClipRegionScorer:
 def square_crop(image: Image.Image, rle: RLE, config: ScoringConfig) -> Image.Image:
     """Cut a square out of an RGB image around a mask that is not empty, `config.margin` wider than its box.
 
-    What lies beyond the picture is grey, and what lies beyond the mask is as `config.background` says. A large crop is
-    made smaller.
+    Pixels beyond the image are grey, and those beyond the mask follow `config.background`. A large crop is made
+    smaller.
     """
     left, top, right, bottom = rle_boxes([rle])[0].tolist()
     extent = ceil(max(right - left, bottom - top) * (1 + 2 * config.margin))
@@ -79,20 +79,20 @@ def square_crop(image: Image.Image, rle: RLE, config: ScoringConfig) -> Image.Im
         round((value - start) * side / extent) for value, start in zip(region, (left, top) * 2, strict=True)
     )
     size = max(1, x1 - x0), max(1, y1 - y0)
-    pixels = _cut(image, region, size)
+    pixels = _resize_region(image, region, size)
     if config.background != "keep":
         hidden = Image.new("RGB", size, _GREY)
         if config.background == "blur":
             hidden = pixels.filter(ImageFilter.GaussianBlur(_BLUR * side))
-        # Masks are encoded column by column; turned after it is small, a large one is read once.
+        # Masks are encoded column by column; a large one is transposed only when it has been made small.
         alpha = Image.fromarray(decode_columns(rle, region) * np.uint8(255))
-        turned = _cut(alpha, (0, 0, *alpha.size), size[::-1]).transpose(Image.Transpose.TRANSPOSE)
-        pixels = Image.composite(pixels, hidden, turned)
+        transposed = _resize_region(alpha, (0, 0, *alpha.size), size[::-1]).transpose(Image.Transpose.TRANSPOSE)
+        pixels = Image.composite(pixels, hidden, transposed)
     canvas = Image.new("RGB", (side, side), _GREY)
     canvas.paste(pixels, (x0, y0))
     return canvas
 
 
-def _cut(image: Image.Image, region: _Box, size: tuple[int, int]) -> Image.Image:
-    """Resize a region, without ever copying it at its full size."""
+def _resize_region(image: Image.Image, region: _Box, size: tuple[int, int]) -> Image.Image:
+    """Resize a region to (width, height), without ever copying it at its full size."""
     return image.resize(size, Image.Resampling.BILINEAR, box=region, reducing_gap=3.0)

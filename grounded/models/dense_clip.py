@@ -1,9 +1,9 @@
-"""A text prompt that needs no training: where a picture looks like a phrase to CLIP, as points and a coarse mask.
+"""A text prompt that needs no training: heat maps of phrases by CLIP, as points and coarse masks for a segmenter.
 
 Patches are embedded by the value path of CLIP's last attention block, without attention, as in MaskCLIP (Zhou et al.,
-2022). The residual and the MLP of that block are left out: they add what all patches share, which hides what each shows
-(ClearCLIP, Lan et al., 2024). Windows of several sizes slide over the picture, and each window's own embedding says
-whether the phrase is in it at all, which patches alone are bad at.
+2022). The residual and the MLP of that block are left out: they add features that all patches share, which hide their
+own (ClearCLIP, Lan et al., 2024). Windows of several sizes slide over the image, and the embedding of each window
+decides whether the phrase is in it at all, for which patches alone are too noisy.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,17 +17,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear, normalize
 
+from grounded.config import ScoringConfig
 from grounded.data.protocols import DensePrompts, ImageTextEncoder
 from grounded.errors import ConfigError
-from grounded.settings import ScoringConfig
 
-_CELLS = 64  # of a heat map along the longer side of the picture
+_CELLS = 64  # of a heat map along the longer side of the image
 _COARSE_GRID = 8  # patches along a side, up to which a third, finer size of windows pays
 _CENTRE = 0.5  # standard deviation of a window's weight, in half windows: patches at its edge see an object cut off
 _GREY = (128, 128, 128)
 _BATCH = 32  # windows in one forward
 
-# What prompted the bundled segmenter best on drawn scenes.
+# Chosen on drawn scenes for the bundled segmenter.
 _PEAKS, _TROUGHS = 2, 1  # foreground and background points for each phrase
 _HIGH = 0.7  # heat of a foreground point, as a share of the highest: lower peaks are often other things
 _EDGE = 0.25  # heat at the edge of an object, likewise
@@ -66,12 +66,12 @@ class DenseClip:
         self.tower = _checked_tower(encoder.model)
 
     def prompts(self, image: Image.Image, phrases: Sequence[str]) -> DensePrompts:
-        """Return what the heat maps of an RGB image say to a segmenter: `heat_prompts` of `heat_maps`."""
+        """Return points and a coarse mask for each phrase in an RGB image: `heat_prompts` of `heat_maps`."""
         return heat_prompts(self.heat_maps(image, phrases), (image.height, image.width))
 
     @torch.no_grad()
     def heat_maps(self, image: Image.Image, phrases: Sequence[str]) -> Float[Tensor, "p gh gw"]:
-        """Return how probable it is that each part of an RGB image shows each phrase.
+        """Return the probability that each part of an RGB image shows each phrase.
 
         A map covers the whole image; its longer side has 64 cells, and cells are square but for rounding. A phrase
         never changes the map of another one.
@@ -87,7 +87,7 @@ class DenseClip:
         frame.paste(resized, (0, 0))
         maps = []
         for size in sizes:
-            corners = [(x, y) for y in _starts(rows, size) for x in _starts(columns, size)]
+            corners = [(x, y) for y in _window_starts(rows, size) for x in _window_starts(columns, size)]
             maps.append(self._heat(frame, size, corners, phrases)[:, :rows, :columns])
         return torch.stack(maps).mean(dim=0)
 
@@ -98,7 +98,7 @@ class DenseClip:
         device, cell = self.encoder.device, frame.width // _CELLS
         heat = torch.zeros(len(phrases), _CELLS, _CELLS, device=device)
         total = torch.zeros(_CELLS, _CELLS, device=device)
-        weight = _window_weight(size).to(device)
+        weight = _make_window_weight(size).to(device)
         for start in range(0, len(corners), _BATCH):
             batch = corners[start : start + _BATCH]
             windows = [frame.crop((x * cell, y * cell, (x + size) * cell, (y + size) * cell)) for x, y in batch]
@@ -111,9 +111,9 @@ class DenseClip:
 
     def _probabilities(self, pixels: Float[Tensor, "b 3 h w"], phrases: Sequence[str]) -> Float[Tensor, "b p g1 g2"]:
         """Of each phrase in each patch: the mean of the patch's log-odds and of its window's, as a probability."""
-        seen = self.tower.forward_intermediates(pixels, indices=2, output_fmt="NLC")
-        patches = _embed_values(self.tower, seen["image_intermediates"][0])  # (b, g1 g2, c)
-        whole = normalize(seen["image_features"], dim=-1)[:, None]  # (b, 1, c)
+        features = self.tower.forward_intermediates(pixels, indices=2, output_fmt="NLC")
+        patches = _embed_values(self.tower, features["image_intermediates"][0])  # (b, g1 g2, c)
+        whole = normalize(features["image_features"], dim=-1)[:, None]  # (b, 1, c)
         both = [self.encoder.log_odds(embeddings, phrases, self.config) for embeddings in (patches, whole)]
         return ((both[0] + both[1]) / 2).sigmoid().transpose(1, 2).unflatten(2, self.tower.grid_size)
 
@@ -122,16 +122,16 @@ def heat_prompts(heat: Float[Tensor, "p gh gw"], image_size: tuple[int, int]) ->
     """Turn heat maps into prompts.
 
     Foreground points are the highest peaks, at a distance from each other; background points are where heat is lowest.
-    The coarse mask holds log-odds of the heat relative to a quarter of its peak: how probable CLIP finds a phrase
-    depends on the phrase, but hardly where it is. They are made steeper, and lie between -8 and 8.
+    The coarse mask holds log-odds of the heat relative to a quarter of its peak, since the probabilities of CLIP depend
+    on the phrase while their places hardly do. They are made steeper, and lie between -8 and 8.
 
     Args:
         heat: probabilities that cover the whole image, of at least one cell.
         image_size: (height, width) in pixels.
     """
     top = heat.amax(dim=(1, 2), keepdim=True)
-    peaks, high = _extremes(heat, _PEAKS)
-    troughs, low = _extremes(-heat, _TROUGHS)
+    peaks, high = _find_peaks(heat, _PEAKS)
+    troughs, low = _find_peaks(-heat, _TROUGHS)
     size = heat.new_tensor([image_size[1] / heat.shape[2], image_size[0] / heat.shape[1]])
     points = (torch.cat([peaks, troughs], dim=1) + 0.5) * size
     # A map that is flat has its trough where it has its peak.
@@ -155,7 +155,7 @@ def _checked_tower(model: Any) -> VisionTransformer:
 
 
 def _embed_values(tower: VisionTransformer, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
-    """Tokens before the last block to embeddings of unit length, as if each attended to nothing but itself."""
+    """Return embeddings of unit length of tokens before the last block, as if each attended to itself alone."""
     block = tower.transformer.resblocks[-1]
     width = block.attn.embed_dim
     # The weights of queries, keys and values are stacked.
@@ -163,22 +163,22 @@ def _embed_values(tower: VisionTransformer, tokens: Float[Tensor, "b n d"]) -> F
     return normalize(tower.ln_post(block.ls_1(block.attn.out_proj(values))) @ tower.proj, dim=-1)
 
 
-def _starts(extent: int, size: int) -> list[int]:
-    """Where windows begin that cover an extent, each overlapping the next by half or more; all in cells."""
+def _window_starts(extent: int, size: int) -> list[int]:
+    """First cells of windows that cover an extent, each overlapping the next by half or more."""
     gaps = ceil(max(0, extent - size) / (size / 2))
     return [round(index * (extent - size) / gaps) for index in range(gaps + 1)] if gaps else [0]
 
 
-def _window_weight(size: int) -> Float[Tensor, "{size} {size}"]:
+def _make_window_weight(size: int) -> Float[Tensor, "{size} {size}"]:
     offsets = (torch.arange(size) + 0.5) / size * 2 - 1
     weight = torch.exp(-((offsets / _CENTRE) ** 2) / 2)
     return weight[:, None] * weight
 
 
-def _extremes(
+def _find_peaks(
     values: Float[Tensor, "p gh gw"], count: int
 ) -> tuple[Float[Tensor, "p {count} 2"], Float[Tensor, "p {count}"]]:
-    """The (x, y) cells of the highest values, highest first and apart from each other, and the values there.
+    """Find the (x, y) cells of the highest values, highest first and apart from each other, and the values there.
 
     Where all of a small map is near the points already found, the values are -inf.
     """

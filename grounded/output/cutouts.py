@@ -1,4 +1,4 @@
-"""Instances cut out of their image, on a transparent ground."""
+"""Cut-outs: each instance on a transparent background, for users and the app."""
 
 from math import ceil
 
@@ -19,14 +19,14 @@ def cutouts(
     crop: bool = True,
     softness: float = 0.0,
 ) -> list[Image.Image]:
-    """Return one RGBA picture per instance: the image inside the mask, transparent black outside.
+    """Return one RGBA image per instance: the image inside the mask, transparent black outside.
 
     Args:
         image: the image that was segmented, in any form that the pipeline takes.
         instances: of that image.
         margin: pixels kept around the mask's box, as far as the image goes.
-        crop: whether pictures are cut to the mask's box, or keep the frame of the image. The cut-out of an empty mask
-            is a single transparent pixel.
+        crop: whether to crop to the mask's box, or to keep the frame of the image. The cut-out of an empty mask is a
+            single transparent pixel.
         softness: pixels over which the edge fades, half of them outside the mask, by which the box grows; 0 is hard.
 
     Raises:
@@ -39,27 +39,24 @@ def cutouts(
     if source.size != instances.image_size:
         raise ImageError(f"the image must be of (height, width) {instances.image_size}, got {source.size}")
     pixels = np.asarray(source.pixels)
-    pictures = []
+    cut = []
     for rle in instances.rles:  # one by one: all masks of a large image at once may not fit into memory
         mask = decode_rle([rle])[0].numpy()
-        rows, columns = _window(mask, margin + ceil(softness / 2)) if crop else (slice(None), slice(None))
+        rows, columns = mask_window(mask, margin + ceil(softness / 2)) if crop else (slice(None), slice(None))
         alpha = _alpha(mask[rows, columns], softness)
-        # What cannot be seen must not be there: it would be saved, and come back in programs that drop the alpha.
+        # Black where transparent: colours would be saved, and come back in programs that drop the alpha channel.
         colours = np.where(alpha[..., None] > 0, pixels[rows, columns], np.uint8(0))
-        pictures.append(Image.fromarray(np.dstack([colours, alpha])))
-    return pictures
+        cut.append(Image.fromarray(np.dstack([colours, alpha])))
+    return cut
 
 
-def _window(mask: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice]:
-    """Rows and columns of the box around a mask, grown by `margin`; the first pixel for an empty mask."""
-    return _span(np.any(mask, axis=1), margin), _span(np.any(mask, axis=0), margin)
-
-
-def _span(occupied: Bool[np.ndarray, "side"], margin: int) -> slice:
-    places = np.flatnonzero(occupied)
-    if len(places) == 0:
-        return slice(0, 1)
-    return slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin)
+def mask_window(mask: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice]:
+    """Return rows and columns of the box around a mask, grown by `margin`; the first pixel for an empty mask."""
+    occupied = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    if len(occupied[0]) == 0:
+        return slice(0, 1), slice(0, 1)
+    rows, columns = (slice(max(0, int(side[0]) - margin), int(side[-1]) + 1 + margin) for side in occupied)
+    return rows, columns
 
 
 def _alpha(mask: Bool[np.ndarray, "h w"], softness: float) -> UInt8[np.ndarray, "h w"]:

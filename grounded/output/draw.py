@@ -1,24 +1,25 @@
-"""Overlays: translucent masks with outlines, and a readable label for every instance."""
+"""Overlays: translucent masks with outlines, and a readable label for every instance. For users and the app."""
 
 import colorsys
 import hashlib
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from pycocotools import mask as coco_mask
 
 from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.errors import ImageError
-from segany.utils.rle import decode_rle
+from grounded.output.cutouts import mask_window
+from segany.utils.rle import RLE, decode_rle, rle_area
 
 Colour: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[int, int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# Of the picture in floats: what a processor cache holds; a large picture in floats would take gigabytes.
+# Pixels that are blended in floats at a time: they fit a processor's cache; a large image would take gigabytes.
 _PIXELS_AT_ONCE = 1 << 16
 _INK, _PAPER = (20, 20, 24), (255, 255, 255)
 
@@ -45,21 +46,42 @@ def draw(
     source = open_image(image)
     if source.size != instances.image_size:
         raise ImageError(f"the image must be of (height, width) {instances.image_size}, got {source.size}")
-    labels = [str(label) for label in instances.labels]
-    canvas = np.array(source.pixels)
-    line_width = max(1.5, max(source.size) / 350)
-    areas = np.array([coco_mask.area(rle) for rle in instances.rles])
-    for i in np.argsort(-areas, kind="stable"):
-        mask = decode_rle([instances.rles[i]])[0].numpy()
-        _blend_mask(canvas, mask, phrase_colour(labels[i]), opacity, line_width)
-    overlay = Image.fromarray(canvas)
-
+    labels = instances.labels.tolist()
     captions = labels
     if show_scores:
         captions = [
-            f"{label} {_percent(score)}".rstrip() for label, score in zip(labels, instances.scores, strict=True)
+            f"{label} {score:.0%}" if np.isfinite(score) else label
+            for label, score in zip(labels, instances.scores, strict=True)
         ]
-    _draw_labels(overlay, captions, instances.boxes, [phrase_colour(label) for label in labels])
+    return draw_masks(source.pixels, instances.rles, labels, instances.boxes, captions, opacity)
+
+
+def draw_masks(
+    image: Image.Image,
+    rles: Sequence[RLE],
+    labels: Sequence[str],
+    boxes: Float32[np.ndarray, "n 4"],
+    captions: Sequence[str],
+    opacity: float = 0.45,
+) -> Image.Image:
+    """Return a copy of an RGB image with masks drawn over it, small ones above large ones, and captions above all.
+
+    Args:
+        image: upright, of the size of the masks.
+        rles: n masks.
+        labels: of the masks, which they have their colours by.
+        boxes: xyxy in pixels; captions are placed beside them.
+        captions: one per mask.
+        opacity: of the mask areas, from 0 to 1.
+    """
+    canvas = np.array(image)
+    line_width = max(1.5, max(image.size) / 350)
+    colours = [phrase_colour(label) for label in labels]
+    for i in np.argsort(-rle_area(rles), kind="stable"):
+        mask = decode_rle([rles[i]])[0].numpy()
+        _blend_mask(canvas, mask, colours[i], opacity, line_width)
+    overlay = Image.fromarray(canvas)
+    _draw_labels(overlay, captions, boxes, colours)
     return overlay
 
 
@@ -83,7 +105,7 @@ def _blend_mask(
     """Tint the area of a mask on `canvas`, in place, and outline it. Smooth at the edges; `line_width` in pixels."""
     if not mask.any():
         return
-    rows, columns = (_span(np.any(mask, axis=axis), margin=round(3 * line_width) + 2) for axis in (1, 0))
+    rows, columns = mask_window(mask, margin=round(3 * line_width) + 2)
     sharp = Image.fromarray(mask[rows, columns].astype(np.uint8) * 255)
     soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(line_width / 2)))
     window = canvas[rows, columns]
@@ -110,18 +132,8 @@ def _blended(
     return blended.round().astype(np.uint8)
 
 
-def _span(occupied: Bool[np.ndarray, "side"], margin: int) -> slice:
-    """From the first to the last True, with a margin."""
-    places = np.flatnonzero(occupied)
-    return slice(max(0, int(places[0]) - margin), int(places[-1]) + 1 + margin)
-
-
-def _percent(score: np.float32) -> str:
-    return f"{score:.0%}" if np.isfinite(score) else ""
-
-
 def _draw_labels(
-    overlay: Image.Image, captions: list[str], boxes: Float32[np.ndarray, "n 4"], colours: list[Colour]
+    overlay: Image.Image, captions: Sequence[str], boxes: Float32[np.ndarray, "n 4"], colours: list[Colour]
 ) -> None:
     """Draw one caption per box on a plate of its colour, inside the image and where there is room beside the others."""
     pen = ImageDraw.Draw(overlay)

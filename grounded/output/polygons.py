@@ -1,4 +1,4 @@
-"""Masks as polygons, and polygons as masks.
+"""Conversion of masks to polygons, and of polygons to masks. For the export formats.
 
 Coordinates are (x, y) in pixels, (0, 0) at the upper left corner of the first pixel, so that pixel centres lie at .5. A
 pixel belongs to a polygon when its centre does. Outlines run halfway between the centres of pixels inside and outside,
@@ -6,7 +6,7 @@ corners cut by half a pixel; drawn by pixel centres they give back the mask, to 
 
 Run-length encodings and PNG masks hold any mask. Most polygon formats know nothing but simple rings: COCO polygons,
 YOLO, LabelMe, Label Studio and CVAT. Several parts of an instance become several rings there, and holes are lost,
-unless a ring goes into them and back by the same way: see `joined`.
+unless a ring goes into them and back by the same way: see `join_holes`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class Polygon:
     holes: tuple[Ring, ...] = ()
 
     def __post_init__(self) -> None:
-        outer, *holes = (_checked(ring) for ring in (self.outer, *self.holes))
+        outer, *holes = (_check_ring(ring) for ring in (self.outer, *self.holes))
         set_frozen(self, outer=outer, holes=tuple(holes))
 
     @property
@@ -74,14 +74,14 @@ def mask_to_polygons(mask: RLE | Bool[np.ndarray, "h w"], tolerance: float = TOL
     if len(rows) == 0:
         return []
     top, left = int(rows[0]), int(columns[0])
-    # Of a small mask in a large picture, only the small part is looked at. The rim of background closes the outlines.
+    # Only the box around the mask is looked at, for speed. The rim of background closes the outlines.
     part = np.pad(pixels[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float64)
     contours = contourpy.contour_generator(z=part, fill_type=contourpy.FillType.OuterOffset)
     corner = np.array([left, top]) - 0.5  # the generator counts from the centre of the first pixel of the rim
     polygons = []
     for points, offsets in zip(*contours.filled(0.5, 2.0), strict=True):
         rings = [
-            _simplified(_without_collinear(points[start : end - 1] + corner), tolerance)  # the last repeats the first
+            _simplify(_drop_collinear(points[start : end - 1] + corner), tolerance)  # the last repeats the first
             for start, end in pairwise(offsets)
         ]
         polygons.append(Polygon(rings[0], tuple(rings[1:])))
@@ -104,7 +104,7 @@ def polygons_to_mask(polygons: Sequence[Polygon], image_size: tuple[int, int]) -
     return mask
 
 
-def joined(polygon: Polygon) -> Ring:
+def join_holes(polygon: Polygon) -> Ring:
     """Return the polygon as one ring, for formats that know no holes.
 
     From its leftmost corner each hole is joined to what is left of it by a horizontal bridge, which the ring passes to
@@ -119,12 +119,12 @@ def joined(polygon: Polygon) -> Ring:
         hole = np.roll(hole, -start, axis=0)
         if (_signed_area(hole) > 0) == is_positive:
             hole = np.roll(hole[::-1], 1, axis=0)
-        edge, landing = _left_of(ring, hole[0])
+        edge, landing = _find_bridge(ring, hole[0])
         ring = np.concatenate([ring[: edge + 1], [landing], hole, hole[:1], [landing], ring[edge + 1 :]])
     return ring
 
 
-def _checked(ring: ArrayLike) -> Ring:
+def _check_ring(ring: ArrayLike) -> Ring:
     ring = np.asarray(ring, dtype=np.float64)
     if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3:
         raise ValueError(f"a ring must be (k, 2) with at least three corners, got {ring.shape}")
@@ -133,13 +133,13 @@ def _checked(ring: ArrayLike) -> Ring:
     return ring
 
 
-def _without_collinear(ring: Ring) -> Ring:
+def _drop_collinear(ring: Ring) -> Ring:
     # Corners are multiples of a half, so that there is no rounding.
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
 
 
-def _simplified(ring: Ring, tolerance: float) -> Ring:
+def _simplify(ring: Ring, tolerance: float) -> Ring:
     """The ring with fewer corners; with a finer tolerance where too little would remain of it."""
     if tolerance == 0:
         return ring
@@ -190,7 +190,7 @@ def _signed_area(ring: Ring) -> float:
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
-def _left_of(ring: Ring, point: Float64[np.ndarray, "2"]) -> tuple[int, Float64[np.ndarray, "2"]]:
+def _find_bridge(ring: Ring, point: Float64[np.ndarray, "2"]) -> tuple[int, Float64[np.ndarray, "2"]]:
     """The nearest place of a ring on the horizontal line to the left of a point, and the edge that it lies on."""
     (x0, y0), (x1, y1) = ring.T, np.roll(ring, -1, axis=0).T
     reaches = (np.minimum(y0, y1) <= point[1]) & (point[1] <= np.maximum(y0, y1))

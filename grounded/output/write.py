@@ -1,6 +1,5 @@
-"""What `grounded segment` leaves on disk: `overlay.png`, `masks/` and `result.json`."""
+"""Writing the result of one image into a folder: `overlay.png`, `masks/` and `result.json`. For the command line."""
 
-import io
 import os
 import re
 import unicodedata
@@ -14,7 +13,7 @@ from PIL import Image
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.output.draw import draw
-from grounded.utils.files import explained, json_bytes, written_together
+from grounded.utils.files import atomic_files, image_bytes, json_bytes, output_errors
 from segany.utils.rle import decode_rle
 
 _MASK_NAME = re.compile(r"\d{3,}-[^/]*\.png")
@@ -27,21 +26,21 @@ def write_result(
 
     Masks are PNG files of the image's size, 255 inside and 0 outside, named by rank and phrase ("000-a-dog.png").
     Everything is written under temporary names first, so that a full disk or an interrupt leaves the earlier result.
-    `result.json` takes its place last: where it is, the rest is complete. Its "image" section states the file name,
+    `result.json` takes its place last: where it exists, the rest is complete. Its "image" section states the file name,
     the EXIF orientation that was applied, and the notes of the image if there are any.
 
     Raises:
         OutputError: a file cannot be written.
     """
     masks, result = folder / "masks", folder / "result.json"
-    names = [mask_name(i, str(label)) for i, label in enumerate(instances.labels)]
-    with written_together() as write:
+    names = [mask_name(i, label) for i, label in enumerate(instances.labels)]
+    with atomic_files() as write:
         for name, rle in zip(names, instances.rles, strict=True):
             mask = decode_rle([rle])[0].numpy().astype(np.uint8) * 255
-            write(masks / name, png_bytes(Image.fromarray(mask)))
-        write(folder / "overlay.png", png_bytes(draw(source, instances)))
+            write(masks / name, image_bytes(Image.fromarray(mask)))
+        write(folder / "overlay.png", image_bytes(draw(source, instances)))
         write(result, json_bytes(instances.to_dict(_image_section(source), models)))
-        with explained(folder):
+        with output_errors(folder):
             result.unlink(missing_ok=True)
             masks.mkdir(exist_ok=True)
             # Masks that an earlier run left there would be counted as instances of this one.
@@ -51,7 +50,7 @@ def write_result(
 
 
 def _image_section(source: SourceImage) -> dict[str, Any]:
-    # A file name may be no text: any bytes will do on most systems.
+    # On most systems a file name is any bytes, which need not be text.
     name = os.fsencode(source.path.name).decode(errors="replace") if source.path else None
     section: dict[str, Any] = {"file": name, "orientation": source.orientation}
     return {**section, "notes": list(source.notes)} if source.notes else section
@@ -75,14 +74,7 @@ def output_folders(images: Sequence[Path], out: Path) -> list[Path]:
 
 
 def mask_name(rank: int, phrase: str) -> str:
-    """Return a file name that every file system takes: "000-a-dog.png"."""
+    """Return the file name of a mask, in characters that every file system takes: "000-a-dog.png"."""
     plain = unicodedata.normalize("NFKD", phrase).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-")
     return f"{rank:03d}-{slug or 'phrase'}.png"
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """Return `image` as a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -1,38 +1,44 @@
-"""For phrases that the detector missed: masks from elsewhere, accepted where CLIP recognises the phrase in them.
+"""Fall back: masks for phrases that the detector missed, accepted where CLIP recognises the phrase in them.
 
-Class-agnostic masks with zero-shot names are slower than a detector and confuse more, but they see what a detector was
-never taught.
+Class-agnostic masks with zero-shot names are slower than a detector and confuse more, but they cover objects that a
+detector was never taught.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
+from grounded.config import FallbackConfig
+from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.data.protocols import Segmenter
 from grounded.errors import ConfigError
-from grounded.settings import FallbackConfig
-from grounded.stages.answers import from_masks, with_clip_scores
-from grounded.stages.suppression import suppress
+from grounded.stages.verify import suppress, with_clip_scores
 from segany import AutomaticMaskGenerator, ImageEmbedding, Predictor
-from segany.automatic_masks import AutomaticMasks
-from segany.utils.rle import RLE
 
+UNNAMED = "unnamed"  # the phrase of a mask that has no name yet
 # Of two accepted masks of a phrase, one that lies in the other is a part of it: the wheel also looks like the car.
 _CONTAINMENT = 0.7
 _IOU = 0.5
 
 
-def everything(
+def missing_phrases(instances: Instances) -> list[int]:
+    """Return the indices of the phrases without an instance."""
+    found = set(instances.phrase_ids.tolist())
+    return [i for i in range(len(instances.phrases)) if i not in found]
+
+
+def automatic_masks(
     segmenter: Segmenter,
     embedding: ImageEmbedding,
-    image: Image.Image,
-    config: FallbackConfig,
+    image: SourceImage,
+    points_per_side: int,
+    pred_iou_thresh: float,
+    stability_score_thresh: float,
     min_mask_region_area: int = 0,
-) -> AutomaticMasks:
-    """Masks of everything in an RGB image.
+) -> Instances:
+    """Return masks of everything in an image, under no phrase, by the settings of `segany.AutomaticMaskGenerator`.
 
     Raises:
         ConfigError: the segmenter is not a `segany.Predictor`.
@@ -41,38 +47,42 @@ def everything(
         raise ConfigError(f"the automatic fallback needs a segany.Predictor, got {type(segmenter).__name__}")
     generator = AutomaticMaskGenerator(
         segmenter,
-        points_per_side=config.points_per_side,
-        pred_iou_thresh=config.pred_iou_thresh,
-        stability_score_thresh=config.stability_score_thresh,
+        points_per_side=points_per_side,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
         min_mask_region_area=min_mask_region_area,
     )
-    return generator.generate(image, embedding=embedding)
+    masks = generator.generate(image.pixels, embedding=embedding)
+    ids = np.zeros(len(masks), np.int64)
+    return Instances.from_masks((UNNAMED,), image.size, masks.rles, ids, masks.predicted_iou.numpy(), "automatic")
 
 
-def accepted(
-    phrases: tuple[str, ...],
-    image_size: tuple[int, int],
-    wanted: Sequence[int],
-    rles: Sequence[RLE],
-    predicted_iou: Float[np.ndarray, "n"],
+def accept(
+    candidates: Instances,
     probabilities: Float[np.ndarray, "n w"],
+    phrases: tuple[str, ...],
+    missing: Sequence[int],
     config: FallbackConfig,
 ) -> Instances:
-    """The masks in which CLIP sees a wanted phrase: at most `max_instances` distinct ones for each, best first.
+    """Return the candidates in which CLIP recognises a missing phrase: at most `max_instances` distinct ones for each.
 
     Args:
-        image_size: (height, width) in pixels.
-        wanted: w indices into `phrases`.
-        rles: n masks of the image, with their predicted IoU.
-        probabilities: each mask against each wanted phrase.
+        candidates: n masks of the image, from text prompts or automatic.
+        probabilities: of each mask against each of the w missing phrases.
+        phrases: all that were asked for.
+        missing: w indices into `phrases`.
+
+    Returns:
+        instances of `phrases`, best first.
     """
     rows, columns = np.nonzero(probabilities >= config.fallback_threshold)
-    ids = np.array(wanted, dtype=np.int64)[columns]
+    ids = np.array(missing, dtype=np.int64)[columns]
     source = "text" if config.source == "text" else "automatic"
-    instances = from_masks(phrases, image_size, [rles[i] for i in rows.tolist()], ids, predicted_iou[rows], source)
+    rles, predicted_iou = [candidates.rles[i] for i in rows.tolist()], candidates.predicted_iou[rows]
+    accepted = Instances.from_masks(phrases, candidates.image_size, rles, ids, predicted_iou, source)
     matrix = np.zeros((len(rows), len(phrases)), dtype=np.float32)
-    matrix[:, list(wanted)] = probabilities[rows]
-    instances = with_clip_scores(instances, matrix)
-    instances = instances[suppress(instances.rles, instances.scores, instances.phrase_ids, _IOU, _CONTAINMENT)]
-    kept = [np.flatnonzero(instances.phrase_ids == i)[: config.max_instances] for i in wanted]
-    return instances[np.concatenate(kept)].sorted()
+    matrix[:, list(missing)] = probabilities[rows]
+    accepted = with_clip_scores(accepted, matrix)
+    accepted = accepted[suppress(accepted.rles, accepted.scores, accepted.phrase_ids, _IOU, _CONTAINMENT)]
+    best = [np.flatnonzero(accepted.phrase_ids == i)[: config.max_instances] for i in missing]
+    return accepted[np.concatenate(best)].sorted()

@@ -1,16 +1,20 @@
-"""Corrections that the masks of one image suggest by themselves: where they contradict each other or their boxes."""
+"""Refine: correct masks where they contradict each other or their boxes, and remove small regions."""
 
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grounded.data.instances import Instances
 from grounded.data.protocols import Segmenter
 from grounded.errors import PromptError
 from segany import MaskPrediction, Prompts
+from segany.utils.masks import remove_small_regions
 from segany.utils.points import BACKGROUND, FOREGROUND, NO_POINT, deepest_points
+from segany.utils.rle import decode_rle, encode_rle, rle_boxes
 
 # Of two masks of which the smaller lies in the other by at least this share, one is a part of the other (a wheel in a
 # car) or both are the same object: neither is a mistake of the other.
@@ -18,6 +22,59 @@ _NESTED = 0.5
 # In low-resolution pixels. An error less than three pixels thick is a matter of the outline, which no point repairs.
 _MIN_DEPTH = 1.5
 _LEAK_MARGIN = 0.1  # around a box, as a share of its sides; a detector's box may well be off by less
+
+
+def refine(
+    segmenter: Segmenter, embedding: Any, prediction: MaskPrediction, prompts: Prompts, rounds: int = 1
+) -> MaskPrediction:
+    """Correct the first masks of the instances of one image by `correction_points`.
+
+    Each round decodes the masks that have such points again, with the box, all points so far and the last logits as
+    mask prompt, and keeps of each instance the mask of higher predicted IoU. An instance whose new mask is not better
+    is left alone from then on, and so is one without anything to correct.
+
+    Args:
+        prediction: one mask for each instance (m = 1).
+        prompts: what the instances were prompted with, in original pixels: a box each.
+        rounds: 0 returns the prediction as it is.
+
+    Raises:
+        PromptError: the prediction holds several masks for an instance, or the prompts have no boxes.
+    """
+    if prediction.predicted_iou.shape[1] != 1:
+        raise PromptError(f"refine needs one mask for each instance, got {prediction.predicted_iou.shape[1]}")
+    if prompts.boxes is None:
+        raise PromptError("refine needs prompts with boxes, got none")
+    device = prediction.low_res_logits.device
+    boxes = prompts.boxes.to(device)
+    points = boxes.new_zeros(len(boxes), 0, 2) if prompts.points is None else prompts.points.to(device)
+    labels = points.new_zeros(points.shape[:2], dtype=torch.int64)
+    labels = labels if prompts.point_labels is None else prompts.point_labels.to(device)
+    waiting = torch.ones(len(prediction), dtype=torch.bool, device=device)
+    for _ in range(rounds):
+        logits = prediction.frame.crop_padding(prediction.low_res_logits[:, 0]).float()
+        scores = prediction.predicted_iou[:, 0]
+        new_points, new_labels = correction_points(logits, scores, boxes, prediction.original_size, points, labels)
+        rows = torch.nonzero(waiting & (new_labels != NO_POINT).any(1)).squeeze(1)
+        if len(rows) == 0:
+            break
+        points, labels = torch.cat([points, new_points], 1), torch.cat([labels, new_labels], 1)
+        corrected = Prompts(
+            points=points[rows],
+            point_labels=labels[rows],
+            boxes=boxes[rows],
+            masks=prediction.low_res_logits[rows],
+            text=None if prompts.text is None else prompts.text.to(device)[rows],
+        )
+        again = segmenter.predict(embedding, corrected, multimask_output=False)
+        better = again.predicted_iou[:, 0] > scores[rows]
+        prediction = replace(
+            prediction,
+            low_res_logits=prediction.low_res_logits.index_copy(0, rows[better], again[better].low_res_logits),
+            predicted_iou=prediction.predicted_iou.index_copy(0, rows[better], again[better].predicted_iou),
+        )
+        waiting = torch.zeros_like(waiting).index_fill(0, rows[better], True)
+    return prediction
 
 
 def correction_points(
@@ -82,62 +139,14 @@ def _inside_boxes(boxes: Float[Tensor, "n 4"], masks: Bool[Tensor, "n h w"]) -> 
     return ((x >= x0) & (x <= x1))[:, None, :] & ((y >= y0) & (y <= y1))[:, :, None]
 
 
-def refine(
-    segmenter: Segmenter,
-    embedding: Any,
-    prediction: MaskPrediction,
-    boxes: Float[Tensor, "n 4"],
-    text: Float[Tensor, "n 1 c"] | None = None,
-    rounds: int = 1,
-    points: Float[Tensor, "n k 2"] | None = None,
-    labels: Int[Tensor, "n k"] | None = None,
-) -> MaskPrediction:
-    """Correct the first masks of the instances of one image by `correction_points`.
-
-    Each round asks anew for the masks that have such points, with the box, all points so far and the last logits as
-    mask prompt, and keeps of each instance the mask of higher predicted IoU. An instance whose new mask is not better
-    is left alone from then on, and so is one without anything to correct.
-
-    Args:
-        prediction: one mask for each instance (m = 1).
-        boxes, text, points, labels: what the instances were prompted with, in original pixels.
-        rounds: 0 returns the prediction as it is.
-
-    Raises:
-        PromptError: the prediction holds several masks for an instance.
-    """
-    if prediction.predicted_iou.shape[1] != 1:
-        raise PromptError(f"refine needs one mask for each instance, got {prediction.predicted_iou.shape[1]}")
-    device = prediction.low_res_logits.device
-    boxes = boxes.to(device)
-    points = boxes.new_zeros(len(boxes), 0, 2) if points is None else points.to(device)
-    labels = torch.zeros(points.shape[:2], dtype=torch.int64, device=device) if labels is None else labels.to(device)
-    waiting = torch.ones(len(prediction), dtype=torch.bool, device=device)
-    for _ in range(rounds):
-        logits = prediction.frame.crop_padding(prediction.low_res_logits[:, 0]).float()
-        scores = prediction.predicted_iou[:, 0]
-        new_points, new_labels = correction_points(logits, scores, boxes, prediction.original_size, points, labels)
-        rows = torch.nonzero(waiting & (new_labels != NO_POINT).any(1)).squeeze(1)
-        if len(rows) == 0:
-            break
-        points, labels = torch.cat([points, new_points], 1), torch.cat([labels, new_labels], 1)
-        prompts = Prompts(
-            points=points[rows],
-            point_labels=labels[rows],
-            boxes=boxes[rows],
-            masks=prediction.low_res_logits[rows],
-            text=None if text is None else text.to(device)[rows],
-        )
-        answer = segmenter.predict(embedding, prompts, multimask_output=False)
-        better = answer.predicted_iou[:, 0] > scores[rows]
-        prediction = _replaced(prediction, rows[better], answer[better])
-        waiting = torch.zeros_like(waiting).index_fill(0, rows[better], True)
-    return prediction
-
-
-def _replaced(prediction: MaskPrediction, rows: Int[Tensor, "k"], answers: MaskPrediction) -> MaskPrediction:
+def clean(instances: Instances, min_area: int) -> Instances:
+    """Fill holes and remove islands of fewer than `min_area` pixels; boxes of a detector stay as they are."""
+    masks = (remove_small_regions(decode_rle([rle]), min_area) for rle in instances.rles)
+    rles = [
+        encode_rle(mask)[0] if bool(touched) else rle
+        for rle, (mask, touched) in zip(instances.rles, masks, strict=True)
+    ]
+    detected = (instances.sources == "detector")[:, None]
     return replace(
-        prediction,
-        low_res_logits=prediction.low_res_logits.index_copy(0, rows, answers.low_res_logits),
-        predicted_iou=prediction.predicted_iou.index_copy(0, rows, answers.predicted_iou),
+        instances, rles=tuple(rles), boxes=np.where(detected, instances.boxes, rle_boxes(rles).astype(np.float32))
     )

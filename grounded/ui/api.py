@@ -1,127 +1,98 @@
-"""What the named endpoints of the app answer: pictures and plain values in, JSON out, nothing kept between calls."""
+"""The app's named endpoints for `gradio_client`, HTTP and MCP: images and plain values in, JSON out, no state."""
 
+import inspect
 import json
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, get_type_hints
 
-import torch
-from pycocotools import mask as coco_mask
+import gradio as gr
+from gradio import processing_utils
+from gradio.context import get_blocks_context
+from gradio.utils import get_function_description
 
-from grounded import config as configs
+from grounded.config import override
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
-from grounded.data.phrases import parse
+from grounded.data.phrases import parse, shortened
 from grounded.errors import ConfigError, ImageError, PromptError, ResultError
 from grounded.pipeline import Pipeline
-from grounded.settings import Mode
-from grounded.ui.automatic import MAX_POINTS_PER_SIDE, for_people
-from grounded.ui.deadline import Deadline
-from grounded.ui.limits import fit
-from grounded.ui.messages import reported
-from grounded.ui.studio import Studio
-from segany.utils.rle import RLE
+from grounded.query import QuerySettings, query_parameter
+from grounded.ui.actions import MAX_POINTS_PER_SIDE, Actions, interactive_defaults
+from grounded.ui.errors import log_and_describe, show_errors
+from grounded.ui.progress import Deadline
+from grounded.ui.serving import MODELS, gpu
+from grounded.ui.state import open_within
+from segany.utils.rle import RLE, decode_rle, encode_rle
 
+ENDPOINTS = ("segment", "refine", "automatic", "label")
+# The settings that are parameters of /segment and /label.
+ENDPOINT_SETTINGS = ("box_threshold", "mode", "filtering", "clip_threshold", "refine_rounds", "fallback")
 _NAMING_THRESHOLD = 0.3
 
 FilePath = str | PathLike[str]
-Fallback = Literal["none", "automatic", "text"]
-
-
-@dataclass(frozen=True)
-class _Question:
-    phrases: tuple[str, ...]
-    pipeline: Pipeline  # under the settings of the question
-    box_threshold: float
 
 
 @dataclass(frozen=True)
 class Api:
-    """The four questions that programs ask over the network. Settings that are None are the configuration's own.
+    """One method for each endpoint.
 
-    A result is what `Instances.to_dict` returns, and besides "notes", lines on what was done to the picture, and
-    "seconds", the time of each stage. Pictures beyond the limit are scaled down, which a note says; boxes, points and
-    masks are in pixels of the picture as "image" states its width and height.
+    A result is what `Instances.to_dict` returns, with "notes", lines on how the image was changed, and "seconds", the
+    time of each stage. Images beyond the limit are scaled down, which a note says; boxes, points and masks are in
+    pixels of the image as "image" states its width and height.
 
     All methods raise
-        ImageError: the picture cannot be read, or is too large.
+        ImageError: the image cannot be read, or is too large.
         PromptError: the text, the index or the points cannot be used.
-        ConfigError: a setting is wrong or needs a part that was not loaded.
-        ResultError: the result that was given is none.
+        ConfigError: a setting is wrong or needs a model that was not loaded.
+        ResultError: the given result is not a result.
         TimeLimitError: the time is up.
     """
 
-    studio: Studio
+    actions: Actions
 
-    def segment(
-        self,
-        image: FilePath,
-        text: str,
-        box_threshold: float | None = None,
-        mode: Mode | None = None,
-        filtering: bool | None = None,
-        clip_threshold: float | None = None,
-        refine_rounds: int | None = None,
-        fallback: Fallback | None = None,
-    ) -> dict[str, Any]:
-        """Find what a text names in a picture: labelled instance masks, best first.
+    def segment(self, image: FilePath, text: str, settings: QuerySettings | None = None) -> dict[str, Any]:
+        """Find what a text names in an image: labelled instance masks, best first.
 
         Args:
-            image: the picture.
+            image: the image to search.
             text: one or more phrases, split at full stops, commas, semicolons and line ends, as in "a dog. pizza".
-            box_threshold: lowest detector score to keep, 0 to 1.
-            mode: what the segmenter is prompted with: box, text or box+text.
-            filtering: whether CLIP drops what does not look like its phrase.
-            clip_threshold: lowest CLIP score that filtering keeps, 0 to 1.
-            refine_rounds: rounds of correcting the masks by points, 0 to 8.
-            fallback: what is tried for phrases that the detector missed: none, automatic or text.
+            settings: of this query.
 
         Returns:
             image, phrases, instances with their masks as COCO run-length encoding, models, notes, seconds.
         """
-        question = self._asked(text, box_threshold, mode, filtering, clip_threshold, refine_rounds, fallback)
-        return self._segmented(image, question, self._deadline())
+        return self._segment(image, parse(text), *self._with_settings(settings), self._deadline())
 
-    def label(
-        self,
-        images: list[FilePath],
-        text: str,
-        box_threshold: float | None = None,
-        mode: Mode | None = None,
-        filtering: bool | None = None,
-        clip_threshold: float | None = None,
-        refine_rounds: int | None = None,
-        fallback: Fallback | None = None,
-    ) -> list[dict[str, Any]]:
-        """Find what one text names in several pictures. A picture that fails does not stop the others.
+    def label(self, images: list[FilePath], text: str, settings: QuerySettings | None = None) -> list[dict[str, Any]]:
+        """Find what one text names in several images. An image that fails does not stop the others.
 
         Args:
-            images: the pictures.
+            images: the images to search.
             text: one or more phrases, split at full stops, commas, semicolons and line ends, as in "a dog. pizza".
-            box_threshold: lowest detector score to keep, 0 to 1.
-            mode: what the segmenter is prompted with: box, text or box+text.
-            filtering: whether CLIP drops what does not look like its phrase.
-            clip_threshold: lowest CLIP score that filtering keeps, 0 to 1.
-            refine_rounds: rounds of correcting the masks by points, 0 to 8.
-            fallback: what is tried for phrases that the detector missed: none, automatic or text.
+            settings: of this query.
 
         Returns:
-            a list in the order of the pictures: a result as /segment answers, or file and error.
+            a list in the order of the images: a result as /segment returns, or file and error.
         """
-        most = self.studio.limits.max_pictures
-        if len(images) > most:
-            raise PromptError(f"at most {most} pictures can be labelled at once, got {len(images)}")
-        question = self._asked(text, box_threshold, mode, filtering, clip_threshold, refine_rounds, fallback)
+        limit = self.actions.limits.max_images
+        if len(images) > limit:
+            raise PromptError(f"at most {limit} images can be labelled at once, got {len(images)}")
+        phrases, (pipeline, threshold) = parse(text), self._with_settings(settings)
         deadline = self._deadline()
         results: list[dict[str, Any]] = []
         for image in images:
             try:
-                results.append(self._segmented(image, question, deadline.lap()))
-            except Exception as error:  # whatever is wrong with one picture must not cost the others
-                results.append({"file": Path(image).name, "error": reported(error)})
+                results.append(self._segment(image, phrases, pipeline, threshold, deadline.split()))
+            except Exception as error:  # whatever is wrong with one image must not cost the others
+                results.append({"file": Path(image).name, "error": log_and_describe(error)})
         return results
 
     def refine(
@@ -135,23 +106,24 @@ class Api:
         """Correct the mask of one instance of a result by clicks; the others stay as they are.
 
         Args:
-            image: the picture that the result is of.
-            result: what /segment, /automatic or /refine answered.
+            image: the image that the result is of.
+            result: what /segment, /automatic or /refine returned.
             index: which of its instances, from 0.
             points: all clicks on the instance so far, [[x, y], ...] in pixels.
             labels: 1 for each click that belongs to the instance, 0 for each that does not; all 1 where absent.
 
         Returns:
-            the whole result with the corrected mask, as /segment answers.
+            the whole result with the corrected mask, as /segment returns.
         """
-        source, watch = self._open(image), self._deadline()
-        instances = _read(result, source.size)
+        pipeline, stopwatch = self.actions.pipeline, self._deadline()
+        source = self._open(image)
+        instances = _read_result(result, source.size)
         if not isinstance(index, int) or not 0 <= index < len(instances):
             raise PromptError(f"index must be one of {len(instances)} instances, counted from 0, got {index!r}")
-        embedding = self._pipeline.encode(source, stopwatch=watch)
-        with watch.stage("refine"):
-            corrected = self._pipeline.refine(source, instances, index, points, labels, embedding=embedding)
-        return _answer(corrected, source, self._pipeline, watch)
+        embedding = pipeline.encode(source, stopwatch=stopwatch)
+        with stopwatch.stage("refine"):
+            corrected = pipeline.refine(source, instances, index, points, labels, embedding=embedding)
+        return _result(corrected, source, pipeline, stopwatch)
 
     def automatic(
         self,
@@ -163,10 +135,10 @@ class Api:
         naming_threshold: float | None = None,
         min_mask_region_area: int | None = None,
     ) -> dict[str, Any]:
-        """Masks of everything in a picture, named where CLIP recognises one of the words.
+        """Masks of everything in an image, named where CLIP recognises one of the words.
 
         Args:
-            image: the picture.
+            image: the image to segment.
             words: names to choose from, as in "dog. pizza"; absent or empty names nothing.
             points_per_side: the grid of points that are prompted, 1 to 64.
             pred_iou_thresh: lowest predicted IoU of a mask, 0 to 1.
@@ -175,82 +147,66 @@ class Api:
             min_mask_region_area: holes and islands of fewer pixels are removed from the masks; 0 keeps them.
 
         Returns:
-            a result as /segment answers; its phrases are the words and "unnamed".
+            a result as /segment returns; its phrases are the words and "unnamed".
         """
-        changes = {
+        generator = {
             "points_per_side": points_per_side,
             "pred_iou_thresh": pred_iou_thresh,
             "stability_score_thresh": stability_score_thresh,
         }
-        # The generator of the fallback has the same settings, and they are checked where they are replaced.
-        given = {name: value for name, value in changes.items() if value is not None}
-        cleaning = {} if min_mask_region_area is None else {"min_mask_region_area": min_mask_region_area}
-        with _spoken_of_as_settings():
-            config = configs.override(for_people(self._pipeline.config), fallback=given, refinement=cleaning)
-        settings = config.fallback
-        if settings.points_per_side > MAX_POINTS_PER_SIDE:
-            raise ConfigError(f"points_per_side must be at most {MAX_POINTS_PER_SIDE}, got {settings.points_per_side}")
-        naming = _NAMING_THRESHOLD if naming_threshold is None else naming_threshold
-        if not isinstance(naming, (int, float)) or not 0 <= naming <= 1:
-            raise ConfigError(f"naming_threshold must lie in [0, 1], got {naming!r}")
-        source, watch = self._open(image), self._deadline()
-        found = self._pipeline.everything(
+        cleaning = {"min_mask_region_area": min_mask_region_area}
+        # The section of the fallback has the same settings as the mask generator, and checks them.
+        with _without_overrides_prefix():
+            config = override(
+                interactive_defaults(self.actions.config), fallback=_given(generator), refinement=_given(cleaning)
+            )
+        if config.fallback.points_per_side > MAX_POINTS_PER_SIDE:
+            raise ConfigError(
+                f"points_per_side must be at most {MAX_POINTS_PER_SIDE}, got {config.fallback.points_per_side}"
+            )
+        threshold = _NAMING_THRESHOLD if naming_threshold is None else naming_threshold
+        if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+            raise ConfigError(f"naming_threshold must lie in [0, 1], got {threshold!r}")
+        pipeline, stopwatch = self.actions.pipeline, self._deadline()
+        source = self._open(image)
+        found = pipeline.everything(
             source,
             words or (),
-            watch,
-            naming_threshold=naming,
-            progress=lambda done, total: watch.check(),
+            stopwatch=stopwatch,
+            naming_threshold=threshold,
+            progress=lambda done, total: stopwatch.check(),
             min_mask_region_area=config.refinement.min_mask_region_area,
-            **{name: getattr(settings, name) for name in changes},
+            **{name: getattr(config.fallback, name) for name in generator},
         )
-        return _answer(found, source, self._pipeline, watch)
-
-    @property
-    def _pipeline(self) -> Pipeline:
-        return self.studio.pipeline
+        return _result(found, source, pipeline, stopwatch)
 
     def _deadline(self) -> Deadline:
-        # On a GPU kernels run on after the call that started them, and would be counted in a later stage.
-        synchronize = torch.cuda.synchronize if torch.cuda.is_initialized() else None
-        return Deadline(self.studio.limits.seconds, synchronize)
+        return Deadline.for_device(seconds=self.actions.limits.seconds)
 
     def _open(self, image: Any) -> SourceImage:
         if not isinstance(image, (str, PathLike)):
             raise ImageError(f"the image must be a file, got {type(image).__name__}")
-        return fit(image, self.studio.limits)
+        return open_within(image, self.actions.limits)
 
-    def _asked(
-        self,
-        text: str,
-        box_threshold: Any,
-        mode: Any,
-        filtering: Any,
-        clip_threshold: Any,
-        refine_rounds: Any,
-        fallback: Any,
-    ) -> _Question:
-        """A text and settings as they came, all of them checked."""
-        given = {"mode": mode, "clip_threshold": clip_threshold, "refine_rounds": refine_rounds}
-        given |= {"filtering": None if filtering is None else {"enabled": filtering}}
-        given |= {"fallback": None if fallback is None else {"source": fallback}}
-        studio = self.studio
-        threshold = studio.defaults.box_threshold if box_threshold is None else box_threshold
-        with _spoken_of_as_settings():
-            configs.override(studio.pipeline.config, box_threshold=threshold)
-            pipeline = studio.defaults.adjust(studio.pipeline)
-            pipeline = pipeline.with_config(**{name: value for name, value in given.items() if value is not None})
-        return _Question(parse(text), pipeline, threshold)
+    def _with_settings(self, settings: QuerySettings | None) -> tuple[Pipeline, float]:
+        with _without_overrides_prefix():
+            return self.actions.with_settings(settings or QuerySettings())
 
-    def _segmented(self, image: Any, question: _Question, watch: Deadline) -> dict[str, Any]:
-        with watch.stage("open"):
+    def _segment(
+        self, image: Any, phrases: tuple[str, ...], pipeline: Pipeline, box_threshold: float, stopwatch: Deadline
+    ) -> dict[str, Any]:
+        with stopwatch.stage("open"):
             source = self._open(image)
-        pipeline = question.pipeline
-        found = pipeline.segment(source, question.phrases, watch, box_threshold=question.box_threshold)
-        return _answer(found, source, pipeline, watch)
+        found = pipeline.segment(source, phrases, stopwatch=stopwatch, box_threshold=box_threshold)
+        return _result(found, source, pipeline, stopwatch)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @contextmanager
-def _spoken_of_as_settings() -> Iterator[None]:
+def _without_overrides_prefix() -> Iterator[None]:
     """Errors name the setting that a caller gave, and not how it is passed on."""
     try:
         yield
@@ -258,15 +214,15 @@ def _spoken_of_as_settings() -> Iterator[None]:
         raise ConfigError(str(error).removeprefix("overrides: ")) from error
 
 
-def _answer(instances: Instances, source: SourceImage, pipeline: Pipeline, watch: Deadline) -> dict[str, Any]:
+def _result(instances: Instances, source: SourceImage, pipeline: Pipeline, stopwatch: Deadline) -> dict[str, Any]:
     section: dict[str, Any] = {"orientation": source.orientation}
     if source.path is not None:
         section = {"file": source.path.name, **section}
-    seconds = {stage: round(spent, 4) for stage, spent in watch.seconds.items()}
+    seconds = {stage: round(spent, 4) for stage, spent in stopwatch.seconds.items()}
     return {**instances.to_dict(section, pipeline.models), "notes": list(source.notes), "seconds": seconds}
 
 
-def _read(result: Any, image_size: tuple[int, int]) -> Instances:
+def _read_result(result: Any, image_size: tuple[int, int]) -> Instances:
     """The instances of a result that came over the network: its masks are not to be trusted."""
     if isinstance(result, str):
         try:
@@ -277,17 +233,134 @@ def _read(result: Any, image_size: tuple[int, int]) -> Instances:
     if instances.image_size != image_size:
         height, width = instances.image_size
         raise ResultError(
-            f"the result must be of this picture of {image_size[1]} x {image_size[0]} pixels, got {width} x {height}"
+            f"the result must be of this image of {image_size[1]} x {image_size[0]} pixels, got {width} x {height}"
         )
     for index, rle in enumerate(instances.rles):
-        if not _covers_the_picture(rle):
-            raise ResultError(f"the mask of instance {index} must be a run-length encoding of the whole picture")
+        if not _covers_image(rle):
+            raise ResultError(f"the mask of instance {index} must be a run-length encoding of the whole image")
     return instances
 
 
-def _covers_the_picture(rle: RLE) -> bool:
-    # Runs that end early would leave the rest of the mask to whatever lay in memory; encoded anew, they differ.
+def _covers_image(rle: RLE) -> bool:
+    # Runs that end early would leave the rest of the mask to whatever is in memory; encoded again, they differ.
     try:
-        return bool(coco_mask.encode(coco_mask.decode(rle))["counts"].decode("ascii") == rle["counts"])
+        return encode_rle(decode_rle([rle]))[0]["counts"] == rle["counts"]
     except (ValueError, TypeError):
         return False
+
+
+def add_endpoints(actions: Actions) -> None:
+    """Inside a `gr.Blocks`: add /segment, /refine, /automatic and /label.
+
+    They change no component, and wait in one line with all other events of `MODELS`.
+    """
+    api = Api(actions)
+    for name in ENDPOINTS:
+        function = expand_settings(gpu(getattr(api, name)))
+        function = show_errors(_with_uploads(function, actions.limits.max_file_mb))
+        event = gr.api(function, api_name=name, concurrency_id=MODELS, concurrency_limit=1)
+        _describe(event, function)
+
+
+def expand_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with `ENDPOINT_SETTINGS` as its last parameters, in place of one parameter `settings`.
+
+    Gradio reads their types from the signature, and MCP reads their descriptions from the docstring.
+    """
+    signature = inspect.signature(function)
+    if "settings" not in signature.parameters:
+        return function
+
+    @wraps(function)
+    def call(image: Any, text: Any, *values: Any) -> Any:
+        # Gradio gives all arguments by position.
+        return function(image, text, QuerySettings(**dict(zip(ENDPOINT_SETTINGS, values, strict=False))))
+
+    hints, setting_hints = get_type_hints(inspect.unwrap(function)), get_type_hints(QuerySettings)
+    call.__annotations__ = {name: hint for name, hint in hints.items() if name != "settings"}
+    call.__annotations__ |= {name: setting_hints[name] for name in ENDPOINT_SETTINGS}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
+    parameters += [
+        inspect.Parameter(name, kind, default=None, annotation=setting_hints[name]) for name in ENDPOINT_SETTINGS
+    ]
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    lines = "\n".join(f"            {name}: {_setting_text(name)}" for name in ENDPOINT_SETTINGS)
+    call.__doc__ = re.sub(r"^ *settings: .*$", lambda _: lines, function.__doc__ or "", flags=re.MULTILINE)
+    return call
+
+
+def _setting_text(name: str) -> str:
+    """What the setting does and its values: "lowest detector score to keep, 0 to 1."."""
+    setting = query_parameter(name)
+    text = setting.description[0].lower() + setting.description[1:].removesuffix(".")
+    if setting.choices:
+        text += f": {', '.join(setting.choices[:-1])} or {setting.choices[-1]}"
+    if setting.high is not None:
+        text += f", {setting.low} to {setting.high}"
+    return f"{text}."
+
+
+def _with_uploads(function: Callable[..., Any], max_file_mb: int) -> Callable[..., Any]:
+    """The function under the same signature, called with uploads and addresses in place of the paths of images."""
+    several = "images" in inspect.signature(function).parameters
+
+    @wraps(function)
+    def call(images: Any, *arguments: Any) -> Any:
+        # Gradio gives all arguments by position, and images come first.
+        if several and not isinstance(images, list):
+            raise ImageError(f"images must be a list of uploaded files, got {type(images).__name__}")
+        with TemporaryDirectory(dir=os.environ.get("GRADIO_TEMP_DIR") or None) as folder:
+            if not several:
+                return function(_image_path(images, folder, max_file_mb), *arguments)
+            return function([_image_path(image, folder, max_file_mb) for image in images], *arguments)
+
+    return call
+
+
+def _image_path(image: Any, folder: str, max_file_mb: int) -> str:
+    """The path of an upload, or of the file that an address leads to, which is put into `folder`.
+
+    Gradio has made sure that what is marked as an upload lies in its own folder, and refused other paths.
+    """
+    if isinstance(image, str) and image.startswith(("data:", "https://", "http://")):
+        return _fetch(image, folder, max_file_mb)
+    meta = image.get("meta") if isinstance(image, dict) else None
+    if not isinstance(meta, dict) or meta.get("_type") != "gradio.FileData":
+        raise ImageError("the image must be an uploaded file: with gradio_client, handle_file(path) makes one")
+    return str(image["path"])
+
+
+def _fetch(address: str, folder: str, max_file_mb: int) -> str:
+    # Where uploads are nested in lists, Gradio's MCP server passes addresses on as they are.
+    save = processing_utils.save_base64_to_cache if address.startswith("data:") else processing_utils.save_url_to_cache
+    try:
+        path = save(address, folder)  # the latter takes addresses of the public network only
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(f"cannot get the image {shortened(address)}: {reason or type(error).__name__}") from error
+    if Path(path).stat().st_size > max_file_mb * 2**20:
+        raise ImageError(f"the image must have at most {max_file_mb} MB: {shortened(address)}")
+    return str(path)
+
+
+def _describe(event: Any, function: Callable[..., Any]) -> None:
+    """Put the descriptions of the docstring on Gradio's API page: `gr.api` reads the annotations alone."""
+    blocks = get_blocks_context().blocks
+    # What the annotations of `Api` do not say: these arguments arrive as uploads.
+    uploads = {"image": _file_schema(), "images": {"type": "array", "items": _file_schema()}}
+    _, descriptions, returns = get_function_description(function)
+    for number, (name, description) in zip(event["inputs"], descriptions.items(), strict=True):
+        schema = uploads.get(name, blocks[number]._api_info)
+        blocks[number]._api_info = {**schema, "additional_description": description}
+        blocks[number].label = name
+    (number,) = event["outputs"]
+    blocks[number]._api_info = {**blocks[number]._api_info, "description": " ".join(returns)}
+    blocks[number].label = "result"
+
+
+def _file_schema() -> dict[str, Any]:
+    """Gradio's JSON schema of an upload without references, which lead nowhere inside another schema."""
+    schema = gr.File(render=False).api_info()
+    properties = {**schema["properties"], "meta": schema["$defs"]["FileDataMeta"]}
+    return {"type": "object", "title": "FileData", "properties": properties, "required": schema["required"]}

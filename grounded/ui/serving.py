@@ -1,4 +1,4 @@
-"""Serving the app: its queue, its limits, its folder for uploads, and its end."""
+"""Serving the app: loading its models, its queue and limits, its folder for uploads, and shutting it down."""
 
 import atexit
 import importlib
@@ -19,13 +19,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from grounded.errors import ConfigError, GroundedError
-from grounded.ui.limits import Limits
+from PIL import Image
+
+from grounded.errors import CheckpointError, ConfigError, GroundedError
+from grounded.ui.actions import Actions
+from grounded.ui.state import Limits
+from segany.hub import HubError
 
 if TYPE_CHECKING:
-    import gradio as gr
-
-    from grounded.ui.studio import Studio
+    import gradio as gr  # at run time only after `prepare`
 
 # On ZeroGPU this package lends a GPU for the time of a call, and must be imported before anything starts CUDA.
 _spaces = importlib.import_module("spaces") if importlib.util.find_spec("spaces") else None
@@ -34,7 +36,7 @@ MODELS = "models"  # concurrency_id of all events that run models: they go one a
 QUEUE_SIZE = 200  # events that may wait; more are refused with a message
 # Every so many seconds, uploads and results older than so many are deleted, also while the server runs.
 DELETE_CACHE = (300, 3600)
-# Users whose pictures are held in memory at once; of more, those are forgotten who were idle longest.
+# Users whose images are held in memory at once; beyond that, those who were idle longest are forgotten.
 SESSIONS = 256
 
 
@@ -62,7 +64,7 @@ def prepare() -> Path:
         the folder.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_RUN_HISTORY"] = "False"  # pictures kept in the browser of a machine that others may use
+    os.environ["GRADIO_RUN_HISTORY"] = "False"  # it keeps images in the browser, on a machine that others may use
     parent = os.environ.get("GRADIO_TEMP_DIR") or None
     if parent:
         Path(parent).mkdir(parents=True, exist_ok=True)
@@ -71,43 +73,37 @@ def prepare() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # By default SIGTERM ends a process at once, and leaves everything behind.
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGTERM, _exit_on_signal)
     return folder
 
 
-def load(source: "str | PathLike[str]" = "tiny", limits: Limits | None = None) -> "Studio":
-    """Load the models of a configuration and run them once, so that the first user need not wait; say so on stderr.
+def load_models(source: str | PathLike[str] = "tiny", limits: Limits | None = None) -> Actions:
+    """Load the models of a configuration and run them once, so that the first user need not wait; reports on stderr.
 
     Raises:
         ConfigError: the configuration is wrong.
-        segany.CheckpointError: weights are missing or do not fit.
+        CheckpointError: weights are missing or do not fit.
     """
     print(f"Loading the models of {source}", file=sys.stderr, flush=True)
     start = time.monotonic()
-    from grounded.ui.studio import Studio
-    from segany import CheckpointError
-    from segany.hub import HubError
-
     try:
-        studio = Studio.from_config(source, limits)
+        actions = Actions.from_config(source, limits)
     except HubError as error:
         raise CheckpointError(f"{error}; or get all of it: grounded download {shlex.quote(str(source))}") from error
     # On ZeroGPU there is a GPU only inside the events.
     if os.environ.get("SPACES_ZERO_GPU") != "true":
         print("Warming up", file=sys.stderr, flush=True)
-        warm_up(studio)
+        warm_up(actions)
     print(f"Models ready after {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
-    return studio
+    return actions
 
 
-def warm_up(studio: "Studio") -> None:
-    """Run every model once on a small empty picture."""
-    from PIL import Image
-
-    pipeline, picture = studio.pipeline, Image.new("RGB", (256, 256), "white")
-    embedding = pipeline.encode(picture)
-    pipeline.segment(picture, "a dog", embedding=embedding)
-    pipeline.candidates(picture, "a dog", box=[64, 64, 192, 192], embedding=embedding)
+def warm_up(actions: Actions) -> None:
+    """Run every model once on a small empty image."""
+    pipeline, image = actions.pipeline, Image.new("RGB", (256, 256), "white")
+    embedding = pipeline.encode(image)
+    pipeline.segment(image, "a dog", embedding=embedding)
+    pipeline.candidates(image, "a dog", box=[64, 64, 192, 192], embedding=embedding)
 
 
 def serve(demo: "gr.Blocks", limits: Limits | None = None, **options: Any) -> None:
@@ -134,7 +130,7 @@ def running(
     share: bool = False,
     mcp: bool = False,
     open_browser: bool = False,
-    **look: Any,
+    **appearance: Any,
 ) -> Iterator[str]:
     """Serve the app while the body of the `with` statement runs; yields its address.
 
@@ -146,7 +142,7 @@ def running(
         share: make a public link through Gradio's servers.
         mcp: serve the endpoints as tools of the Model Context Protocol as well.
         open_browser: show the app in the default browser.
-        look: theme, css, js and head of `launch`.
+        appearance: theme, css, js and head of `launch`.
 
     Raises:
         ConfigError: `mcp`, and the packages for it are missing.
@@ -156,7 +152,7 @@ def running(
         check_mcp()
     limits = limits or Limits()
     demo.delete_cache = demo.delete_cache or DELETE_CACHE
-    # Without a direct way to the functions, no request can pass the queue by.
+    # Without a direct way to the functions, no request can bypass the queue.
     demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     try:
         _launch(
@@ -172,25 +168,27 @@ def running(
             show_error=False,
             prevent_thread_lock=True,
             quiet=True,
-            **look,
+            **appearance,
         )
         yield demo.share_url or demo.local_url
     finally:
         demo.close(verbose=False)
-        _remove(os.environ.get("GRADIO_TEMP_DIR"))
+        folder = os.environ.get("GRADIO_TEMP_DIR")
+        if folder and Path(folder).name.startswith("grounded-"):  # one of `prepare`, and no other
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _launch(demo: "gr.Blocks", **options: Any) -> None:
     try:
         demo.launch(**options)
     except OSError as error:
-        raise _no_port(options["server_port"], error) from error
+        raise _port_error(options["server_port"], error) from error
     if options["share"] and not demo.share_url:
         raise ServingError("no public link could be made: is there a connection? The app works without one")
 
 
 def check_port(port: int | None, host: str | None) -> None:
-    """Find out whether an address can be listened on, by doing so for a moment; without a port, on any.
+    """Make sure that an address can be listened on, by doing so for a moment; without a port, on any port.
 
     Raises:
         ServingError: it cannot.
@@ -200,11 +198,11 @@ def check_port(port: int | None, host: str | None) -> None:
         try:
             probe.bind((host or "127.0.0.1", port or 0))
         except OSError as error:
-            raise _no_port(port, error) from error
+            raise _port_error(port, error) from error
 
 
 def check_mcp() -> None:
-    """Make sure that the packages for MCP are there: without them Gradio would start without a word about it.
+    """Make sure that the packages for MCP are installed: without them Gradio would start without MCP, silently.
 
     Raises:
         ConfigError: they are not.
@@ -213,16 +211,10 @@ def check_mcp() -> None:
         raise ConfigError("the MCP server needs packages that are not installed: pip install 'gradio[mcp]'")
 
 
-def _no_port(port: int | None, error: OSError) -> ServingError:
+def _port_error(port: int | None, error: OSError) -> ServingError:
     what = f"port {port} is taken or may not be used" if port else "no port can be listened on"
     return ServingError(f"{what}: {error.strerror or error}")
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)  # as shells have it
-
-
-def _remove(folder: str | None) -> None:
-    """Remove a folder of `prepare`, and no other."""
-    if folder and Path(folder).name.startswith("grounded-"):
-        shutil.rmtree(folder, ignore_errors=True)

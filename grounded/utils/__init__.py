@@ -1,1 +1,1 @@
-"""Small helpers without a subject of their own: files and timing."""
+"""Helpers for all packages: writing files, timing, and dataclasses that check their values."""

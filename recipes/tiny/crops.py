@@ -10,7 +10,7 @@ GREY = 124  # what hides the background: the mean of the CLIP normalisation
 def square_crop(image: np.ndarray, box: tuple[float, float, float, float], margin: float, side: int) -> np.ndarray:
     """Cut a square around a box (xyxy pixels), `margin` of its longer side wider at each edge; (side, side, 3) uint8.
 
-    What lies beyond the picture is grey.
+    What lies beyond the image is grey.
     """
     x0, y0, x1, y1 = box
     half = max(x1 - x0, y1 - y0) * (0.5 + margin)
@@ -26,7 +26,7 @@ def square_crop(image: np.ndarray, box: tuple[float, float, float, float], margi
 
 
 def grey_background(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture with everything outside the (h, w) bool mask grey."""
+    """The image with everything outside the (h, w) bool mask grey."""
     return np.where(mask[..., None], image, np.uint8(GREY))
 
 

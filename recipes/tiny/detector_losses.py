@@ -17,7 +17,7 @@ from segany.utils.boxes import cxcywh_to_xyxy
 
 @dataclass(frozen=True)
 class Truth:
-    """One picture's objects: boxes cxcywh in 0..1 and the tokens of the phrase that names each."""
+    """One image's objects: boxes cxcywh in 0..1 and the tokens of the phrase that names each."""
 
     boxes: Tensor  # (k, 4)
     tokens: Tensor  # (k, t) bool
@@ -40,7 +40,7 @@ def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
 
 @torch.no_grad()
 def match(logits: Tensor, boxes: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
-    """Hungarian matching (Carion et al. 2020) of one picture: rows of the predictions and of the truth."""
+    """Hungarian matching (Carion et al. 2020) of one image: rows of the predictions and of the truth."""
     tokens = truth.tokens.float()
     probability = logits.sigmoid()
     positive = 0.25 * (1 - probability) ** 2 * -(probability + 1e-8).log()
@@ -82,7 +82,7 @@ def set_loss(
 def noised_references(truths: list[Truth], queries: int) -> Tensor:
     """Boxes around the true ones for the denoising pass (DN-DETR, Li et al. 2022), (b, queries, 4) cxcywh.
 
-    The noise grows from copy to copy; pictures without objects get boxes anywhere.
+    The noise grows from copy to copy; images without objects get boxes anywhere.
     """
     references = torch.rand(len(truths), queries, 4) * torch.tensor([1.0, 1.0, 0.4, 0.4])
     references[..., 2:] += 0.05

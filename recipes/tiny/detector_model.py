@@ -87,7 +87,7 @@ def export(model: nn.Module, folder: Path) -> None:
     processor = {
         "image_processor_type": "GroundingDinoImageProcessor",
         "do_resize": True,
-        # Every picture is stretched to one square: no padding, so a batch of any pictures answers as each alone.
+        # Every image is stretched to one square: no padding, so a batch of any images answers as each alone.
         "size": {"height": SIDE, "width": SIDE},
         "do_rescale": True,
         "do_normalize": True,

@@ -21,7 +21,7 @@ from recipes.tiny.measure_chain import measure_chain, measure_unseen_pairs
 from recipes.tiny.measure_clip import measure_clip
 from recipes.tiny.measure_prompts import measure_prompts
 from recipes.tiny.measure_stages import (
-    CLOSER_LOOK,
+    ZOOM,
     measure_fallback,
     measure_more_phrases,
     measure_refinement,
@@ -31,7 +31,7 @@ from recipes.tiny.scenes import MAX_SIDE, Recipe, Scene, draw_scene
 
 PARTS = (
     "chain",
-    "closer look",
+    "zoom",
     "unfiltered",
     "pairs",
     "prompts",
@@ -73,7 +73,7 @@ TITLES = {
     "pairs": "unseen colour-noun pairs",
     "prompts": "prompts, mean IoU",
     "clip": "CLIP",
-    "closer look": "chain with a closer look",
+    "zoom": "chain with the zoom",
     "unfiltered": "chain without CLIP filtering",
     "more phrases": "five more phrases in the query",
     "refinement": "refinement of detected boxes, mean IoU",
@@ -87,7 +87,7 @@ def on_photographs(folder: Path, count: int, split: str) -> Iterable[tuple[int, 
     """Scenes on the photographs of a folder, each resized to the sizes that scenes have."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
-        raise click.BadParameter(f"{folder} holds no .jpg or .png picture", param_hint="--backgrounds")
+        raise click.BadParameter(f"{folder} holds no .jpg or .png image", param_hint="--backgrounds")
     made, number = 0, 0
     while made < count:
         image = Image.open(paths[number % len(paths)]).convert("RGB")
@@ -131,7 +131,7 @@ def run(
         "pairs": lambda: measure_unseen_pairs(pipeline, numbered(Recipe(color_pairs="held-out"))),
         "prompts": lambda: measure_prompts(pipeline.segmenter, other(mode="box+text").text_encoder, numbered()),
         "clip": lambda: measure_clip(other(mode="box+text").text_encoder, numbered()),
-        "closer look": lambda: measure_chain(other(refinement={"zoom": CLOSER_LOOK}), numbered()),
+        "zoom": lambda: measure_chain(other(refinement={"zoom": ZOOM}), numbered()),
         "unfiltered": lambda: measure_chain(other(filtering={"enabled": False}), numbered()),
         "more phrases": lambda: measure_more_phrases(pipeline, numbered()),
         "refinement": lambda: measure_refinement(pipeline, numbered()),

@@ -1,4 +1,4 @@
-"""Draw the pictures in examples/, each with its true masks beside it: `python -m recipes.tiny.examples`."""
+"""Draw the images in examples/, each with its true masks beside it: `python -m recipes.tiny.examples`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The glyph atlas: one RGBA picture with a drawing for every noun, from Noto Color Emoji (SIL Open Font License 1.1,
+"""The glyph atlas: one RGBA image with a drawing for every noun, from Noto Color Emoji (SIL Open Font License 1.1,
 OFL.txt).
 
 Remake it with `python -m recipes.tiny.glyphs NotoColorEmoji.ttf`; nothing else needs the font.

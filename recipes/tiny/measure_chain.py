@@ -18,7 +18,7 @@ from recipes.tiny.vocabulary import is_held_out, noun_phrase
 
 
 class PhraseAveragePrecision:
-    """COCO mask AP in which every phrase asked of a picture is an image of its own, so a false positive on an absent
+    """COCO mask AP in which every phrase asked of a image is an image of its own, so a false positive on an absent
     phrase costs.
     """
 
@@ -28,7 +28,7 @@ class PhraseAveragePrecision:
         self.found: list[dict] = []
 
     def add(self, shape: tuple[int, int], truths: np.ndarray, rles: list[dict], scores: np.ndarray) -> None:
-        """One phrase of one picture: true masks (n, h, w), found masks as RLE, and their scores."""
+        """One phrase of one image: true masks (n, h, w), found masks as RLE, and their scores."""
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "height": shape[0], "width": shape[1]})
         for mask in truths:

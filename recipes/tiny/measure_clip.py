@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from grounded.models.clip import ClipTextEncoder
+from grounded.models.clip import ClipEncoder
 from recipes.tiny.crops import square_crop
 from recipes.tiny.scenes import Scene
 from recipes.tiny.vocabulary import nouns
@@ -12,7 +12,7 @@ from recipes.tiny.vocabulary import nouns
 MARGIN = 0.1
 
 
-def measure_clip(encoder: ClipTextEncoder, numbered: Iterable[tuple[int, Scene]], side: int = 224) -> dict[str, float]:
+def measure_clip(encoder: ClipEncoder, numbered: Iterable[tuple[int, Scene]], side: int = 224) -> dict[str, float]:
     """Top-1 recognition among the nouns, over all objects and over the untinted alone."""
     words = encoder.encode(nouns())
     right: list[bool] = []

@@ -9,17 +9,18 @@ import torch
 from PIL import Image
 
 from grounded import Instances, Pipeline
+from grounded.data.clicks import Clicks
 from grounded.data.detections import Detections
+from grounded.stages.prompt import prompt_boxes
 from grounded.stages.refine import refine
-from grounded.stages.zoom import look_closer
+from grounded.stages.segment import segment
+from grounded.stages.zoom import zoom
 from recipes.tiny.measure import NEGATIVE_KINDS, Asked, matched_iou, paired_iou, query, stacked
 from recipes.tiny.scenes import Scene
 from recipes.tiny.vocabulary import noun_phrase, nouns
-from segany import Prompts
 from segany.utils.boxes import box_iou
-from segany.utils.rle import decode_rle
 
-CLOSER_LOOK = 4.0  # side of its windows, as a multiple of the box's longer side
+ZOOM = 4.0  # side of its windows, as a multiple of the box's longer side
 
 
 def measure_more_phrases(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
@@ -71,7 +72,7 @@ def _same_answers(first: Instances, second: Instances) -> bool:
 
 
 def measure_refinement(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]) -> dict[str, float]:
-    """Mean IoU before refinement, and what rounds of points and a closer look gain, over detections that lie on an
+    """Mean IoU before refinement, and what rounds of points and the zoom gain, over detections that lie on an
     object of their phrase.
     """
     overlaps: dict[str, list[float]] = defaultdict(list)
@@ -83,21 +84,25 @@ def measure_refinement(pipeline: Pipeline, numbered: Iterable[tuple[int, Scene]]
             continue
         image = _rgb(scene)
         embedding = pipeline.segmenter.encode(image)
-        prompts = Prompts(boxes=detections.boxes)
-        first = pipeline.segmenter.predict(embedding, prompts, multimask_output=False)
+        group = prompt_boxes(detections, Clicks.read(None, None, (image.height, image.width)))
+        first = pipeline.segmenter.predict(embedding, group.prompts, multimask_output=False)
         for rounds, name in ((0, "before"), (1, "one round"), (2, "two rounds")):
-            answer = refine(pipeline.segmenter, embedding, first, torch.from_numpy(detections.boxes), rounds=rounds)
-            overlaps[name] += paired_iou(answer.masks[:, 0].numpy(), truths).tolist()
-        masks = first.masks[:, 0].numpy().copy()
-        for row, rle, _ in look_closer(
-            pipeline.segmenter,
-            lambda window, image=image: pipeline.segmenter.encode(window.crop(image)),
-            (image.height, image.width),
-            prompts,
-            CLOSER_LOOK,
-        ):
-            masks[row] = decode_rle([rle])[0].numpy()
-        overlaps["a closer look"] += paired_iou(masks, truths).tolist()
+            refined = refine(pipeline.segmenter, embedding, first, group.prompts, rounds)
+            overlaps[name] += paired_iou(refined.masks[:, 0].numpy(), truths).tolist()
+        instances = segment(pipeline.segmenter, embedding, group, tuple(item.phrase for item in asked))
+        for row, truth in enumerate(truths):  # one by one, so that none is dropped as a duplicate of another
+            one, prompts = instances[[row]], group.prompts[[row]]
+            zoomed = zoom(
+                pipeline.segmenter,
+                one,
+                prompts,
+                ZOOM,
+                None,
+                None,
+                encode=lambda window, image=image: pipeline.segmenter.encode(image.crop(window.corners)),
+            )
+            mask = (zoomed if len(zoomed) else one).masks[0]
+            overlaps["the zoom"] += paired_iou(mask[None], truth[None]).tolist()
     before = float(np.mean(overlaps.pop("before")))
     return {"before": before, **{f"gain of {name}": float(np.mean(v)) - before for name, v in overlaps.items()}}
 

@@ -1,7 +1,7 @@
 """Scenes drawn ahead of training and kept on disk, so that the trainings share them and do not wait for drawing.
 
 `python -m recipes.tiny.pool --out runs/pool --scenes 16000` writes shards of 500 scenes; shards that exist are left as
-they are, so an interrupted run goes on. Every picture is kept twice: stretched to a square for the detector, and framed
+they are, so an interrupted run goes on. Every image is kept twice: stretched to a square for the detector, and framed
 (longer side resized, padded at the right and bottom) for segany, with the masks of part, object and whole in that frame
 as bits. With `--side 384` both are larger, for the end of segany's training.
 """
@@ -29,7 +29,7 @@ LEVELS = ("part", "object", "whole")
 
 @dataclass(frozen=True)
 class PoolObject:
-    """One object of a pooled scene: its name, its box (xyxy as a fraction of the picture) and the rows of its masks."""
+    """One object of a pooled scene: its name, its box (xyxy as a fraction of the image) and the rows of its masks."""
 
     noun: str
     color: str | None
@@ -44,7 +44,7 @@ class PoolScene:
     shard: "Shard"
     row: int
     objects: tuple[PoolObject, ...]
-    framed_size: tuple[int, int]  # (height, width) of the picture inside the frame
+    framed_size: tuple[int, int]  # (height, width) of the image inside the frame
 
     @property
     def side(self) -> int:
@@ -74,19 +74,19 @@ class Shard:
 
 
 def framed_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """The size of a picture whose longer side is resized to `side`."""
+    """The size of a image whose longer side is resized to `side`."""
     scale = side / max(height, width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
 def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A uint8 picture with other contrast and brightness, drawn from `rng`: what every training varies."""
+    """A uint8 image with other contrast and brightness, drawn from `rng`: what every training varies."""
     curve = (np.arange(256) - 128) * rng.uniform(0.75, 1.15) + 128 + rng.uniform(-15, 15)
     return curve.clip(0, 255).round().astype(np.uint8)[image]
 
 
 def mirrored(frame: np.ndarray, scene: PoolScene) -> np.ndarray:
-    """A picture or mask of the scene's frame, mirrored inside the picture's own part of it."""
+    """A image or mask of the scene's frame, mirrored inside the image's own part of it."""
     width = scene.framed_size[1]
     result = frame.copy()
     result[:, :width] = frame[:, :width][:, ::-1]
@@ -113,7 +113,7 @@ def _describe(thing: SceneObject, size: tuple[int, int], side: int, rows: list[n
     return {"noun": thing.noun, "color": thing.color, "box": box, "masks": levels}
 
 
-def _pictures(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _images(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
     image = Image.fromarray(scene.image)
     height, width = framed_size(*scene.image.shape[:2], side)
     framed = np.zeros((side, side, 3), np.uint8)
@@ -131,7 +131,7 @@ def write_shard(folder: Path, split: str, index: int, recipe: Recipe, side: int 
     scenes = []
     for row in range(SHARD):
         scene = draw_scene(split, index * SHARD + row, recipe)
-        square[row], framed[row] = _pictures(scene, side)
+        square[row], framed[row] = _images(scene, side)
         size = scene.image.shape[:2]
         things = [_describe(thing, size, side, rows) for thing in scene.objects]
         scenes.append({"framed_size": framed_size(*size, side), "objects": things})

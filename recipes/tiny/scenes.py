@@ -17,7 +17,7 @@ from recipes.tiny.vocabulary import COLORS, NEVER_TINTED, is_held_out, look_alik
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 MIN_SIDE, MAX_SIDE = 192, 640
-MIN_SCALE, MAX_SCALE = 0.12, 0.45  # of the picture's longer side
+MIN_SCALE, MAX_SCALE = 0.12, 0.45  # of the image's longer side
 ATTEMPTS = 12  # to find a free place for one object
 
 
@@ -32,7 +32,7 @@ class Recipe:
     group_share: float = 0.12
     collages: bool = False  # as drawn backgrounds, in place of all other kinds
     color_pairs: str = "train"  # "train": no held-out colour-noun pair; "held-out": a held-out pair in every scene
-    cast: tuple[tuple[str, str | None], ...] = ()  # exactly these nouns with their colours, for composed pictures
+    cast: tuple[tuple[str, str | None], ...] = ()  # exactly these nouns with their colours, for composed images
     background: np.ndarray | None = field(
         default=None, compare=False
     )  # (h, w, 3) uint8 instead of a drawn one; gives the size
@@ -40,7 +40,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object with its visible pixels. All masks are (height, width) bool in the picture's own pixels."""
+    """One object with its visible pixels. All masks are (height, width) bool in the image's own pixels."""
 
     noun: str
     color: str | None
@@ -131,7 +131,7 @@ def _held_out_pair(rng: np.random.Generator) -> tuple[str, str]:
 def _place(
     rng: np.random.Generator, canvas: Canvas, pixels: np.ndarray, touching: Sprite | None
 ) -> tuple[int, int] | None:
-    """A corner for the sprite, beside another one when it has to touch; None when it does not fit into the picture."""
+    """A corner for the sprite, beside another one when it has to touch; None when it does not fit into the image."""
     height, width = pixels.shape[:2]
     room_y, room_x = canvas.top.shape[0] - height, canvas.top.shape[1] - width
     if room_y < 0 or room_x < 0:
@@ -243,7 +243,7 @@ def sheet(
     path: str, split: str = "train", recipe: Recipe | None = None, rows: int = 5, columns: int = 6, cell: int = 256
 ) -> None:
     """A contact sheet of scenes with the outlines of their masks."""
-    picture = Image.new("RGB", (columns * cell, rows * cell))
+    sheet = Image.new("RGB", (columns * cell, rows * cell))
     for index in range(rows * columns):
         scene = draw_scene("train", index, recipe)
         image = scene.image.copy()
@@ -256,8 +256,8 @@ def sheet(
                     image[edge] = paint
         tile = Image.fromarray(image)
         tile.thumbnail((cell, cell))
-        picture.paste(tile, (index % columns * cell, index // columns * cell))
-    picture.save(path)
+        sheet.paste(tile, (index % columns * cell, index // columns * cell))
+    sheet.save(path)
 
 
 if __name__ == "__main__":

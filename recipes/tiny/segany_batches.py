@@ -1,4 +1,4 @@
-"""What a step of segany's training sees: pictures of the pool, and prompts of every kind with their truths."""
+"""What a step of segany's training sees: images of the pool, and prompts of every kind with their truths."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from recipes.tiny.training import rank_and_size
 from recipes.tiny.vocabulary import noun_phrase
 
 BATCH = 6
-ENCODER_BATCH = 12  # pictures a step while the image encoder learns alone
-# How many prompts of each kind a step trains, spread over the batch's pictures.
+ENCODER_BATCH = 12  # images a step while the image encoder learns alone
+# How many prompts of each kind a step trains, spread over the batch's images.
 KINDS = {"point": 20, "box": 18, "text": 10, "text + point": 8, "text + box": 8}
 CLICKED = {"point": 8, "box": 6, "text": 2, "text + point": 2, "text + box": 2}  # of them go on with clicks
 WHOLE_EVERY = 8  # steps, of which one decodes in the whole frame and the others in windows of half its sides
@@ -22,20 +22,20 @@ WHOLE_EVERY = 8  # steps, of which one decodes in the whole frame and the others
 
 @dataclass(frozen=True)
 class Drawn:
-    """One training prompt: which picture of the batch, the truth in the frame, and the object's crop and phrase."""
+    """One training prompt: which image of the batch, the truth in the frame, and the object's crop and phrase."""
 
-    picture: int
+    image: int
     truth: np.ndarray  # (side, side) bool
     crop: np.ndarray  # (64, 64, 3) uint8
     phrase: str
 
 
 def _is_alone(scene: PoolScene, thing: PoolObject) -> bool:
-    """Whether the object's name, with its colour, names nothing else in the picture."""
+    """Whether the object's name, with its colour, names nothing else in the image."""
     return sum(o.noun == thing.noun and o.color == thing.color for o in scene.objects) == 1
 
 
-def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.random.Generator) -> Drawn | None:
+def _draw_prompt(scene: PoolScene, image: int, kind: str, flip: bool, rng: np.random.Generator) -> Drawn | None:
     things = [o for o in scene.objects if "text" not in kind or _is_alone(scene, o)]
     if not things:
         return None
@@ -55,18 +55,18 @@ def _draw_prompt(scene: PoolScene, picture: int, kind: str, flip: bool, rng: np.
     )
     twins = [o for o in scene.objects if o.noun == thing.noun]
     color = thing.color if len(twins) > 1 or rng.random() < 0.5 else None
-    return Drawn(picture, mirrored(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
+    return Drawn(image, mirrored(truth, scene) if flip else truth, crop, noun_phrase(thing.noun, color, rng))
 
 
-def make_batch(pool: list[PoolScene], step: int, encoder_steps: int, pictures: int = BATCH) -> dict:
-    """Framed pictures with their label maps and, per kind of prompt, truths, picture numbers, crops and phrases.
+def make_batch(pool: list[PoolScene], step: int, encoder_steps: int, images: int = BATCH) -> dict:
+    """Framed images with their label maps and, per kind of prompt, truths, image numbers, crops and phrases.
 
-    Processes that train together draw from pictures of their own, and play the same number of rounds.
+    Processes that train together draw from images of their own, and play the same number of rounds.
     """
     rng = np.random.default_rng([31, step, *rank_and_size()[:1]])
     alone = step < encoder_steps
     scenes: list[PoolScene] = []
-    while len(scenes) < (ENCODER_BATCH if alone else pictures):
+    while len(scenes) < (ENCODER_BATCH if alone else images):
         scene = pool[rng.integers(len(pool))]
         if scene.objects:
             scenes.append(scene)
@@ -79,13 +79,13 @@ def make_batch(pool: list[PoolScene], step: int, encoder_steps: int, pictures: i
     for kind, count in {} if alone else KINDS.items():
         drawn: list[Drawn] = []
         for attempt in range(4 * count):
-            picture = (step + attempt) % pictures
-            prompt = _draw_prompt(scenes[picture], picture, kind, flips[picture], rng)
+            image = (step + attempt) % images
+            prompt = _draw_prompt(scenes[image], image, kind, flips[image], rng)
             if prompt is not None and len(drawn) < count:
                 drawn.append(prompt)
         groups[kind] = {
             "truth": torch.from_numpy(np.stack([d.truth for d in drawn])),
-            "picture": torch.tensor([d.picture for d in drawn]),
+            "image": torch.tensor([d.image for d in drawn]),
             "crop": torch.from_numpy(np.stack([d.crop for d in drawn])),
             "phrase": [d.phrase for d in drawn],
         }

@@ -64,7 +64,7 @@ def coverage(scene: PoolScene, index: int) -> np.ndarray:
     return sampled.reshape(CELLS, SAMPLES, CELLS, SAMPLES).mean((1, 3), dtype=np.float32)
 
 
-def picture(scene: PoolScene, flip: bool, rng: np.random.Generator) -> np.ndarray:
+def detector_image(scene: PoolScene, flip: bool, rng: np.random.Generator) -> np.ndarray:
     """The scene as the detector sees it, with other contrast and brightness, (SIDE, SIDE, 3) uint8."""
     image = Image.fromarray(scene.square).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     pixels = relit(np.asarray(image), rng)
@@ -72,15 +72,15 @@ def picture(scene: PoolScene, flip: bool, rng: np.random.Generator) -> np.ndarra
 
 
 def make_batch(pool: list[PoolScene], step: int, limit: int = 64) -> dict:
-    """Pictures, token ids, and the truth in tokens."""
+    """Images, token ids, and the truth in tokens."""
     rng = np.random.default_rng([21, step])
-    pictures, rows, truths, covers = [], [], [], []
+    images, rows, truths, covers = [], [], [], []
     for _ in range(BATCH):
         scene = pool[rng.integers(len(pool))]
         query = ask(scene.objects, rng)
         ids, spans = encode_query(query, limit)
         flip = rng.random() < 0.5
-        pictures.append(picture(scene, flip, rng))
+        images.append(detector_image(scene, flip, rng))
         named = [i for i, answer in enumerate(query.answers) if 0 <= answer < len(spans)]
         corners = np.array([scene.objects[i].box for i in named], np.float32).reshape(-1, 4)
         if flip:
@@ -101,7 +101,7 @@ def make_batch(pool: list[PoolScene], step: int, limit: int = 64) -> dict:
         cell_truth[index] = torch.einsum(
             "khw,kt->hwt", torch.from_numpy(np.ascontiguousarray(cover)), tokens.float()
         ).clamp(max=1)
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return {"pixels": pixels, "input_ids": input_ids, "truths": batch_truths, "cells": cell_truth}
 
 

@@ -1,7 +1,7 @@
 """Train the bundled segany `tiny`: points, boxes, masks and the text prompt, with corrective clicks.
 
 `python -m recipes.tiny.train_segany --pool runs/pool --out runs/segany`, then the same with `--export`
-writes segany/weights/tiny.safetensors. A pool with larger pictures trains for larger inputs (`segany_size`); what is
+writes segany/weights/tiny.safetensors. A pool with larger images trains for larger inputs (`segany_size`); what is
 exported is for the size that ships. The image encoder learns alone first, which
 takes the most steps and the least time for each. The text prompt is taught with CLIP image embeddings of mask crops
 (Segment Anything, section 7.5); from `--text-from` on, text embeddings of the phrase take their place half of the time.
@@ -35,7 +35,7 @@ MIDDLE_SHARE = 0.5  # of the corrective clicks: into the middle of the error, as
 
 
 def normalised(pixels: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """uint8 (b, 3, side, side) -> float with zeros beyond each picture, as the predictor pads."""
+    """uint8 (b, 3, side, side) -> float with zeros beyond each image, as the predictor pads."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (SHIPPED.pixel_mean, SHIPPED.pixel_std))
     result = (pixels.float() - mean) / std
     for row, (height, width) in enumerate(sizes):
@@ -116,7 +116,7 @@ class Lesson:
 
 
 def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, lesson: Lesson) -> dict[str, Tensor]:
-    """The dense losses and the interactive ones of every kind of prompt, on one encoding of the pictures."""
+    """The dense losses and the interactive ones of every kind of prompt, on one encoding of the images."""
     model = trainee.model
     with low_precision(lesson.dtype), torch.set_grad_enabled(not lesson.frozen):
         features = model.encode_image(normalised(batch["pixels"], batch["sizes"]))
@@ -126,12 +126,12 @@ def compute_loss(trainee: Trainee, clip: nn.Module, batch: dict, lesson: Lesson)
     parts = {} if lesson.frozen or not lesson.readings else trainee.dense.losses(features, batch["maps"])
     for kind, group in batch["groups"].items():
         prompts = make_prompts(kind, group, clip, lesson.text_share)
-        own = features[group["picture"]]
+        own = features[group["image"]]
         truths = F.avg_pool2d(group["truth"].float()[:, None], STEP)[:, 0]
         if lesson.readings and prompts.text is not None:
             named = trainee.naming_loss(own, prompts.text, truths)
             parts[f"naming, {kind}"] = 0.3 * len(prompts) / total * named
-        # A phrase has to tell its object from all others of the picture, so alone it always sees all.
+        # A phrase has to tell its object from all others of the image, so alone it always sees all.
         window = grid if batch["whole"] or kind == "text" else grid // 2
         corners = place_windows(tight_boxes(group["truth"]) / (SUB * STEP), grid, window)
         clicked = CLICKED[kind]
@@ -181,7 +181,7 @@ def load_run(folder: Path) -> Trainee:
     show_default=True,
     help="Teach the image encoder by what can be read from it, too, as at the start.",
 )
-@click.option("--pictures", default=BATCH, show_default=True, help="Pictures a step and process, for as many prompts.")
+@click.option("--images", default=BATCH, show_default=True, help="Images a step and process, for as many prompts.")
 @click.option("--float32", is_flag=True, help="Not bfloat16, which is no faster on processors without AMX.")
 @click.option("--new-text", is_flag=True, help="Teach the text prompt from random weights, whatever the start.")
 @click.option("--export", "to_export", is_flag=True, help="Only write the trained weights, as segany loads them.")
@@ -208,7 +208,7 @@ def main(
     from_shipped: bool,
     from_run: Path | None,
     readings: bool,
-    pictures: int,
+    images: int,
     float32: bool,
     new_text: bool,
     to_export: bool,
@@ -255,7 +255,7 @@ def main(
 
     train(
         trainee,
-        lambda step: make_batch(scenes, step, encoder_steps, pictures),
+        lambda step: make_batch(scenes, step, encoder_steps, images),
         lambda t, b, step: compute_loss(t, clip, b, lesson(step)),
         settings,
     )

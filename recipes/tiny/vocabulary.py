@@ -12,7 +12,7 @@ NEVER_TINTED = frozenset({"red apple", "green apple", "orange"})
 # One colour-noun pair in eight is kept out of training, to measure how colours and nouns recombine.
 HELD_OUT_SHARE = 8
 
-# Each row: nouns that are easily taken for one another. A phrase whose look-alike is in the picture is a hard negative.
+# Each row: nouns that are easily taken for one another. A phrase whose look-alike is in the image is a hard negative.
 LOOK_ALIKES = (
     ("dog", "wolf", "fox", "bear"),
     ("cat", "tiger", "lion"),
@@ -69,7 +69,7 @@ IRREGULAR = {
     "tomato": "tomatoes",
 }
 
-# Nouns outside the vocabulary. Training sees the first list as words that name nothing in the picture; the second is
+# Nouns outside the vocabulary. Training sees the first list as words that name nothing in the image; the second is
 # for evaluation only.
 FOREIGN_TRAIN = tuple(
     "candle;ladder;bottle;spoon;bridge;mountain;river;pillow;table;mirror;window;anchor;feather;helmet;ribbon;basket;engine;"

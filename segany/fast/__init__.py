@@ -1,1 +1,1 @@
-"""The same answers in a fraction of the time: exact rearrangements of the mask decoder."""
+"""Faster, algebraically equal forms of the mask decoder and of mask upsampling."""

@@ -1,16 +1,16 @@
-"""Work on image cells in blocks whose intermediate values stay in the cache of a CPU."""
+"""Process image cells in blocks whose intermediate values stay in the cache of a CPU."""
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
-# For each byte of a number. Measured for ViT-B on a CPU with 2 MB of cache a core.
+# Cells times bytes per number, by device type. Measured for ViT-B on a CPU with 2 MB of cache per core.
 _CELLS_AT_ONCE = {"cpu": 4 * 2048}
 _CELLS_AT_ONCE_ELSEWHERE = 1 << 22
 
 
 def cells_at_once(image: Tensor) -> int:
-    """How many cells of an image embedding to work on together: on a CPU, a megabyte or two."""
+    """Number of cells of an image embedding to process together: on a CPU, one or two megabytes."""
     return _CELLS_AT_ONCE.get(image.device.type, _CELLS_AT_ONCE_ELSEWHERE) // image.element_size()
 
 

@@ -1,13 +1,13 @@
-"""The mask decoder of Segment Anything for inference: the answers of `MaskDecoder`, in a fraction of the time.
+"""The mask decoder of Segment Anything for inference: the results of `MaskDecoder` in a fraction of the time.
 
-Three things make the difference, each exact but for rounding:
+Three changes make it fast, each exact up to rounding:
 
-- What the image contributes before any prompt has changed it is computed once per picture (`FastDecoder.share`).
+- Projections of the image that do not depend on a prompt are computed once per image (`FastDecoder.project_image`).
 - Attention between tokens and image is absorbed into the tokens (`segany.fast.absorbed_attention`).
-- Predicted IoU needs the tokens alone, so it comes first, and only masks that are asked for are upscaled
-  (`Proposals.low_res_logits`), on the part of the frame that shows the picture.
+- Predicted IoU depends on the tokens alone, so it is computed first. Only selected masks are upscaled, and only on the
+  part of the model frame that shows the image (`DeferredPrediction.low_res_logits`).
 
-The order of work is that of `MaskDecoder` and `TwoWayTransformer`, which are the reference, and used for training.
+The order of operations is that of `MaskDecoder` and `TwoWayTransformer`, the reference, which is used for training.
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from segany.fast.absorbed_attention import ImageToTokens, SharedImage, TokensToImage, pays
+from segany.fast.absorbed_attention import (
+    ImageToTokenAttention,
+    SharedImage,
+    TokenToImageAttention,
+    is_absorbing_cheaper,
+)
 from segany.fast.upscaling import Upscaling
 from segany.model import SegAny
-from segany.modeling.mask_decoder import output_slice, to_cells
-from segany.modeling.transformer import TwoWayBlock
+from segany.modeling.mask_decoder import TwoWayBlock, output_slice, to_cells
 from segany.prompts import Prompts
 
-Extent = tuple[int, int]  # (height, width) in cells
+Extent = tuple[int, int]  # (height, width) in cells of the image embedding
 
 
 class FastDecoder:
-    """Decodes prompts with the weights that `model` has when this is built; rebuild it when they change.
+    """Decode prompts with the weights that `model` has when the decoder is built; build a new one when they change.
 
-    `dtype` is that of the work on image cells. Tokens, predicted IoU and the resulting logits are float32.
+    Image features are processed in `dtype`. Tokens, predicted IoU and mask logits are float32.
     """
 
     def __init__(self, model: SegAny, dtype: torch.dtype = torch.float32) -> None:
@@ -37,52 +41,55 @@ class FastDecoder:
         transformer = model.mask_decoder.transformer
         self.position_code = model.prompt_encoder.dense_position_code()
         code = to_cells(self.position_code)[0]
-        self.blocks = [_Block(layer, code, dtype) for layer in transformer.layers if isinstance(layer, TwoWayBlock)]
-        self.final_look = TokensToImage(transformer.final_attn_token_to_image, code, dtype)
+        self.blocks = [
+            _AbsorbedBlock(layer, code, dtype) for layer in transformer.layers if isinstance(layer, TwoWayBlock)
+        ]
+        self.final_token_to_image = TokenToImageAttention(transformer.final_attn_token_to_image, code, dtype)
         self.upscaling = Upscaling(model.mask_decoder.output_upscaling, dtype)
 
     @property
     def device(self) -> torch.device:
         return self.position_code.device
 
-    def share(self, features: Float[Tensor, "1 c h w"]) -> SharedImage:
-        """What all prompts about one image share, unless they come with a mask prompt."""
+    def project_image(self, features: Float[Tensor, "1 c h w"]) -> SharedImage:
+        """Compute the part of decoding that all prompts of one image share, unless they have a mask prompt."""
         cells = to_cells(features.float() + self.model.prompt_encoder.no_mask_embed.weight[:, :, None, None])
         first = self.blocks[0]
         return SharedImage(
             cells=cells.to(self.dtype),
-            keys=first.look.scores.project_image(cells[0]),
-            values=first.look.project_values(cells[0]).to(self.dtype),
-            queries=first.write.scores.project_image(cells[0]),
+            keys=first.token_to_image.scores.project_image(cells[0]),
+            values=first.token_to_image.project_values(cells[0]).to(self.dtype),
+            queries=first.image_to_token.scores.project_image(cells[0]),
         )
 
-    def propose(
+    def predict_deferred(
         self,
         features: Float[Tensor, "1 c h w"],
         shared: SharedImage,
         prompts: Prompts,
         multimask_output: bool,
         visible: Extent,
-    ) -> "Proposals":
-        """Answer n > 0 prompts in model-frame pixels, all but the masks themselves.
+    ) -> "DeferredPrediction":
+        """Decode n > 0 prompts in model-frame pixels up to, but not including, the upscaling of the masks.
 
         Args:
             features: the image embedding.
-            shared: `share` of it.
+            shared: the result of `project_image(features)`.
+            prompts: n prompts.
             multimask_output: as for `SegAny.decode`.
-            visible: the part of the frame, from the top left, on which masks will be wanted.
+            visible: the part of the model frame, from the top left, on which masks can be computed later.
         """
         decoder = self.model.mask_decoder
         encoded = self.model.prompt_encoder(prompts)
         tokens, valid = decoder.add_output_tokens(encoded)
-        if not pays(tokens.shape[1], decoder.transformer.final_attn_token_to_image):
+        if not is_absorbing_cheaper(tokens.shape[1], decoder.transformer.final_attn_token_to_image):
             tokens, cells = decoder.attend(features.float(), self.position_code, encoded)
         else:
-            mask_prompted = prompts.masks is not None
-            image = to_cells(features.float() + encoded.dense).to(self.dtype) if mask_prompted else shared
+            has_mask_prompt = prompts.masks is not None
+            image = to_cells(features.float() + encoded.dense).to(self.dtype) if has_mask_prompt else shared
             tokens, cells = self._attend(tokens, image, valid)
         outputs = output_slice(multimask_output)
-        return Proposals(
+        return DeferredPrediction(
             predicted_iou=decoder.iou_prediction_head(tokens[:, 0])[:, outputs],
             mask_tokens=tokens[:, 1 : 1 + len(decoder.output_hypernetworks_mlps)][:, outputs],
             cells=cells.to(self.dtype).unflatten(1, features.shape[-2:]),
@@ -101,15 +108,22 @@ class FastDecoder:
         for block in self.blocks:
             tokens, image = block(tokens, image, code, valid)
         assert isinstance(image, Tensor)
-        tokens = self.model.mask_decoder.transformer.norm_final_attn(tokens + self.final_look(tokens + code, image))
-        return tokens, image
+        update = self.final_token_to_image(tokens + code, image)
+        return self.model.mask_decoder.transformer.norm_final_attn(tokens + update), image
 
 
 @dataclass(frozen=True, eq=False)
-class Proposals:
-    """Answers to n prompts whose masks are not computed yet.
+class DeferredPrediction:
+    """The decoder's output for n prompts before the masks are upscaled; `low_res_logits` computes selected masks.
 
-    They hold the image as each prompt sees it, some megabytes a prompt: ask for the masks and let go.
+    It holds the image features of every prompt, some megabytes each: compute the masks you need, then delete it.
+
+    predicted_iou  of each of the m masks
+    mask_tokens    output tokens of the masks
+    cells          image features of each prompt, after attention to its tokens
+    visible        the part of the model frame on which `low_res_logits` computes masks
+    decoder        made this prediction, and upscales the masks
+    outputs        indices of the m masks among the model's mask outputs
     """
 
     predicted_iou: Float[Tensor, "n m"]
@@ -117,28 +131,28 @@ class Proposals:
     cells: Float[Tensor, "n h w c"]
     visible: Extent
     decoder: FastDecoder
-    outputs: range  # which of the model's outputs the m masks are
+    outputs: range
 
-    def low_res_logits(self, wanted: Bool[Tensor, "n m"]) -> Float[Tensor, "k vh vw"]:
-        """Low-resolution logits of the wanted masks, prompt by prompt, on the visible part of the frame, in float32."""
-        asked = wanted.any(1)
+    def low_res_logits(self, selected: Bool[Tensor, "n m"]) -> Float[Tensor, "k vh vw"]:
+        """Low-resolution float32 logits of the selected masks, prompt by prompt, on the visible part of the frame."""
+        prompts = selected.any(1)
         height, width = self.visible
-        if not bool(asked.any()):
+        if not bool(prompts.any()):
             return self.predicted_iou.new_zeros(0, 4 * height, 4 * width)
-        tokens, cells = (x if bool(asked.all()) else x[asked] for x in (self.mask_tokens, self.cells))
+        tokens, cells = (x if bool(prompts.all()) else x[prompts] for x in (self.mask_tokens, self.cells))
         heads = self.decoder.model.mask_decoder.output_hypernetworks_mlps
         kernels = torch.stack([heads[output](tokens[:, i]) for i, output in enumerate(self.outputs)], 1)
         logits = self.decoder.upscaling(cells[:, :height, :width], kernels)
-        return logits[wanted[asked]]
+        return logits[selected[prompts]]
 
 
-class _Block:
+class _AbsorbedBlock:
     """`TwoWayBlock` with absorbed attention."""
 
     def __init__(self, block: TwoWayBlock, code: Float[Tensor, "l c"], dtype: torch.dtype) -> None:
         self.block = block
-        self.look = TokensToImage(block.cross_attn_token_to_image, code, dtype)
-        self.write = ImageToTokens(block.cross_attn_image_to_token, block.norm4, code, dtype)
+        self.token_to_image = TokenToImageAttention(block.cross_attn_token_to_image, code, dtype)
+        self.image_to_token = ImageToTokenAttention(block.cross_attn_image_to_token, block.norm4, code, dtype)
 
     def __call__(
         self,
@@ -149,6 +163,6 @@ class _Block:
     ) -> tuple[Float[Tensor, "n t c"], Float[Tensor, "n l c"]]:
         block = self.block
         tokens = block.norm1(block.attend_to_tokens(tokens, code, valid))
-        tokens = block.norm2(tokens + self.look(tokens + code, image))
+        tokens = block.norm2(tokens + self.token_to_image(tokens + code, image))
         tokens = block.norm3(tokens + block.mlp(tokens))
-        return tokens, self.write(image, tokens + code, tokens, valid)
+        return tokens, self.image_to_token(image, tokens + code, tokens, valid)

@@ -1,17 +1,18 @@
-"""Low-resolution mask logits to logits of the original picture in one resize, and what is measured on the result.
+"""Upsample low-resolution mask logits to the original image in one resize, and measure masks without upsampling them.
 
-Segment Anything resizes masks twice, bilinearly: to the model frame, whose padding is then cut away, and to the
-original size. Both are linear, and treat rows and columns apart, so together they are a product with two matrices that
-depend on sizes alone:
+Segment Anything resizes masks twice, bilinearly: to the model frame, whose padding is then cropped away, and to the
+original size. Both steps are linear and separable, so together they are a product with two matrices that depend only on
+the sizes:
 
     restored = W_rows @ low_res @ W_columnsᵀ
 
-Rounding is all that changes. A row of either matrix has three weights at most, and those of neighbouring rows lie close
-together: 64 outputs need a dozen inputs. So the product is taken in blocks of outputs, each with the band of inputs
-that it reads (`Bands`), and one strip of the picture at a time, which stays in the cache of a CPU.
+The result differs by rounding only. A row of either matrix has at most three weights, and those of neighbouring rows
+are close together: 64 outputs need a dozen inputs. So the product is computed in blocks of outputs, each with the band
+of inputs that it reads (`Bands`), and one strip of the image at a time, which stays in the cache of a CPU.
 
-Weights are positive and sum to one: where all inputs of a tile (a block of rows in a block of columns) are above a cut,
-so are its outputs. Areas and boxes are therefore measured only where a cut passes (`ComposedResize.measure`).
+Weights are positive and sum to one. If all inputs of a tile (a block of rows in a block of columns) are above a
+threshold, so are its outputs. Areas and boxes are therefore computed only in tiles with inputs on both sides of a
+threshold (`ComposedResize.measure`).
 """
 
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ from torch.nn import functional as F
 from segany.fast.blocks import blocks
 from segany.utils.masks import occupied_to_boxes
 
-BLOCK = 64  # outputs along one axis: fewer take more calls, more take longer bands
-# Pixels of a strip, for all masks that are worked on together. A CPU takes one mask at a time.
+BLOCK = 64  # outputs along one axis: smaller blocks take more calls, larger ones have longer bands
+# Pixels of a strip, for all masks processed together, by device type. On a CPU, one mask at a time.
 _PIXELS_AT_ONCE = {"cpu": 1}
 _PIXELS_AT_ONCE_ELSEWHERE = 1 << 24
 
@@ -36,10 +37,10 @@ _PIXELS_AT_ONCE_ELSEWHERE = 1 << 24
 class Bands:
     """One axis of a resize, in blocks of outputs.
 
-    weights  of the inputs in each output; the last block is filled up with outputs of 0
-    inputs   the consecutive cells that each block reads
-    starts   the first of them
-    sizes    outputs in each block
+    weights  of the inputs in each output; the last block is padded with outputs of 0
+    inputs   indices of the consecutive inputs that each block reads
+    starts   index of the first input of each block
+    sizes    number of outputs in each block
     """
 
     weights: Float[Tensor, "blocks out band"]
@@ -51,9 +52,9 @@ class Bands:
     @lru_cache(maxsize=128)
     @torch.inference_mode(False)
     def build(cells: int, image_size: int, resized: int, original: int, device: torch.device) -> "Bands":
-        """From `cells` low-resolution cells to a frame of `image_size`, of which `resized` are kept, to `original`.
+        """Compose the resizes from `cells` to `image_size` pixels, cropped to `resized`, and to `original` pixels.
 
-        The columns of a matrix are its answers to unit vectors, so these are the weights that PyTorch uses itself.
+        The matrix is found by resizing unit vectors, so its weights are those that PyTorch itself uses.
         """
         frame = F.interpolate(torch.eye(cells)[None], image_size, mode="linear")[..., :resized]
         matrix = F.interpolate(frame, original, mode="linear")[0].T  # (original, cells)
@@ -69,79 +70,82 @@ class Bands:
 
     @property
     def length(self) -> int:
-        """Outputs in all."""
+        """Total number of outputs."""
         return sum(self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What is known of n masks without drawing them; see `masks.stability_score` and `masks.masks_to_boxes`."""
+    """Stability score and box of n masks, as `masks.stability_score` and `masks.masks_to_boxes` define them."""
 
     stability_score: Float[Tensor, "n"]
-    boxes: Float[Tensor, "n 4"]  # xyxy
+    boxes: Float[Tensor, "n 4"]  # xyxy in pixels of the original image
 
 
 @dataclass(frozen=True, eq=False)
 class ComposedResize:
-    """Both bilinear resizes as one, for logits that show at least the part of the model frame with the picture."""
+    """Both bilinear resizes as one, for logits that cover at least the part of the model frame with the image."""
 
     rows: Bands
     columns: Bands
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture."""
+        """(height, width) of the original image."""
         return self.rows.length, self.columns.length
 
-    def restore(self, low_res: Float[Tensor, "n h w"]) -> Float[Tensor, "n height width"]:
-        """Logits of the original picture."""
+    def restore_logits(self, low_res: Float[Tensor, "n h w"]) -> Float[Tensor, "n height width"]:
+        """Logits at the size of the original image."""
         logits = low_res.new_empty(len(low_res), *self.size)
-        with _as_given(low_res):
+        with _without_autocast(low_res):
             for masks, rows, strip in self._strips(low_res):
                 logits[masks, rows] = strip
         return logits
 
-    def draw(self, low_res: Float[Tensor, "n h w"]) -> Bool[Tensor, "n height width"]:
-        """Masks: where `restore` is above zero."""
-        drawn = torch.empty((len(low_res), *self.size), dtype=torch.bool, device=low_res.device)
-        with _as_given(low_res):
+    def restore_masks(self, low_res: Float[Tensor, "n h w"]) -> Bool[Tensor, "n height width"]:
+        """Masks at the size of the original image: where `restore_logits` is above zero."""
+        restored = torch.empty((len(low_res), *self.size), dtype=torch.bool, device=low_res.device)
+        with _without_autocast(low_res):
             for masks, rows, strip in self._strips(low_res):
-                drawn[masks, rows] = strip.gt_(0)  # on a CPU, comparing as float and converting is faster than to bool
-        return drawn
+                restored[masks, rows] = strip.gt_(0)  # on a CPU, comparing in float and converting is faster
+        return restored
 
-    def draw_columns(self, low_res: Float[Tensor, "n h w"]) -> Bool[Tensor, "n width height"]:
-        """The masks of `draw` column by column, as run-length encoding reads them."""
-        return ComposedResize(self.columns, self.rows).draw(low_res.mT)
+    def restore_mask_columns(self, low_res: Float[Tensor, "n h w"]) -> Bool[Tensor, "n width height"]:
+        """The masks of `restore_masks` column by column, the order of run-length encoding."""
+        return ComposedResize(self.columns, self.rows).restore_masks(low_res.mT)
 
     def measure(self, low_res: Float[Tensor, "n h w"], offset: float) -> Measurement:
-        """Stability and box of each mask, for cuts moved by `offset` up and down.
+        """Stability score and box of each mask, for thresholds `offset` above and below zero.
 
-        Of every strip only the span is computed that holds all tiles with inputs on both sides of a cut.
+        In every strip only the span from the first to the last tile with inputs on both sides of a threshold is
+        computed.
         """
-        # Column by column, as masks are drawn for their encoding: the same sums, rounded alike.
+        # Column by column, as masks are restored for encoding, so that rounding is the same.
         resize, low_res = ComposedResize(self.columns, self.rows), low_res.mT.contiguous()
         if len(low_res) == 0:
             return Measurement(low_res.new_zeros(0), low_res.new_zeros(0, 4))
-        with _as_given(low_res):
-            tallies = [_Tally(resize, low_res[masks], offset) for masks in resize._groups(low_res)]
-        inner, outer = (torch.cat(areas) for areas in zip(*(tally.areas for tally in tallies), strict=True))
-        columns, rows = (torch.cat([getattr(tally, axis) for tally in tallies]) > 0 for axis in ("rows", "columns"))
+        with _without_autocast(low_res):
+            groups = [_MaskExtents(resize, low_res[masks], offset) for masks in resize._groups(low_res)]
+        inner, outer = (torch.cat(areas) for areas in zip(*(group.areas for group in groups), strict=True))
+        # `resize` is transposed, so its rows are the columns of the image.
+        columns = torch.cat([group.rows for group in groups]) > 0
+        rows = torch.cat([group.columns for group in groups]) > 0
         return Measurement(inner / outer.clamp(min=1), occupied_to_boxes(columns, rows))
 
     def _groups(self, low_res: Float[Tensor, "n h w"]) -> Iterator[slice]:
-        """Masks to be worked on together."""
+        """Masks to process together."""
         at_once = _PIXELS_AT_ONCE.get(low_res.device.type, _PIXELS_AT_ONCE_ELSEWHERE)
         return blocks(len(low_res), at_once // (BLOCK * self.columns.length))
 
     def _strips(self, low_res: Float[Tensor, "n h w"]) -> Iterator[tuple[slice, slice, Float[Tensor, "_ _ width"]]]:
-        """Which masks, which of the picture's rows, and their logits."""
+        """Yield slices of masks and of the image's rows, with their logits."""
         for masks in self._groups(low_res):
             wide = self.resize_columns(low_res[masks])
             for block, size in enumerate(self.rows.sizes):
                 yield masks, slice(BLOCK * block, BLOCK * block + size), self.strip(wide, block)
 
     def resize_columns(self, low_res: Float[Tensor, "n h w"]) -> Float[Tensor, "n h width"]:
-        """All columns of the picture, for every low-resolution row."""
+        """Resize the rows of the logits to the width of the image."""
         rows, band = low_res.flatten(0, 1), self.columns.weights.shape[2]
         parts = [
             rows[:, start : start + band] @ weights[:size].T
@@ -150,22 +154,22 @@ class ComposedResize:
         return torch.cat(parts, 1).unflatten(0, low_res.shape[:2])
 
     def strip(self, wide: Float[Tensor, "n h span"], block: int) -> Float[Tensor, "n out span"]:
-        """One block of the picture's rows."""
+        """One block of the image's rows, from the result of `resize_columns`."""
         start, size = self.rows.starts[block], self.rows.sizes[block]
         weights = self.rows.weights[block, :size]
         return weights @ wide[:, start : start + weights.shape[1]]
 
 
-def _as_given(low_res: Tensor) -> torch.autocast:
-    """Products in the dtype of their factors, also under autocast: bfloat16 would move pixels across the cuts."""
+def _without_autocast(low_res: Tensor) -> torch.autocast:
+    """Compute in the dtype of the logits also under autocast: bfloat16 would move pixels across a threshold."""
     return torch.autocast(low_res.device.type, enabled=False)
 
 
-class _Tally:
-    """What is measured on a few masks.
+class _MaskExtents:
+    """Areas, rows and columns of a few masks, computed without upsampling all of their pixels.
 
-    areas          pixels above the upper and above the lower cut
-    rows, columns  a lower bound of the highest logit in each; above zero wherever that is
+    areas          pixels above the upper threshold, and pixels above the lower one
+    rows, columns  a lower bound of the highest logit in each; above zero exactly where the highest logit is
     """
 
     areas: list[Int[Tensor, "n"]]
@@ -173,12 +177,12 @@ class _Tally:
     columns: Float[Tensor, "n width"]
 
     def __init__(self, resize: ComposedResize, low_res: Float[Tensor, "n h w"], offset: float) -> None:
-        self._cuts = (offset, -offset)
+        self._thresholds = (offset, -offset)
         lowest, highest = _extremes(resize, low_res)
-        undecided = [(lowest <= cut) != (highest <= cut) for cut in (0.0, *self._cuts)]
+        undecided = [(lowest <= threshold) != (highest <= threshold) for threshold in (0.0, *self._thresholds)]
         spans = _spans(torch.stack(undecided).any(0).any(0))
         for block, span in spans:
-            lowest[:, block, span] = -torch.inf  # nothing is known yet
+            lowest[:, block, span] = -torch.inf  # counted pixel by pixel below
         self._count_tiles(resize, lowest)
         wide = resize.resize_columns(low_res) if spans else low_res
         for block, span in spans:
@@ -186,19 +190,19 @@ class _Tally:
             self._count_pixels(resize.strip(wide[..., first:last], block), BLOCK * block, first)
 
     def _count_tiles(self, resize: ComposedResize, lowest: Float[Tensor, "n r c"]) -> None:
-        """Tiles that are on one side of every cut: that of `lowest`."""
+        """Count whole tiles, each on the same side of every threshold as its lowest input."""
         rows, columns = (torch.tensor(axis.sizes, device=lowest.device) for axis in (resize.rows, resize.columns))
-        self.areas = [((lowest > cut) * rows[:, None] * columns).sum((1, 2)) for cut in self._cuts]
+        self.areas = [((lowest > threshold) * rows[:, None] * columns).sum((1, 2)) for threshold in self._thresholds]
         self.rows = lowest.amax(2).repeat_interleave(rows, 1, output_size=resize.rows.length)
         self.columns = lowest.amax(1).repeat_interleave(columns, 1, output_size=resize.columns.length)
 
     def _count_pixels(self, logits: Float[Tensor, "n out span"], top: int, left: int) -> None:
-        """Pixels of one span of a strip, of which the first row and column are given."""
+        """Count the pixels of one span of a strip that starts at row `top` and column `left`."""
         above = torch.empty_like(logits)
-        for area, cut in zip(self.areas, self._cuts, strict=True):
-            area += torch.gt(logits, cut, out=above).sum((1, 2)).long()  # sums of ones are exact in float up to 2**24
-        for seen, start, highest in ((self.rows, top, logits.amax(2)), (self.columns, left, logits.amax(1))):
-            part = seen[:, start : start + highest.shape[1]]
+        for area, threshold in zip(self.areas, self._thresholds, strict=True):
+            area += torch.gt(logits, threshold, out=above).sum((1, 2)).long()  # sums of ones are exact up to 2**24
+        for bounds, start, highest in ((self.rows, top, logits.amax(2)), (self.columns, left, logits.amax(1))):
+            part = bounds[:, start : start + highest.shape[1]]
             torch.maximum(part, highest, out=part)
 
 
@@ -211,8 +215,8 @@ def _extremes(
     return bands.amin(2)[..., columns].amin(3), bands.amax(2)[..., columns].amax(3)
 
 
-def _spans(wanted: Bool[Tensor, "r c"]) -> list[tuple[int, slice]]:
-    """From the first to the last wanted tile of each strip of tiles that has any."""
-    first, last = wanted.byte().argmax(1), wanted.shape[1] - wanted.flip(1).byte().argmax(1)
-    ends = torch.stack([wanted.any(1).long(), first, last], 1).tolist()
+def _spans(selected: Bool[Tensor, "r c"]) -> list[tuple[int, slice]]:
+    """For each strip with selected tiles, its index and the span from the first to the last of them."""
+    first, last = selected.byte().argmax(1), selected.shape[1] - selected.flip(1).byte().argmax(1)
+    ends = torch.stack([selected.any(1).long(), first, last], 1).tolist()
     return [(block, slice(start, stop)) for block, (found, start, stop) in enumerate(ends) if found]

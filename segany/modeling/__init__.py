@@ -1,1 +1,1 @@
-"""The modules of Segment Anything as published: image encoders, prompt encoder, mask decoder."""
+"""The networks of Segment Anything as published: image encoders, prompt encoder and mask decoder."""

@@ -1,4 +1,4 @@
-"""The image encoder of Segment Anything: a plain ViT whose blocks attend within windows, with a few global ones.
+"""The image encoder of Segment Anything: a plain ViT with windowed attention and a few global attention blocks.
 
 Follows Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection" (windows, neck), and Li et al.,
 "MViTv2" (decomposed relative positions). Parameter names are those of Meta's published checkpoints.
@@ -14,11 +14,11 @@ from segany.config import SegAnyConfig
 from segany.modeling.layers import FeedForward, LayerNorm2d
 from segany.modeling.relative_attention import RelativeAttention
 
-_TOKENS_AT_ONCE = 1024  # on a CPU: enough for full speed, few enough that their activations stay near the cache
+_TOKENS_AT_ONCE = 1024  # on a CPU: enough for full speed, few enough for their activations to stay in the cache
 
 
 class ImageEncoder(nn.Module):
-    """Normalised square pixels to an image embedding with one cell per patch."""
+    """Encode normalised pixels of the square model frame as an image embedding with one cell per patch."""
 
     def __init__(self, config: SegAnyConfig) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ImageEncoder(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """The usual ViT start: truncated normal of std 0.02. Relative positions stay zero, as they were made."""
+        """Usual ViT initialisation: truncated normal with std 0.02. Relative positions stay zero."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -53,7 +53,7 @@ class ImageEncoder(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Cut the picture into square patches and project each of them."""
+    """Split the image into square patches and project each of them."""
 
     def __init__(self, patch_size: int, dim: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. `window_size` None attends over the whole grid."""
+    """Pre-norm transformer block. With `window_size` None it attends over the whole grid."""
 
     def __init__(self, config: SegAnyConfig, window_size: int | None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         if self.window_size is None:
             return in_bands(self._transform, self._attend(x), multiple=1)
-        # Windows do not see each other, so a row of them passes through the whole block alone.
+        # Windows are independent, so each row of windows can pass through the whole block by itself.
         return in_bands(lambda band: self._transform(self._attend(band)), x, multiple=self.window_size)
 
     def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
@@ -89,10 +89,11 @@ class Block(nn.Module):
 
 
 def in_bands(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b h w c"], multiple: int) -> Tensor:
-    """`function`, which must treat every `multiple` rows of every grid apart, applied to some rows at a time on a CPU.
+    """Apply `function` to bands of rows on a CPU, and to the whole grid elsewhere, in training and in compiled code.
 
-    Large activations come from fresh memory, and to be given its pages costs a CPU about as long as to compute them;
-    small ones use the same memory again. Exact. Training keeps all activations anyway, and compilers plan their own.
+    `function` must process every `multiple` rows of every grid independently, so the result is exact. On a CPU,
+    allocating large activations takes about as long as computing them, while small ones reuse the same memory. Training
+    keeps all activations anyway, and compilers plan memory themselves.
     """
     if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
         return function(x)

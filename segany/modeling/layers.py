@@ -1,4 +1,4 @@
-"""Small layers shared by the encoder and the decoder."""
+"""Small layers shared by the image encoders, the prompt encoder and the mask decoder."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channels of each pixel of a channels-first map."""
+    """Layer normalisation over the channels at each position of a channels-first map."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        # The fused kernel normalises the last axis; the permutes only change strides.
+        # The fused kernel normalises the last axis; permuting only changes strides.
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 
@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
 
 
 class MLP(nn.Module):
-    """`depth` linear layers with ReLU between them: the heads of the mask decoder."""
+    """`depth` linear layers with ReLU between them, for the heads of the mask decoder."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
         super().__init__()

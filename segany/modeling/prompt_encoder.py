@@ -1,4 +1,4 @@
-"""Prompts to tokens: Segment Anything, section 3 and appendix A, with the text prompt of section 7.5.
+"""The prompt encoder: prompts to tokens (Segment Anything, section 3 and appendix A; text prompt of section 7.5).
 
 Parameter names are those of Meta's published checkpoints; the text prompt adds `text_projection` and `text_type_embed`.
 """
@@ -26,8 +26,8 @@ class PromptTokens:
     """Encoded prompts.
 
     sparse  one token per point, box corner and text embedding
-    dense   added to the image embedding; its first axis is 1 where no mask prompt was given, so that it broadcasts
-    valid   False for tokens that nothing may attend to; None where all are valid
+    dense   added to the image embedding; the first axis is 1 without a mask prompt, so that it broadcasts
+    valid   False for tokens that nothing may attend to; None if all are valid
     """
 
     sparse: Float[Tensor, "n t c"]
@@ -36,7 +36,7 @@ class PromptTokens:
 
 
 class PromptEncoder(nn.Module):
-    """Turn `Prompts` in model-frame pixels into tokens for the mask decoder."""
+    """Encode `Prompts` in model-frame pixels as tokens for the mask decoder."""
 
     def __init__(self, config: SegAnyConfig) -> None:
         super().__init__()
@@ -60,7 +60,11 @@ class PromptEncoder(nn.Module):
             self.text_type_embed = nn.Embedding(1, dim)
 
     def forward(self, prompts: Prompts) -> PromptTokens:
-        """Raises PromptError for a mask of the wrong size, and for text that this model does not take."""
+        """Encode n prompts.
+
+        Raises:
+            PromptError: a mask has the wrong size, the text has the wrong width, or the model has no text prompt.
+        """
         weight = self.no_mask_embed.weight
         sparse = [weight.new_zeros(len(prompts), 0, self.config.prompt_dim)]
         valid = [torch.ones(len(prompts), 0, dtype=torch.bool, device=weight.device)]
@@ -72,7 +76,7 @@ class PromptEncoder(nn.Module):
         if prompts.points is not None and prompts.point_labels is not None:
             add(self._encode_points(prompts.points, prompts.point_labels), prompts.point_labels != PADDING_LABEL)
             if prompts.boxes is None:
-                # The published models expect this token after points that come without a box, and attend to it.
+                # The published models add this token to points without a box, and attend to it.
                 add(self.not_a_point_embed.weight.expand(len(prompts), 1, -1))
         if prompts.boxes is not None:
             add(self._encode_boxes(prompts.boxes))
@@ -98,12 +102,12 @@ class PromptEncoder(nn.Module):
         return self.pe_layer((pixels + 0.5) / self.config.image_size)
 
     def _encode_points(self, points: Float[Tensor, "n k 2"], labels: Int[Tensor, "n k"]) -> Float[Tensor, "n k c"]:
-        return self._position_code(points) + self._kinds()[labels.clamp(min=BACKGROUND)]
+        return self._position_code(points) + self._type_embeddings()[labels.clamp(min=BACKGROUND)]
 
     def _encode_boxes(self, boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2 c"]:
-        return self._position_code(boxes.unflatten(1, (2, 2))) + self._kinds()[[TOP_LEFT, BOTTOM_RIGHT]]
+        return self._position_code(boxes.unflatten(1, (2, 2))) + self._type_embeddings()[[TOP_LEFT, BOTTOM_RIGHT]]
 
-    def _kinds(self) -> Float[Tensor, "4 c"]:
+    def _type_embeddings(self) -> Float[Tensor, "4 c"]:
         return torch.cat(list(self.point_embeddings.parameters()))
 
     def _encode_text(self, text: Float[Tensor, "n t d"]) -> Float[Tensor, "n t c"]:
@@ -112,7 +116,7 @@ class PromptEncoder(nn.Module):
             raise PromptError("this model takes no text prompt (its config has text_dim None)")
         if text.shape[-1] != width:
             raise PromptError(f"text must be (n, t, {width}) for this model, got {tuple(text.shape)}")
-        # CLIP compares directions only. Unit variance per channel gives the token the scale of the other tokens.
+        # CLIP embeddings are compared by direction only. Unit variance per channel matches the scale of other tokens.
         unit_variance = F.normalize(text, dim=-1) * math.sqrt(width)
         return self.text_projection(unit_variance.to(self.text_projection.weight.dtype)) + self.text_type_embed.weight
 
@@ -129,17 +133,17 @@ class PromptEncoder(nn.Module):
 class PositionCode(nn.Module):
     """Random Fourier features of positions in the unit square (Tancik et al., "Fourier Features", 2020).
 
-    Always float32: a bfloat16 phase of several turns has no correct digits left.
+    Always float32: in bfloat16 the phase of several turns would have no correct digits.
     """
 
-    positional_encoding_gaussian_matrix: Float[Tensor, "2 half_c"]  # frequencies, in turns per half picture
+    positional_encoding_gaussian_matrix: Float[Tensor, "2 half_c"]  # frequencies, in turns per half image
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, dim // 2))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PositionCode":
-        """Let `.to`, `.half` and the like move the frequencies but not round them."""
+        """Let `.to`, `.half` and similar calls move the frequencies to a device without changing their dtype."""
         frequencies = self.positional_encoding_gaussian_matrix
         super()._apply(fn, recurse)
         moved = self.positional_encoding_gaussian_matrix

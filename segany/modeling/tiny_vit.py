@@ -1,10 +1,10 @@
-"""The image encoder of MobileSAM: a TinyViT, whose first stage convolves and whose others attend within windows.
+"""The image encoder of MobileSAM: a TinyViT with a convolutional first stage and windowed attention after it.
 
 Follows Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", with the changes of Zhang et
-al., "Faster Segment Anything" (MobileSAM): the last stage keeps the resolution of the one before, and Segment
-Anything's neck takes the place of the classifier. Parameter names are those of MobileSAM's published checkpoint.
+al., "Faster Segment Anything" (MobileSAM): the last stage keeps the resolution of the previous one, and Segment
+Anything's neck replaces the classifier. Parameter names are those of MobileSAM's published checkpoint.
 
-Maps are channels-last in memory throughout, so that convolutions and linear layers take turns without copies.
+Maps are channels-last in memory throughout, so that convolutions and linear layers alternate without copies.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from segany.modeling.image_encoder import in_bands
 from segany.modeling.layers import LayerNorm2d
 from segany.modeling.relative_attention import join_windows, split_windows
 
-_CELLS_AT_ONCE = 4096  # on a CPU, of what comes out: few enough that all in between stays near the cache
+_CELLS_AT_ONCE = 4096  # outputs of a band on a CPU: few enough for its activations to stay in the cache
 
 
 class TinyViT(nn.Module):
-    """Normalised square pixels to an image embedding with one cell per `config.patch_size` pixels."""
+    """Encode pixels of the square model frame as an image embedding with one cell per `config.patch_size` pixels."""
 
     def __init__(self, config: SegAnyConfig) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class TinyViT(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution without bias, then batch normalisation.
 
-    Outside training the two are one convolution: with g = weight / sqrt(running_var + eps),
+    Outside training the two are fused to one convolution: with g = weight / sqrt(running_var + eps),
 
         norm(c * x) = (g c) * x + (bias - g running_mean)
 
-    This differs by rounding only. The product is cheap next to the convolution, so nothing is kept that could go stale,
-    and it is formed in float32, so that a bfloat16 encoder rounds each product once.
+    This differs by rounding only. The product g c is cheap compared with the convolution, so it is not cached, and it
+    is computed in float32, so that a bfloat16 encoder rounds it only once.
     """
 
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> None:
@@ -90,7 +90,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, and after them, but for the last stage, the way to the next one."""
+    """Blocks at one resolution, followed, except in the last stage, by the downsampling to the next one."""
 
     def __init__(self, sizes: TinyViTConfig, index: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Stage(nn.Module):
             else AttentionBlock(dim, sizes.heads[index - 1], sizes.window_sizes[index - 1], int(dim * sizes.mlp_ratio))
             for _ in range(sizes.depths[index])
         )
-        # MobileSAM's one change of resolution: TinyViT would halve it once more on the way into the last stage.
+        # MobileSAM's only change of resolution: TinyViT halves it once more before the last stage.
         stride = 1 if index == last - 1 else 2
         self.downsample = nn.Identity() if index == last else PatchMerging(dim, sizes.dims[index + 1], stride)
 
@@ -112,7 +112,7 @@ class Stage(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """To the width of the next stage, and by `stride` to its resolution."""
+    """Change to the channels of the next stage, and reduce the resolution by `stride`."""
 
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
         super().__init__()
@@ -129,14 +129,14 @@ class PatchMerging(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Inverted residual (Sandler et al., "MobileNetV2"): widen, convolve each channel by itself, narrow."""
+    """Inverted residual (Sandler et al., "MobileNetV2"): expand, depthwise convolution, project."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.conv1 = ConvNorm(dim, hidden_dim)
         self.conv2 = ConvNorm(hidden_dim, hidden_dim, kernel_size=3, groups=hidden_dim)
         self.conv3 = ConvNorm(hidden_dim, dim)
-        nn.init.zeros_(self.conv3.bn.weight)  # a fresh block passes its input on
+        nn.init.zeros_(self.conv3.bn.weight)  # a new block starts as the identity
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return self._convolve(x) if self.training else in_overlapping_bands(self._convolve, x)
@@ -146,7 +146,7 @@ class ConvBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention within windows, a convolution that carries over their edges, and a two-layer network."""
+    """Attention within windows, a depthwise convolution across their edges, and a two-layer network."""
 
     def __init__(self, dim: int, heads: int, window_size: int, mlp_dim: int) -> None:
         super().__init__()
@@ -170,11 +170,11 @@ class AttentionBlock(nn.Module):
 class BiasedAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned bias for each distance in rows and columns.
 
-    A grid that windows do not fit is filled up with zero cells, before the normalisation and as keys like any others.
-    All of them have the same query, key and value, those of the normalisation's bias, so these are computed once, and
-    the projections run on real cells only. Exact: what leaves the zero cells is dropped.
+    A grid that is not a multiple of the window is padded with zero cells before the normalisation, which serve as keys
+    like any others. They all have the query, key and value of the normalisation's bias, so these are computed once, and
+    the projections run on real cells only. This is exact, because the output of zero cells is dropped.
 
-    A window that is as large as the grid is the whole of it; a larger one is padded like others.
+    A window as large as the grid makes attention global; a larger one is padded.
     """
 
     def __init__(self, dim: int, heads: int, window_size: int) -> None:
@@ -184,7 +184,7 @@ class BiasedAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)  # for each head its query, key and value
         self.proj = nn.Linear(dim, dim)
-        # In column `window_size * rows + columns` for cells so many rows and columns apart.
+        # Column `window_size * rows + columns` is for cells that are this many rows and columns apart.
         self.attention_biases = nn.Parameter(torch.zeros(heads, window_size**2))
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
@@ -196,7 +196,7 @@ class BiasedAttention(nn.Module):
         return self.proj(join_windows(out.transpose(1, 2).reshape(-1, size, size, dim), height, width))
 
     def bias_matrix(self) -> Float[Tensor, "heads l l"]:
-        """The bias of each query for each key of a window of l cells."""
+        """The bias of each query for each key, in a window of l cells."""
         size = self.window_size
         position = torch.arange(size, device=self.attention_biases.device)
         distance = (position[:, None] - position[None, :]).abs()
@@ -206,7 +206,7 @@ class BiasedAttention(nn.Module):
 
 
 class NormFeedForward(nn.Module):
-    """Normalisation and the two-layer network of a block."""
+    """Layer normalisation and two-layer network."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -221,11 +221,11 @@ class NormFeedForward(nn.Module):
 def in_overlapping_bands(
     convolve: Callable[[Tensor], Tensor], x: Float[Tensor, "b c h w"], stride: int = 1
 ) -> Float[Tensor, "b d h2 w2"]:
-    """`convolve` applied to some rows at a time on a CPU, whose cache then holds what it makes of them in between.
+    """Apply `convolve` to overlapping bands of rows on a CPU, so that its activations stay in the cache.
 
-    A row that it puts out must depend on the `stride` rows at its place and on fewer than `stride` + 1 rows to either
-    side. So each band is computed with `stride` rows more at both of its ends, and what they become is dropped, because
-    these saw padding where there are rows. Rounding only.
+    An output row must depend only on the `stride` input rows at its position and on at most `stride` rows on either
+    side. Each band is computed with `stride` extra rows at both ends, and their outputs are dropped, because they were
+    computed with padding instead of real rows. The result differs by rounding only.
     """
     if x.device.type != "cpu" or x.requires_grad or torch.compiler.is_compiling():
         return convolve(x)

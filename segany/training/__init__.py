@@ -1,1 +1,1 @@
-"""Losses and interactive rounds for training the segmenter."""
+"""Losses and interactive training rounds for `SegAny`."""

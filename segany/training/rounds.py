@@ -1,7 +1,7 @@
-"""The interactive training of Segment Anything (Kirillov et al. 2023, appendix A) as a loop over rounds.
+"""Interactive training of Segment Anything (Kirillov et al. 2023, appendix A) as a loop over rounds.
 
-The first round answers the prompts as given. Every later round adds a point from the region where the last mask is
-wrong and gives the last logits back as a mask prompt; two rounds add no point and only refine.
+The first round uses the prompts as given. Every later round adds a point from the error region of the last mask and
+uses the last logits as a mask prompt; two rounds add no point and only refine the mask.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from segany.prompts import Prompts
 from segany.training.losses import best_of_masks, iou_loss, mask_loss
 from segany.utils.points import error_point, random_error_point
 
-PAPER_ROUNDS = 11  # one given prompt, eight error points, two rounds without a point
+PAPER_ROUNDS = 11  # one with the given prompt, eight with error points, two without a new point
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What the rounds need of a `SegAny`."""
+    """The part of `SegAny` that the training rounds use."""
 
     config: SegAnyConfig
 
@@ -33,11 +33,11 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class RoundLoss:
-    """Losses of one round, averaged over the n prompts, and the masks it gave."""
+    """Losses of one round, averaged over the n prompts, and the predicted masks."""
 
     mask: Float[Tensor, ""]
     iou: Float[Tensor, ""]
-    logits: Float[Tensor, "n 1 h w"]  # detached: what the next round gets as mask prompt
+    logits: Float[Tensor, "n 1 h w"]  # detached; the mask prompt of the next round
 
     @property
     def total(self) -> Float[Tensor, ""]:
@@ -53,31 +53,32 @@ def interactive_rounds(
     generator: torch.Generator | None = None,
     middle_share: float = 0.0,
 ) -> Iterator[RoundLoss]:
-    """Yield the loss of each round; add them up, or go backward through each as it comes to save memory.
+    """Yield the loss of each round: sum them, or call backward on each in turn to save memory.
 
     Args:
-        features: image embeddings, one for all prompts or one for each.
+        model: predicts the masks.
+        features: image embeddings, one for all prompts or one each.
         prompts: in model-frame pixels.
-        truths: the wanted masks at the resolution of the low-resolution logits, 0 to 1.
-        rounds: 1 trains the first answer only; the paper uses 11.
-        generator: draws the error points and the round without one.
-        middle_share: how often all points of a round are the middles of their largest errors, where people click,
-            instead of any of their pixels; the paper's is 0.
+        truths: ground-truth masks at the resolution of the low-resolution logits, 0 to 1.
+        rounds: 1 trains on the given prompts only; the paper uses 11.
+        generator: samples the error points and the round without a new point.
+        middle_share: fraction of rounds whose points are the interior points of the largest error regions, where people
+            click, instead of random pixels of them; 0 in the paper.
     """
-    pause = int(torch.randint(1, max(rounds - 1, 2), (), generator=generator))
-    wanted = truths > 0.5
+    round_without_point = int(torch.randint(1, max(rounds - 1, 2), (), generator=generator))
+    true_masks = truths > 0.5
     for index in range(rounds):
-        # An unclear first prompt may mean several masks: only the best of the three learns. From then on there is one.
-        unclear = index == 0
-        logits, predicted_iou = model.decode(features, prompts, multimask_output=None if unclear else False)
+        # The first prompt is ambiguous: only the best of its masks is trained. Later rounds predict one mask.
+        ambiguous = index == 0
+        logits, predicted_iou = model.decode(features, prompts, multimask_output=None if ambiguous else False)
         losses = mask_loss(logits, truths)
-        masks = losses[:, 0].mean() + (best_of_masks(losses[:, 1:]).mean() if unclear else 0)
-        chosen = _most_confident(logits, predicted_iou) if unclear else logits
-        yield RoundLoss(masks, iou_loss(predicted_iou, logits, truths).mean(), chosen.detach())
+        masks = losses[:, 0].mean() + (best_of_masks(losses[:, 1:]).mean() if ambiguous else 0)
+        best = _most_confident(logits, predicted_iou) if ambiguous else logits
+        yield RoundLoss(masks, iou_loss(predicted_iou, logits, truths).mean(), best.detach())
         if index + 1 < rounds:
-            without_point = index + 1 in (pause, rounds - 1) and rounds > 3
+            without_point = index + 1 in (round_without_point, rounds - 1) and rounds > 3
             middle = bool(torch.rand((), generator=generator) < middle_share)
-            prompts = _next_prompts(prompts, chosen.detach(), wanted, model, without_point, middle, generator)
+            prompts = _next_prompts(prompts, best.detach(), true_masks, model, without_point, middle, generator)
 
 
 def _most_confident(logits: Float[Tensor, "n 4 h w"], predicted_iou: Float[Tensor, "n 4"]) -> Float[Tensor, "n 1 h w"]:
@@ -88,20 +89,18 @@ def _most_confident(logits: Float[Tensor, "n 4 h w"], predicted_iou: Float[Tenso
 def _next_prompts(
     prompts: Prompts,
     logits: Float[Tensor, "n 1 h w"],
-    wanted: Bool[Tensor, "n h w"],
+    true_masks: Bool[Tensor, "n h w"],
     model: Decoder,
     without_point: bool,
     middle: bool,
     generator: torch.Generator | None,
 ) -> Prompts:
-    """The prompts with the last logits as mask prompt and, unless left out, one more point where the last mask was
-    wrong.
-    """
+    """The prompts with the last logits as mask prompt and, unless `without_point`, a point in the error region."""
     if without_point:
         return replace(prompts, masks=logits)
-    shown = logits[:, 0] > 0
-    pixels, labels = error_point(shown, wanted) if middle else random_error_point(shown, wanted, generator)
-    scale = model.config.image_size / wanted.shape[-1]
+    masks = logits[:, 0] > 0
+    pixels, labels = error_point(masks, true_masks) if middle else random_error_point(masks, true_masks, generator)
+    scale = model.config.image_size / true_masks.shape[-1]
     points = (pixels[:, None] + 0.5) * scale - 0.5  # pixel indices of the model frame
     labels = labels[:, None].to(torch.int64)
     if prompts.points is not None and prompts.point_labels is not None:

@@ -1,1 +1,1 @@
-"""Boxes, masks, run-length encodings, points, crops, images and their transforms."""
+"""Boxes, masks, run-length encodings, points, crops, images and transforms to the model frame."""

@@ -1,4 +1,4 @@
-"""Overlapping crops of an image in layers, and masks cut off by the edge of a crop."""
+"""Layers of overlapping crops of an image, and a test for masks that are cut off at the edge of a crop."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image."""
+    """A rectangular part of an image."""
 
     box: tuple[int, int, int, int]  # xyxy pixels, the second corner exclusive
     layer: int  # 0 is the whole image
@@ -29,9 +29,9 @@ def layered_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float
 
     Args:
         image_size: (height, width) in pixels.
-        layers: how many layers of crops beside the whole image.
-        overlap_ratio: overlap of neighbouring crops in layer 1, as a part of the image's short side; it halves
-            with every further layer.
+        layers: number of layers of crops in addition to the whole image.
+        overlap_ratio: overlap of neighbouring crops in layer 1, as a fraction of the image's short side; halved in
+            every further layer.
     """
     height, width = image_size
     crops = [Crop((0, 0, width, height), layer=0)]
@@ -45,7 +45,7 @@ def layered_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float
 
 
 def _spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
-    """Start and end of `count` equal spans that cover `length` and overlap by `overlap`; the last ones may be cut."""
+    """Start and end of `count` equal spans that cover `length` and overlap by `overlap`; the last may be shorter."""
     span = math.ceil((overlap * (count - 1) + length) / count)
     starts = [(span - overlap) * index for index in range(count)]
     return [(start, min(start + span, length)) for start in starts]
@@ -54,10 +54,10 @@ def _spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
 def near_crop_edge(
     boxes: Float[Tensor, "n 4"], crop: Crop, image_size: tuple[int, int], tolerance: float = 20.0
 ) -> Bool[Tensor, "n"]:
-    """Which xyxy boxes, in pixels of the whole image, have a side within `tolerance` of a side of the crop.
+    """Whether each xyxy box, in pixels of the whole image, has a side within `tolerance` pixels of a side of the crop.
 
-    Such a mask probably goes on outside the crop. A side that is also within `tolerance` of the same side of the
-    image does not count: there the object itself ends.
+    The object of such a box probably continues outside the crop. A side that is also within `tolerance` of the same
+    side of the image does not count, because the object ends there.
     """
     height, width = image_size
     crop_sides = boxes.new_tensor(crop.box)

@@ -1,11 +1,11 @@
-"""Pictures of every kind -> upright 8-bit RGB: files, PIL images and arrays, in every mode that Pillow reads.
+"""Read images as upright 8-bit RGB: files, PIL images and arrays, in every mode that Pillow supports.
 
-Grey, palette, CMYK, YCbCr, LAB and HSV pictures are converted, and transparent pixels are shown on white. Pillow would
-clip deeper pixels, which turns most such pictures white; here
+Grey, palette, CMYK, YCbCr, LAB and HSV images are converted, and transparent pixels are composited on white. Pillow
+clips pixels of more than 8 bits, which turns most such images white. Here
 
 - 16-bit grey keeps its upper 8 bits, as 16-bit colour does in Pillow: 0 to 65535 become 0 to 255;
-- 32-bit integers (mode "I") and floats ("F") state no range. Values that lie in 0 to 255 are kept, floats that lie in
-  0 to 1 are multiplied by 255, and any others are stretched, so that the lowest becomes 0 and the highest 255.
+- 32-bit integers (mode "I") and floats ("F") have no defined range. If all values lie in 0 to 255 they are kept, floats
+  in 0 to 1 are multiplied by 255, and others are stretched so that the lowest becomes 0 and the highest 255.
 """
 
 import io
@@ -23,35 +23,40 @@ from segany.errors import ImageError
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike[str] | bytes
 
-# 600 MB as RGB. A small file may claim any size, and is believed when it is decoded.
+# 600 MB as RGB. The header of even a small file can state any size, and decoding allocates that much memory.
 MAX_PIXELS = 200_000_000
 
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-# Formats of at most 16 bits, for which some versions of Pillow use mode "I".
+# Formats of at most 16 bits that some versions of Pillow open in mode "I".
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
-# Ghostscript would be started on the file.
+# Pillow would run Ghostscript on the file.
 _REFUSED_FORMATS = ("EPS",)
-# What follows the first picture are previews, depth maps and layers, not frames.
+# Their further images are previews, depth maps and layers, not frames.
 _FORMATS_WITHOUT_FRAMES = ("MPO", "PSD")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Upright RGB `pixels`, the EXIF `orientation` (1 to 8) that was applied, and `notes` on what was left out."""
+class LoadedImage:
+    """An image as `read_image` returns it.
+
+    pixels       upright, RGB
+    orientation  the EXIF orientation (1 to 8) that was applied
+    notes        lines for the user on lost content, such as frames that are not used
+    """
 
     pixels: Image.Image
     orientation: int = 1
     notes: tuple[str, ...] = ()
 
 
-def read(source: ImageLike, max_pixels: int | None = MAX_PIXELS) -> Picture:
-    """Read a picture and make it upright RGB.
+def read_image(source: ImageLike, max_pixels: int | None = MAX_PIXELS) -> LoadedImage:
+    """Read an image and convert it to upright RGB.
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or a uint8 array: (h, w) grey, (h, w, 3) RGB or
-            (h, w, 4) RGBA. A plain PIL image that is upright RGB already is taken without a copy.
-        max_pixels: largest file to decode, by the size that its header states; None for no limit. Arrays and PIL
-            images without a file are in memory already, and have no limit. Pillow's own limit is not looked at.
+            (h, w, 4) RGBA. A plain PIL image that is already upright RGB is used without a copy.
+        max_pixels: largest file to decode, by the size in its header; None for no limit. Arrays and PIL images without
+            a file are already in memory and have no limit. Pillow's own limit is not used.
 
     Raises:
         ImageError: the file is missing, damaged, too large or not an image, or the array is of another shape or dtype.
@@ -68,20 +73,20 @@ def read(source: ImageLike, max_pixels: int | None = MAX_PIXELS) -> Picture:
     raise ImageError(f"an image must be a path, bytes, a PIL image or a uint8 array, got {type(source).__name__}")
 
 
-def _from_array(array: np.ndarray) -> Picture:
+def _from_array(array: np.ndarray) -> LoadedImage:
     well_shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not well_shaped or array.size == 0:
         hint = "" if array.dtype == np.uint8 else ": scale it to 0..255 and convert it"
         expected = "uint8 (h, w), (h, w, 3) or (h, w, 4)"
         raise ImageError(f"an image array must be {expected}, got {array.dtype} {array.shape}{hint}")
     pixels, notes = _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
-    return Picture(pixels, notes=notes)
+    return LoadedImage(pixels, notes=notes)
 
 
 def _open_file(path: Path) -> io.BufferedReader:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise OSError("not a regular file")  # a pipe might never answer
+            raise OSError("not a regular file")  # opening a pipe could block forever
         return path.open("rb")
     except FileNotFoundError:
         raise ImageError(f"no such image: {path}") from None
@@ -92,8 +97,8 @@ def _open_file(path: Path) -> io.BufferedReader:
 
 
 def _identify(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
-    """Find the format and read the header. Like `Image.open`, but without its limit, which is global and below ours."""
-    Image.preinit()  # the common formats are to be tried first
+    """Find the format and read the header, like `Image.open` but without its limit, which is global and lower."""
+    Image.preinit()  # registers the common formats first, so they are tried first
     Image.init()
     prefix = file.read(16)
     for file_format in Image.ID:
@@ -102,16 +107,16 @@ def _identify(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
         factory, accept = Image.OPEN[file_format]
         with _reporting_damage(name):
             try:
-                verdict = accept is None or accept(prefix)
-                if verdict and not isinstance(verdict, str):  # a text says why Pillow as installed cannot read it
+                accepted = accept is None or accept(prefix)
+                if accepted and not isinstance(accepted, str):  # a string says why this build of Pillow cannot read it
                     file.seek(0)
                     return factory(file, name)
             except (SyntaxError, IndexError, TypeError, struct.error):
-                continue  # it only began like that format
+                continue  # only the first bytes looked like that format
     raise ImageError(f"{name} is not an image in a known format")
 
 
-def _from_pil(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
+def _from_pil(image: Image.Image, name: str, max_pixels: int | None) -> LoadedImage:
     width, height = image.size
     if 0 in image.size:
         raise ImageError(f"{name} is empty: {width} x {height} pixels")
@@ -119,21 +124,21 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
         size = f"{width} x {height} pixels, {width * height / 1e6:.4g} megapixels"
         raise ImageError(f"{name} is too large: {size}, and the limit is {max_pixels / 1e6:.4g}")
     with _reporting_damage(name):
-        # Pillow turns TIFF files upright when it loads them, and states no orientation any more.
-        turned = _orientation(image) if image.format == "TIFF" else 1
+        # Pillow rotates TIFF files when it loads them, and then reports no orientation.
+        rotated_by_pillow = _orientation(image) if image.format == "TIFF" else 1
         image.load()
         orientation = _orientation(image)
         upright = ImageOps.exif_transpose(image) if orientation != 1 else image
         pixels, notes = _to_rgb(upright, image.format)
-    return Picture(pixels, max(turned, orientation), (*_frame_notes(image), *notes))
+    return LoadedImage(pixels, max(rotated_by_pillow, orientation), (*_frame_notes(image), *notes))
 
 
 @contextmanager
 def _reporting_damage(name: str) -> Iterator[None]:
-    """Damaged data make Pillow's decoders raise nearly anything; what comes out is an ImageError."""
+    """Raise ImageError for any error inside: damaged files make Pillow's decoders raise nearly every type."""
     try:
         yield
-    except Image.DecompressionBombError as error:  # some formats ask Pillow's own limit again
+    except Image.DecompressionBombError as error:  # some formats check Pillow's own limit again
         raise ImageError(f"{name} is too large: {error}") from error
     except Exception as error:
         raise ImageError(f"cannot read {name}: {error or type(error).__name__}") from error
@@ -142,24 +147,24 @@ def _reporting_damage(name: str) -> Iterator[None]:
 def _orientation(image: Image.Image) -> int:
     try:
         stored = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data, beside pixels that may be sound
+    except Exception:  # damaged EXIF data; the pixels may be intact
         return 1
     return stored if stored in range(1, 9) else 1
 
 
 def _frame_notes(image: Image.Image) -> tuple[str, ...]:
     try:
-        frames, shown = int(getattr(image, "n_frames", 1)), image.tell()
-    except Exception:  # frames that are never shown may be damaged
+        frames, current = int(getattr(image, "n_frames", 1)), image.tell()
+    except Exception:  # later frames may be damaged
         return ()
     if frames < 2 or image.format in _FORMATS_WITHOUT_FRAMES:
         return ()
     kind, unit = ("several pages", "page") if image.format == "TIFF" else ("animated", "frame")
-    return (f"{kind}: {'the first' if shown == 0 else f'{unit} {shown + 1}'} of {frames} {unit}s is used",)
+    return (f"{kind}: {'the first' if current == 0 else f'{unit} {current + 1}'} of {frames} {unit}s is used",)
 
 
 def _to_rgb(image: Image.Image, file_format: str | None = None) -> tuple[Image.Image, tuple[str, ...]]:
-    """Convert a loaded image of any mode, and state what was lost."""
+    """Convert a loaded image of any mode to RGB, with notes on lost information."""
     if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and file_format in _SIXTEEN_BIT_FORMATS):
         return _grey(np.asarray(image) >> 8), ("16 bits per pixel: the upper 8 are used",)
     if image.mode in ("I", "F"):
@@ -167,7 +172,7 @@ def _to_rgb(image: Image.Image, file_format: str | None = None) -> tuple[Image.I
     if image.has_transparency_data:
         return _on_white(image)
     if image.mode == "RGB":
-        return (image if type(image) is Image.Image else image.copy()), ()  # a copy lets go of the file
+        return (image if type(image) is Image.Image else image.copy()), ()  # the copy does not keep the file open
     return image.convert("RGB"), ()
 
 
@@ -176,7 +181,7 @@ def _stretched(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     finite = np.isfinite(values)
     low, high = (float(values.min(where=finite, initial=np.inf)), float(values.max(where=finite, initial=-np.inf)))
     if low > high:
-        low = high = 0.0  # not one value is finite
+        low = high = 0.0  # no value is finite
     notes: tuple[str, ...] = ()
     if image.mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
@@ -195,7 +200,7 @@ def _grey(values: np.ndarray) -> Image.Image:
 
 def _on_white(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     if image.mode == "La":
-        image = image.convert("LA")  # the only mode that it converts to
+        image = image.convert("LA")  # Pillow converts it to no other mode
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     canvas = Image.new("RGB", rgba.size, "white")
     canvas.paste(rgba, mask=rgba)

@@ -1,4 +1,4 @@
-"""Boolean masks: areas, boxes, IoU, stability, small regions. Their run-length encoding is in `segany.utils.rle`.
+"""Boolean masks: area, boxes, IoU, stability score, removal of small regions. For run-length encoding see `rle`.
 
 A mask is (height, width) bool; functions take any number of leading axes unless their signature says otherwise.
 """
@@ -11,21 +11,21 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor
 
-# Intersections are counted as float32 products, in blocks of pixels: sums below 2**24 are exact, memory stays small.
+# Intersections are computed as float32 products, in blocks of pixels to limit memory; sums below 2**24 are exact.
 _PIXEL_BLOCK = 1 << 20
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def mask_area(masks: Bool[Tensor, "*n h w"]) -> Int[Tensor, "*n"]:
-    """Pixels in each mask."""
+    """Number of pixels in each mask."""
     return masks.sum(dim=(-2, -1))
 
 
 def masks_to_boxes(masks: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n 4"]:
     """Tight xyxy boxes in Segment Anything's convention (its `batched_mask_to_box`).
 
-    The corners are the indices of the first and the last pixel, so a single pixel has a box of no area.
-    An empty mask gives [0, 0, 0, 0].
+    The corners are the indices of the first and the last pixel, so the box of a single pixel has no area.
+    Returns [0, 0, 0, 0] for an empty mask.
     """
     if masks.numel() == 0:
         return torch.zeros((*masks.shape[:-2], 4), device=masks.device)
@@ -33,7 +33,7 @@ def masks_to_boxes(masks: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n 4"]:
 
 
 def occupied_to_boxes(columns: Bool[Tensor, "*n w"], rows: Bool[Tensor, "*n h"]) -> Float[Tensor, "*n 4"]:
-    """The boxes of `masks_to_boxes` from the columns and the rows in which there is a pixel; at least one of each."""
+    """The boxes of `masks_to_boxes`, from the columns and rows that contain a pixel. The image must not be empty."""
     x0, x1 = _first_and_last(columns)
     y0, y1 = _first_and_last(rows)
     boxes = torch.stack([x0, y0, x1, y1], dim=-1)
@@ -41,14 +41,14 @@ def occupied_to_boxes(columns: Bool[Tensor, "*n w"], rows: Bool[Tensor, "*n h"])
 
 
 def _first_and_last(occupied: Bool[Tensor, "*n side"]) -> tuple[Int[Tensor, "*n"], Int[Tensor, "*n"]]:
-    """Indices of the first and the last True of each row; meaningless for a row with none."""
+    """Indices of the first and the last True of each row; undefined for a row without True."""
     first = occupied.byte().argmax(dim=-1)
     last = occupied.shape[-1] - 1 - occupied.flip(-1).byte().argmax(dim=-1)
     return first, last
 
 
 def mask_iou(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"]) -> Float[Tensor, "n m"]:
-    """Intersection over union of every mask of `a` with every one of `b`; 0 where both are empty."""
+    """Intersection over union of every mask of `a` with every mask of `b`; 0 where both are empty."""
     pixels_a, pixels_b = a.flatten(1), b.flatten(1)
     intersection = torch.zeros((len(a), len(b)), dtype=torch.int64, device=a.device)
     for start in range(0, pixels_a.shape[1], _PIXEL_BLOCK):
@@ -61,10 +61,10 @@ def mask_iou(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"]) -> Float[Tensor
 def stability_score(
     logits: Float[Tensor, "*n h w"], threshold: float = 0.0, offset: float = 1.0
 ) -> Float[Tensor, "*n"]:
-    """IoU of the masks cut `offset` above and `offset` below `threshold`: near 1 when the cut hardly matters.
+    """IoU of the masks thresholded at `threshold` + `offset` and `threshold` - `offset`: near 1 for stable masks.
 
-    The first mask lies inside the second, so the IoU is a ratio of areas. 0 where both are empty
-    (segment-anything's `calculate_stability_score` gives nan there, which its filter drops alike).
+    The first mask lies inside the second, so the IoU is a ratio of areas. It is 0 where both are empty
+    (segment-anything's `calculate_stability_score` returns nan, which its filter drops too).
     """
     inner = mask_area(logits > threshold + offset)
     outer = mask_area(logits > threshold - offset)
@@ -76,8 +76,8 @@ def remove_small_regions(
 ) -> tuple[Bool[Tensor, "n h w"], Bool[Tensor, "n"]]:
     """Fill holes, then remove islands, of fewer than `min_area` pixels, as segment-anything does.
 
-    Pixels are joined to their eight neighbours, and background cut off by the image border counts as a hole.
-    A mask whose islands are all small keeps the largest of them.
+    Regions are 8-connected, and background enclosed by the mask and the image border counts as a hole. If all islands
+    of a mask are small, the largest is kept.
 
     Returns:
         the cleaned masks, and for each whether a small region was found in it.
@@ -93,16 +93,15 @@ def remove_small_regions(
 
 
 def _surroundings(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[slice, slice]:
-    """The part of a mask that holds all of its foreground, and enough of the background around it to be no hole."""
+    """The part of a mask with all its foreground and a margin of background too large to be a small hole."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return slice(None), slice(None)
     margin = math.isqrt(max(min_area, 0)) + 1
-    if margin > min(mask.shape):  # then a strip of that breadth may be smaller than the area
+    if margin > min(mask.shape):  # then a strip of that width may be smaller than the area
         margin = max(min_area, 0) + 1
-    return slice(max(rows[0] - margin, 0), rows[-1] + 1 + margin), slice(
-        max(columns[0] - margin, 0), columns[-1] + 1 + margin
-    )
+    first_row, first_column = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
+    return slice(first_row, rows[-1] + 1 + margin), slice(first_column, columns[-1] + 1 + margin)
 
 
 def _fill_small_holes(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[Bool[np.ndarray, "h w"], bool]:
@@ -121,6 +120,6 @@ def _drop_small_islands(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[B
 
 
 def _label_regions(mask: Bool[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "k"]]:
-    """Number the connected regions from 1 (0 is outside), with the area of each in pixels."""
+    """Number the connected regions from 1 (0 is outside) and count the pixels of each."""
     regions, count = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
     return regions, np.bincount(regions.ravel(), minlength=count + 1)[1:]

@@ -1,7 +1,7 @@
-"""Points: regular grids, the interior point of a mask, and corrective points for interactive segmentation.
+"""Points: regular grids, the interior point of a mask, and corrective clicks for interactive segmentation.
 
-Points are (x, y) pixel indices, float32: the pixel in column x and row y. Labels follow `Prompts`: 1 foreground,
-0 background, -1 no point at all.
+Points are (x, y) pixel indices in float32: the pixel in column x and row y. Labels follow `Prompts`: 1 foreground,
+0 background, -1 no point.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ FOREGROUND, BACKGROUND, NO_POINT = 1, 0, -1
 
 
 def build_point_grid(points_per_side: int) -> Float[Tensor, "n 2"]:
-    """Centres of an even grid over the unit square, row by row: points_per_side² points in [0, 1]."""
+    """Cell centres of a regular grid over the unit square, row by row: points_per_side² points in [0, 1]."""
     if points_per_side < 1:
         raise ValueError(f"points_per_side must be at least 1, got {points_per_side}")
     centres = (torch.arange(points_per_side, dtype=torch.float64) + 0.5) / points_per_side
@@ -25,7 +25,7 @@ def build_point_grid(points_per_side: int) -> Float[Tensor, "n 2"]:
 def build_layer_point_grids(points_per_side: int, layers: int, downscale_factor: int) -> list[Float[Tensor, "_ 2"]]:
     """One grid for the whole image and one for each of `layers` crop layers.
 
-    Layer i has points_per_side / downscale_factor**i points to a side, rounded down.
+    Layer i has points_per_side / downscale_factor**i points per side, rounded down.
     """
     return [build_point_grid(int(points_per_side / downscale_factor**layer)) for layer in range(layers + 1)]
 
@@ -33,7 +33,7 @@ def build_layer_point_grids(points_per_side: int, layers: int, downscale_factor:
 def interior_point(masks: Bool[Tensor, "*n h w"]) -> Float[Tensor, "*n 2"]:
     """The pixel farthest from the boundary of each mask; the image border counts as boundary.
 
-    Of equally far pixels the first in row order. [0, 0] for an empty mask.
+    Among equally distant pixels, the first in row order. [0, 0] for an empty mask.
     """
     points, _ = deepest_points(masks)
     return points
@@ -49,13 +49,13 @@ def deepest_points(masks: Bool[Tensor, "*n h w"]) -> tuple[Float[Tensor, "*n 2"]
 def error_point(
     predictions: Bool[Tensor, "*n h w"], truths: Bool[Tensor, "*n h w"]
 ) -> tuple[Float[Tensor, "*n 2"], Int[Tensor, "*n"]]:
-    """The next point of a simulated user: the middle of the larger error region.
+    """The next click of a simulated user: the interior point of the larger error region.
 
-    Missed foreground is compared with false foreground by the depth of its deepest pixel, as is usual in the evaluation
-    of interactive segmentation; false foreground wins a tie.
+    False negatives and false positives are compared by the distance of their interior point from the boundary, as usual
+    in the evaluation of interactive segmentation; false positives win a tie.
 
     Returns:
-        points and labels: 1 for missed foreground, 0 for false foreground, -1 (and point [0, 0]) without any error.
+        points and labels: 1 for a false negative, 0 for a false positive, -1 (and point [0, 0]) if there is no error.
     """
     missed_points, missed_depths = deepest_points(truths & ~predictions)
     false_points, false_depths = deepest_points(predictions & ~truths)
@@ -68,12 +68,12 @@ def error_point(
 def random_error_point(
     predictions: Bool[Tensor, "*n h w"], truths: Bool[Tensor, "*n h w"], generator: torch.Generator | None = None
 ) -> tuple[Float[Tensor, "*n 2"], Int[Tensor, "*n"]]:
-    """The next point during training: a pixel drawn uniformly from the error region (Segment Anything, appendix A).
+    """The next click during training: a pixel sampled uniformly from the error region (Segment Anything, appendix A).
 
-    `generator` lives on the device of the masks.
+    `generator` must be on the device of the masks.
 
     Returns:
-        points and labels: 1 for missed foreground, 0 for false foreground, -1 (and point [0, 0]) without any error.
+        points and labels: 1 for a false negative, 0 for a false positive, -1 (and point [0, 0]) if there is no error.
     """
     points, labels = random_point(predictions ^ truths, generator)
     x, y = points.long().unbind(-1)
@@ -84,18 +84,18 @@ def random_error_point(
 def random_point(
     masks: Bool[Tensor, "*n h w"], generator: torch.Generator | None = None
 ) -> tuple[Float[Tensor, "*n 2"], Int[Tensor, "*n"]]:
-    """A pixel drawn uniformly from each mask, with label 1; an empty mask gives point [0, 0] with label -1.
+    """A pixel sampled uniformly from each mask, with label 1; an empty mask gives point [0, 0] with label -1.
 
-    `generator` lives on the device of the masks.
+    `generator` must be on the device of the masks.
     """
-    # First a row in proportion to its pixels, then a pixel of that row: only one row of each mask is ever summed up.
+    # Sample a row in proportion to its pixels, then a pixel of that row: only one row per mask needs a cumulative sum.
     rows = masks.sum(dim=-1).cumsum(dim=-1)  # (*n, h) pixels up to and including each row
     total = rows[..., -1:]
     draw = torch.randint(1 << 62, total.shape, generator=generator, device=masks.device) % total.clamp(min=1)
     y = torch.searchsorted(rows, draw, right=True).clamp(max=masks.shape[-2] - 1)  # (*n, 1)
     row = masks.gather(-2, y[..., None].expand(*y.shape, masks.shape[-1])).squeeze(-2)  # (*n, w)
-    passed = torch.where(y > 0, rows.gather(-1, (y - 1).clamp(min=0)), 0)
-    x = torch.searchsorted(row.cumsum(dim=-1), draw - passed, right=True).clamp(max=masks.shape[-1] - 1)
+    before = torch.where(y > 0, rows.gather(-1, (y - 1).clamp(min=0)), 0)
+    x = torch.searchsorted(row.cumsum(dim=-1), draw - before, right=True).clamp(max=masks.shape[-1] - 1)
     found = total.squeeze(-1) > 0
     points = torch.cat([x, y], dim=-1) * found[..., None]
     return points.float(), torch.where(found, FOREGROUND, NO_POINT)
@@ -107,7 +107,7 @@ def _deepest_point(mask: Bool[np.ndarray, "h w"]) -> tuple[float, float, float]:
     if len(rows) == 0:
         return 0.0, 0.0, 0.0
     top, left = rows[0], columns[0]
-    # Everything outside the tight box is background, so one ring of it around the box gives the same distances.
+    # Everything outside the tight box is background, so padding the box by one pixel gives the same distances.
     tight = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     distances = ndimage.distance_transform_edt(tight)
     y, x = np.unravel_index(distances.argmax(), distances.shape)

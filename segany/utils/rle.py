@@ -1,6 +1,6 @@
-"""COCO's run-length encoding of masks.
+"""COCO's run-length encoding (RLE) of masks: conversions, and measures on encoded masks.
 
-Runs go down the columns of the picture, one after the other, and begin with background.
+Runs are column by column and start with background.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,39 +15,39 @@ from torch.nn import functional as F
 
 
 class RLE(TypedDict):
-    """COCO run-length encoding of one mask, fit for JSON."""
+    """COCO run-length encoding of one mask; can be written as JSON."""
 
     size: list[int]  # [height, width]
     counts: str  # compressed run lengths, column by column
 
 
 def encode_rle(masks: Bool[Tensor | np.ndarray, "n h w"]) -> list[RLE]:
-    """Masks to COCO's compressed run-length encoding."""
+    """Encode masks as COCO's compressed run lengths."""
     return encode_columns(torch.as_tensor(masks).transpose(1, 2).contiguous())
 
 
 def encode_columns(
     columns: Bool[Tensor, "n w h"], corner: tuple[int, int] = (0, 0), image_size: tuple[int, int] | None = None
 ) -> list[RLE]:
-    """Masks that are stored column by column, of a part of an image, as run lengths in the whole image.
+    """Encode masks of a crop, stored column by column, as run lengths of the whole image.
 
-    Only places where a mask changes are looked at one by one. They are moved from the part to the image, so that masks
-    of a part need not be drawn in the image.
+    The pixels where a mask changes are found in the crop and shifted to the image, so the masks need not be pasted into
+    the image first.
 
     Args:
-        columns: masks of the part.
-        corner: (x, y) of the part's first pixel in the image.
-        image_size: (height, width) of the image; None where the part is all of it.
+        columns: masks of the crop.
+        corner: (x, y) of the crop's first pixel in the image.
+        image_size: (height, width) of the image; None if the crop is the whole image.
     """
-    _, part_width, part_height = columns.shape
-    height, width = image_size or (part_height, part_width)
+    _, crop_width, crop_height = columns.shape
+    height, width = image_size or (crop_height, crop_width)
     left, top = corner
-    is_as_high = part_height == height
-    if not is_as_high:
-        columns = F.pad(columns, (0, 1))  # below the part is background, which ends a run
+    has_full_height = crop_height == height
+    if not has_full_height:
+        columns = F.pad(columns, (0, 1))  # background below the crop ends a run
     rles = []
     for changes in _changes(columns.flatten(1)):
-        if is_as_high:
+        if has_full_height:
             changes = changes + left * height
         else:
             x, y = np.divmod(changes, columns.shape[2])
@@ -57,7 +57,7 @@ def encode_columns(
 
 
 def _changes(pixels: Bool[Tensor, "n p"]) -> Iterator[Int[np.ndarray, "_"]]:
-    """For each mask the indices of pixels that differ from the one before; before and after all is background."""
+    """For each mask the indices of pixels that differ from the previous one; before and after a mask is background."""
     if pixels.device.type == "cpu":
         for mask in pixels.numpy():
             inside = np.flatnonzero(mask[1:] != mask[:-1]) + 1
@@ -67,7 +67,7 @@ def _changes(pixels: Bool[Tensor, "n p"]) -> Iterator[Int[np.ndarray, "_"]]:
 
 
 def _changes_on_device(pixels: Bool[Tensor, "n p"]) -> list[Int[np.ndarray, "_"]]:
-    """`_changes` that brings nothing but the changes to the CPU."""
+    """`_changes` on a GPU, which copies only the indices to the CPU."""
     if len(pixels) == 0:
         return []
     padded = F.pad(pixels, (1, 1))
@@ -83,14 +83,14 @@ def _compress(changes: Int[np.ndarray, "_"], height: int, width: int) -> RLE:
 
 
 def decode_rle(rles: Sequence[RLE], image_size: tuple[int, int] | None = None) -> Bool[Tensor, "n h w"]:
-    """Masks from run-length encodings.
+    """Decode masks.
 
     Args:
         rles: encodings of one size.
-        image_size: expected (height, width) in pixels; needed only where `rles` may be empty.
+        image_size: expected (height, width) in pixels; required if `rles` is empty.
 
     Raises:
-        ValueError: the encodings differ in size from one another or from `image_size`, or there are none and no size.
+        ValueError: the encodings differ in size from one another or from `image_size`, or both are missing.
     """
     if image_size is None:
         if not rles:
@@ -111,11 +111,16 @@ def rle_from_runs(runs: Sequence[int], image_size: tuple[int, int]) -> RLE:
     return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width))
 
 
-def rle_from_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[int, int]) -> RLE:
-    """The pixels inside any of one or more polygons, drawn as COCO draws them.
+def rle_runs(rle: RLE) -> Int[np.ndarray, "r"]:
+    """Plain run lengths of a mask, column by column, background first: the inverse of `rle_from_runs`."""
+    return _run_lengths(rle["counts"])
+
+
+def rle_from_polygons(polygons: Sequence[Sequence[float | int]], image_size: tuple[int, int]) -> RLE:
+    """Rasterise the union of one or more polygons as COCO does.
 
     Args:
-        polygons: each [x0, y0, x1, y1, ...] in pixels, of three corners or more.
+        polygons: each [x0, y0, x1, y1, ...] in pixels, with at least three corners.
         image_size: (height, width).
     """
     height, width = image_size
@@ -123,21 +128,22 @@ def rle_from_polygons(polygons: Sequence[Sequence[float]], image_size: tuple[int
 
 
 def rle_contains(rles: Sequence[RLE], x: int, y: int) -> Bool[np.ndarray, "n"]:
-    """Whether each mask holds the pixel of column `x` and row `y`, which lies in the image."""
+    """Whether each mask contains the pixel in column `x` and row `y`, which must lie in the image."""
     ends = [np.searchsorted(_run_lengths(r["counts"]).cumsum(), x * r["size"][0] + y, side="right") for r in rles]
     return np.array(ends, dtype=np.int64) % 2 == 1  # every second run is foreground
 
 
 def decode_columns(rle: RLE, region: tuple[int, int, int, int]) -> UInt8[np.ndarray, "w h"]:
-    """Decode a part of a mask, column by column: 1 inside. The rest of the mask is never written out.
+    """Decode a region of a mask, column by column, with 1 for foreground. Does not decode the rest of the mask.
 
     Args:
-        region: x0 y0 x1 y1 in whole pixels within the mask, the far sides behind the last pixel.
+        rle: the mask.
+        region: x0 y0 x1 y1 in whole pixels within the mask, x1 and y1 exclusive.
     """
     x0, y0, x1, y1 = region
     height = rle["size"][0]
-    ends = _run_lengths(rle["counts"]).cumsum() - x0 * height  # runs of background and foreground, in turn
-    starts, stops = ends[:-1:2], ends[1::2]
+    ends = _run_lengths(rle["counts"]).cumsum() - x0 * height  # background and foreground runs alternate
+    starts, stops = ends[:-1:2], ends[1::2]  # of the foreground runs
     columns = np.zeros(((x1 - x0) * height), np.uint8)
     touching = (stops > 0) & (starts < len(columns))
     for start, stop in zip(starts[touching].clip(min=0), stops[touching], strict=True):
@@ -146,10 +152,11 @@ def decode_columns(rle: RLE, region: tuple[int, int, int, int]) -> UInt8[np.ndar
 
 
 def _run_lengths(counts: str) -> Int[np.ndarray, "r"]:
-    """Undo the compression of `pycocotools`.
+    """Decompress the counts of `pycocotools`.
 
-    A number is written in characters of 5 bits, lowest first; a sixth bit says that more follow, and the highest bit of
-    the last is the sign. From the fourth on, numbers are differences to the run before the last.
+    A number is written in characters of 5 bits, lowest first. A sixth bit marks that more characters follow, and the
+    highest bit of the last character is the sign. From the fourth number on, each is the difference to the number two
+    before it.
     """
     characters = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - ord("0")
     last = np.flatnonzero(characters & 32 == 0)
@@ -164,49 +171,49 @@ def _run_lengths(counts: str) -> Int[np.ndarray, "r"]:
 
 
 def rle_area(rles: Sequence[RLE]) -> Int64[np.ndarray, "n"]:
-    """Pixels in each mask, without decoding it."""
+    """Number of pixels in each mask."""
     return np.array([coco_mask.area(rle) for rle in rles], dtype=np.int64)
 
 
 def rle_boxes(rles: Sequence[RLE]) -> Float64[np.ndarray, "n 4"]:
-    """Xyxy boxes around the pixels of each mask, the far sides behind the last pixel; [0, 0, 0, 0] for an empty one.
+    """Tight xyxy boxes with exclusive x1 and y1; [0, 0, 0, 0] for an empty mask.
 
-    A single pixel has a box of area 1, as in COCO, where `masks_to_boxes` gives indices of pixels.
+    The box of a single pixel has area 1, as in COCO, unlike that of `masks_to_boxes`.
     """
     xywh = np.array([coco_mask.toBbox(rle) for rle in rles], dtype=np.float64).reshape(-1, 4)
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
 def rle_iou(a: Sequence[RLE], b: Sequence[RLE], crowds: Sequence[bool] | None = None) -> Float64[np.ndarray, "n m"]:
-    """Intersection over union of every mask of `a` with every one of `b`, all of one size; 0 where both are empty.
+    """Intersection over union of every mask of `a` with every mask of `b`, all of one size; 0 where both are empty.
 
-    Where `crowds` says that a mask of `b` is a crowd, as in COCO, the intersection is divided by the area of the mask
-    of `a` alone.
+    For masks of `b` that are crowds in COCO's sense, marked in `crowds`, the intersection is divided by the area of the
+    mask of `a` alone.
     """
     return _overlaps(a, b, [False] * len(b) if crowds is None else crowds)
 
 
 def rle_containment(a: Sequence[RLE], b: Sequence[RLE]) -> Float64[np.ndarray, "n m"]:
-    """The share of every mask of `a` that lies in each mask of `b`, all of one size; 0 for an empty mask."""
+    """The fraction of every mask of `a` that lies in each mask of `b`, all of one size; 0 for an empty mask."""
     return _overlaps(a, b, [True] * len(b))
 
 
 def _overlaps(a: Sequence[RLE], b: Sequence[RLE], over_first: Sequence[bool]) -> Float64[np.ndarray, "n m"]:
     if not a or not b:
-        return np.zeros((len(a), len(b)))  # pycocotools answers an empty list
+        return np.zeros((len(a), len(b)))  # pycocotools returns an empty list
     return np.asarray(coco_mask.iou(list(a), list(b), [bool(flag) for flag in over_first]), np.float64)
 
 
 def rle_union(rles: Sequence[RLE]) -> RLE:
-    """The pixels of any of one or more masks of one size."""
+    """The union of one or more masks of one size."""
     return _as_text(coco_mask.merge(list(rles)))
 
 
 def rle_intersection(rles: Sequence[RLE]) -> RLE:
-    """The pixels that one or more masks of one size have in common."""
+    """The intersection of one or more masks of one size."""
     return _as_text(coco_mask.merge(list(rles), intersect=True))
 
 
 def _as_text(encoded: dict[str, Any]) -> RLE:
-    """What pycocotools encodes, with the counts as text, fit for JSON."""
+    """Convert the bytes of pycocotools to text, which JSON can store."""
     return RLE(size=[int(side) for side in encoded["size"]], counts=encoded["counts"].decode("ascii"))

@@ -53,8 +53,8 @@ def visit(chromium: Any, run: Path, tmp_path: Path) -> Iterator[Callable[..., An
     assert errors == []
 
 
-def keep(page: Any, name: str) -> None:
-    """A picture of the page, in the folder GROUNDED_SCREENSHOTS where that is set."""
+def save_screenshot(page: Any, name: str) -> None:
+    """A screenshot of the page, in the folder GROUNDED_SCREENSHOTS where that is set."""
     if folder := os.environ.get("GROUNDED_SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"browse-{name}.png")
 
@@ -81,21 +81,21 @@ def fits(page: Any) -> bool:
     return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_picture_is_reviewed_by_the_keyboard(visit: Callable[..., Any], run: Path):
+def test_an_image_is_reviewed_by_the_keyboard(visit: Callable[..., Any], run: Path):
     page = visit()
-    wait(page, "104 pictures", "#count")
+    wait(page, "104 images", "#count")
     until(page, "[...document.querySelectorAll('.card img')].slice(0, 8).every((one) => one.naturalWidth)")
     assert page.locator(".card").count() < 104  # the others come when one scrolls there
-    keep(page, "grid")
+    save_screenshot(page, "grid")
     page.select_option("[name=phrase]", "dog")
-    wait(page, "35 pictures", "#count")
+    wait(page, "35 images", "#count")
     page.click(".card[data-file='picnic.png']")
     wait(page, "6 of 6 instances to review")
     until(page, "document.querySelector('#photo').naturalWidth === 640")
     page.keyboard.press("a")
     page.keyboard.press("r")
     wait(page, "4 of 6 instances to review")
-    keep(page, "picture")
+    save_screenshot(page, "image")
     assert labels(page)[:3] == ["dog accepted 0.90", "pizza rejected 0.80", "watermelon 0.70"]
     page.keyboard.press("u")
     wait(page, "5 of 6 instances to review")
@@ -105,7 +105,7 @@ def test_a_picture_is_reviewed_by_the_keyboard(visit: Callable[..., Any], run: P
     page.keyboard.press("Enter")
     wait(page, "4 of 6 instances to review")
     assert labels(page)[1] == "a slice of pizza relabelled 0.80"
-    wait(page, "2 instances reviewed in 1 picture", "#agreement")
+    wait(page, "2 instances reviewed in 1 image", "#agreement")
     assert (run / "reviews.jsonl").read_text().count("\n") == 4
     page.keyboard.press("Escape")
     assert "partly" in page.inner_text(".card[data-file='picnic.png']")
@@ -121,7 +121,7 @@ def test_masks_are_drawn_by_clicks(visit: Callable[..., Any]):
     click(page, 420, 120, button="right")
     until(page, "document.querySelectorAll('#masks circle').length === 2")
     wait(page, "Keep it, or click again")
-    keep(page, "redraw")
+    save_screenshot(page, "redraw")
     page.keyboard.press("Enter")
     wait(page, "5 of 6 instances to review")
     assert labels(page)[0] == "dog redrawn 0.90"
@@ -145,7 +145,7 @@ def click(page: Any, x: float, y: float, **options: Any) -> None:
 @pytest.mark.slow
 def test_the_list_goes_on_sorts_and_filters(visit: Callable[..., Any]):
     page = visit()
-    wait(page, "104 pictures", "#count")
+    wait(page, "104 images", "#count")
     for _ in range(60):
         if page.locator(".card").count() == 104:
             break
@@ -154,9 +154,9 @@ def test_the_list_goes_on_sorts_and_filters(visit: Callable[..., Any]):
     files = page.locator(".card").evaluate_all("cards => cards.map((card) => card.dataset.file)")
     assert len(set(files)) == 104 and files[-1] == "more/nothing.png"
     page.select_option("[name=phrase]", "bus")
-    wait(page, "34 pictures", "#count")
+    wait(page, "34 images", "#count")
     page.select_option("[name=state]", "done")
-    wait(page, "0 pictures", "#count")
+    wait(page, "0 images", "#count")
     page.select_option("[name=state]", "")
     page.select_option("[name=sort]", "name")
     page.locator(".card").first.click()
@@ -166,14 +166,14 @@ def test_the_list_goes_on_sorts_and_filters(visit: Callable[..., Any]):
 
 
 @pytest.mark.slow
-def test_a_picture_in_which_nothing_was_found(visit: Callable[..., Any]):
+def test_an_image_in_which_nothing_was_found(visit: Callable[..., Any]):
     page = visit(file="more/nothing.png")
     wait(page, "Nothing was found here: accept that")
     assert page.is_disabled("#reject")
     page.keyboard.press("a")
     wait(page, "Reviewed: nothing is there")
     assert page.is_disabled("#accept")
-    wait(page, "in 1 picture", "#agreement")
+    wait(page, "in 1 image", "#agreement")
     page.keyboard.press("u")
     wait(page, "Nothing was found here: accept that")
 
@@ -195,24 +195,24 @@ def test_two_windows(visit: Callable[..., Any]):
 @pytest.mark.slow
 def test_a_phone(visit: Callable[..., Any]):
     page = visit(PHONE)
-    wait(page, "104 pictures", "#count")
+    wait(page, "104 images", "#count")
     until(page, "[...document.querySelectorAll('.card img')].slice(0, 4).every((one) => one.naturalWidth)")
     assert fits(page)
-    keep(page, "phone-grid")
+    save_screenshot(page, "phone-grid")
     page.goto(f"{page.url.split('#')[0]}#street.png")
     wait(page, "5 of 5 instances to review")
     until(page, "document.querySelector('#photo').naturalWidth === 640")
     assert fits(page)
     page.locator("#accept").click()
     wait(page, "4 of 5 instances to review")
-    keep(page, "phone-picture")
+    save_screenshot(page, "phone-image")
 
 
 @pytest.mark.slow
-def test_pictures_that_are_gone(visit: Callable[..., Any], run: Path):
-    (run.parent / "pictures" / "picnic.png").unlink()
+def test_images_that_are_gone(visit: Callable[..., Any], run: Path):
+    (run.parent / "images" / "picnic.png").unlink()
     page = visit(file="picnic.png")
     wait(page, "6 of 6 instances to review")
     wait(page, "picnic.png cannot be found: no such image", "#missing")
     assert page.locator("#redraw").is_disabled() and page.locator("#masks path").count() == 6
-    keep(page, "missing")
+    save_screenshot(page, "missing")

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 import segany
+from grounded.config import ClipConfig, DetectorConfig, PipelineConfig, SegmenterConfig
 from grounded.pipeline import Pipeline
-from grounded.settings import ClipConfig, DetectorConfig, PipelineConfig, SegmenterConfig
+from tests.data import PICNIC, picnic_truth
 from tests.grounded import builders
 
 SEGMENTER = segany.SegAnyConfig(
@@ -64,3 +65,21 @@ def picture(height: int = 60, width: int = 80, seed: int = 0) -> Image.Image:
     """Smooth random blots, so that random networks answer with regions rather than noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def predictor() -> segany.Predictor:
+    """The bundled weights on the CPU."""
+    return segany.Predictor(segany.load("tiny"))
+
+
+@pytest.fixture(scope="session")
+def embedding(predictor: segany.Predictor) -> segany.ImageEmbedding:
+    """The example image, 480 x 640 pixels."""
+    return predictor.encode(PICNIC)
+
+
+@pytest.fixture(scope="session")
+def truth() -> np.ndarray:
+    """The true masks of the example, (n, h, w)."""
+    return np.stack([mask for masks in picnic_truth().values() for mask in masks])

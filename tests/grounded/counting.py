@@ -11,7 +11,7 @@ from grounded.pipeline import Pipeline
 # Part of a pipeline -> its methods, and what their calls are counted as. All encoding goes through `encode_batch`.
 _METHODS = {
     "detector": {"detect": "detect"},
-    "segmenter": {"encode_batch": "encode", "predict": "decode", "propose": "decode"},
+    "segmenter": {"encode_batch": "encode", "predict": "decode", "predict_deferred": "decode"},
     "scorer": {"score": "score"},
 }
 

@@ -42,7 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result
 
     def run(*arguments: object, out: Path | str = tmp_path / "out") -> Result:
         options = ["--out", str(out), "--device", "cpu"]
-        result = CliRunner().invoke(main.main, ["segment", *map(str, arguments), *options])
+        result = CliRunner().invoke(main, ["segment", *map(str, arguments), *options])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
@@ -190,7 +190,7 @@ class TestImages:
         assert result.stderr.endswith("is too large: 128 x 96 pixels, 0.01229 megapixels, and the limit is 0.012\n")
         assert run(tmp_path / "image.png", "a dog", "--max-megapixels", 0.013).exit_code == 0
         assert run(tmp_path / "image.png", "a dog", "--max-megapixels", 0).exit_code == 2
-        option = next(option for option in main.segment.params if option.name == "max_megapixels")
+        option = next(option for option in segment_module.segment.params if option.name == "max_megapixels")
         assert option.default * 1e6 == MAX_PIXELS
 
     @pytest.mark.slow
@@ -260,13 +260,13 @@ class TestOutput:
     def test_folders_that_cannot_be(self, out: str, reason: str, tmp_path: Path):
         # Without `run`: this is found out before the models are loaded.
         arguments = ["segment", str(PICNIC), "a dog", "--out", str(tmp_path / out)]
-        result = CliRunner().invoke(main.main, arguments)
+        result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2
         assert result.stderr.splitlines()[-1] == f"Error: cannot write {tmp_path / out}: {reason}"
 
     def test_no_permission(self, tmp_path: Path):
         with unprivileged():
-            result = CliRunner().invoke(main.main, ["segment", str(PICNIC), "a dog", "--out", str(tmp_path / "out")])
+            result = CliRunner().invoke(main, ["segment", str(PICNIC), "a dog", "--out", str(tmp_path / "out")])
         assert result.exit_code == 2
         assert result.stderr.splitlines()[-1].endswith("Permission denied")
 

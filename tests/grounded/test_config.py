@@ -1,11 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from grounded import config, settings
+from grounded import config
+from grounded.config import ClipConfig, DetectorConfig, PipelineConfig, PromptingConfig, SegmenterConfig
 from grounded.errors import ConfigError
-from grounded.settings import ClipConfig, DetectorConfig, PipelineConfig, PromptingConfig, SegmenterConfig
 from tests.data import ROOT
 
 
@@ -88,7 +89,7 @@ def test_whole_numbers_become_floats(tmp_path: Path):
         pytest.param(
             "clip: {templates: a photo of}", "templates must be a list of str, got str", id="string for a list"
         ),
-        pytest.param("clip: {templates: [1]}", "templates must be a list of str, got list", id="list of another type"),
+        pytest.param("clip: {templates: [1]}", r"clip.templates\[0\] must be str, got int 1", id="list of numbers"),
         pytest.param("clip: {templates: []}", "clip.templates must hold at least one template", id="no template"),
         pytest.param("clip: {templates: [a photo]}", "clip.templates must each contain {} exactly once", id="template"),
         pytest.param(
@@ -96,6 +97,11 @@ def test_whole_numbers_become_floats(tmp_path: Path):
         ),
         pytest.param("detector: {box_threshold: .nan}", r"detector.box_threshold must lie in \[0, 1\]", id="nan"),
         pytest.param("detector: {max_detections: 0}", "detector.max_detections must be at least 1", id="not positive"),
+        pytest.param("refinement: {zoom: 0.5}", r"refinement.zoom must lie in \[1, 20\], got 0.5", id="zoom"),
+        pytest.param("scoring: {margin: -1}", "scoring.margin must not be negative, got -1", id="negative"),
+        pytest.param("scoring: {temperature: 0}", "scoring.temperature must be positive, got 0", id="zero"),
+        pytest.param("prompting: {mode: text, text_prompt: none}", "prompting.mode 'text' needs", id="no text prompt"),
+        pytest.param("detector: {nms_threshold: 3, treshold: 1}", "unknown key detector.treshold", id="two faults"),
         pytest.param("detector: [", "is not valid YAML", id="not YAML"),
         pytest.param("!!python/object/apply:os.getcwd []", "is not valid YAML", id="code"),
     ],
@@ -106,6 +112,13 @@ def test_faults_name_key_and_file(text: str, message: str, tmp_path: Path):
         config.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_constructor_checks_too():
+    with pytest.raises(ConfigError, match=r"^box_threshold must lie in \[0, 1\], got 2$"):
+        DetectorConfig(box_threshold=2)
+    with pytest.raises(ConfigError, match=r"^box_threshold must lie in \[0, 1\], got 2$"):
+        replace(DetectorConfig(), box_threshold=2)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +213,7 @@ def test_bundled_weights_that_are_not_there(name: str):
 
 def test_every_field_is_explained():
     """A comment on the line of a field, or on the line before it, says why it has its value."""
-    lines = Path(settings.__file__).read_text().splitlines()
+    lines = Path(config.__file__).read_text().splitlines()
     keys = {key for section in PipelineConfig().to_dict().values() if isinstance(section, dict) for key in section}
     for key in keys:
         places = [i for i, line in enumerate(lines) if line.startswith(f"    {key}: ")]

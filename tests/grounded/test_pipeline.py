@@ -1,5 +1,6 @@
 """The pipeline with small models of random weights: its logic, for which it does not matter what the models say."""
 
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from grounded.config import override
+from grounded.config import PipelineConfig, override
 from grounded.data.instances import Instances
 from grounded.errors import ConfigError, ImageError, PromptError
 from grounded.models import build
 from grounded.pipeline import Pipeline
-from grounded.settings import PipelineConfig
 from grounded.stages.cache import StageCache
 from grounded.utils.timing import Stopwatch
+from segany.fast.decoder import FastDecoder
 from tests.data import PICNIC
 from tests.grounded.conftest import picture, save_segmenter
 from tests.grounded.counting import counted
@@ -141,9 +142,9 @@ def test_masks_within_a_phrase_are_suppressed(random_config: PipelineConfig):
 @pytest.mark.parametrize(
     ("mode", "stages"),
     [
-        ("box", ["open", "detect", "encode", "decode", "masks"]),
-        ("text", ["open", "text", "encode", "decode", "masks"]),
-        ("box+text", ["open", "detect", "text", "encode", "decode", "masks"]),
+        ("box", ["open", "detect", "encode", "segment"]),
+        ("text", ["open", "embed_text", "encode", "segment"]),
+        ("box+text", ["open", "detect", "embed_text", "encode", "segment"]),
     ],
 )
 def test_stopwatch(random_pipelines: dict[str, Pipeline], mode: str, stages: list[str]):
@@ -385,3 +386,31 @@ class TestEncode:
             bundled.refine(PICNIC, found, 0, [[470, 270]], embedding=embedding)
             bundled.segment(PICNIC, "pizza", box_threshold=0.3, cache=kept)
         assert calls["encode"] == 1
+
+
+def test_the_mask_decoder_is_six_calls_away(random_pipelines: dict[str, Pipeline], monkeypatch: pytest.MonkeyPatch):
+    """A reader who follows `Pipeline.segment` to the masks passes few functions, decorators aside."""
+    original, depths = FastDecoder.predict_deferred, []
+
+    def recording(self: FastDecoder, *arguments: Any, **options: Any) -> Any:
+        calls = [
+            frame for frame in traceback.extract_stack() if {"grounded", "segany"} & set(Path(frame.filename).parts)
+        ]
+        calls = [call for call in calls if "tests" not in Path(call.filename).parts]
+        depths.append([call.name for call in calls] + ["predict_deferred"])
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(FastDecoder, "predict_deferred", recording)
+    random_pipelines["box"].segment(picture(), "a cat")
+    assert depths[0][0] == "segment" and len(depths[0]) <= 6, depths[0]
+
+
+def test_detections_from_elsewhere(random_pipelines: dict[str, Pipeline]):
+    pipeline = random_pipelines["box"]
+    detections = pipeline.detector.detect([picture()], [("a cat", "dog")])[0]
+    with counted(pipeline) as calls:
+        found = pipeline.segment(picture(), "a cat. dog", detections=detections)
+    assert "detect" not in calls
+    assert_same(found, pipeline.segment(picture(), "a cat. dog"))
+    with pytest.raises(PromptError, match="detections must be of 1 phrases, got 2"):
+        pipeline.segment(picture(), "a cat", detections=detections)

@@ -61,7 +61,7 @@ def test_set_loss_vanishes_only_for_the_truth() -> None:
     assert losses.set_loss(logits, boxes * 0.8, MASK, [TRUTH], pairs).item() > 0.1
 
 
-def test_a_picture_without_objects() -> None:
+def test_a_image_without_objects() -> None:
     nothing = losses.Truth(torch.zeros(0, 4), torch.zeros(0, 6, dtype=torch.bool))
     logits, boxes = perfect()
     pairs = [losses.match(logits[0], boxes[0], nothing)]

@@ -35,7 +35,7 @@ def test_maps_name_the_objects_under_their_masks(scenes: list[PoolScene]) -> Non
         assert not numbers[nothing.reshape(LOW, STEP, LOW, STEP).all((1, 3))].any()
 
 
-def test_a_mirrored_picture_has_mirrored_maps(scenes: list[PoolScene]) -> None:
+def test_a_mirrored_image_has_mirrored_maps(scenes: list[PoolScene]) -> None:
     for scene in scenes:
         width = scene.framed_size[1]
         if width % 2 == 0:  # else a mask pixel straddles the border

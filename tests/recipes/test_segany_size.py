@@ -33,7 +33,7 @@ def test_only_positions_change(model: SegAny) -> None:
     }
 
 
-def test_positions_stay_where_they_were_in_the_picture(model: SegAny) -> None:
+def test_positions_stay_where_they_were_in_the_image(model: SegAny) -> None:
     with torch.no_grad():
         ramp = torch.linspace(-1, 1, CONFIG.grid_size)
         model.image_encoder.pos_embed.copy_(ramp[None, None, :, None].expand_as(model.image_encoder.pos_embed))

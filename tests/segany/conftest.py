@@ -30,7 +30,7 @@ def text_model() -> SegAny:
 
 @pytest.fixture(scope="session")
 def drawing() -> np.ndarray:
-    """A (90, 140, 3) picture of smooth shapes over a gradient."""
+    """A (90, 140, 3) image of smooth shapes over a gradient."""
     y, x = np.mgrid[:90, :140].astype(np.float32)
     red = 255 * x / 140
     green = np.where((x - 50) ** 2 + (y - 40) ** 2 < 600, 220, 40)
@@ -39,8 +39,8 @@ def drawing() -> np.ndarray:
 
 
 @pytest.fixture(scope="session", params=["drawing", "photograph"])
-def picture(request: pytest.FixtureRequest, drawing: np.ndarray) -> np.ndarray:
-    """A picture that is not square, as an RGB array."""
+def image(request: pytest.FixtureRequest, drawing: np.ndarray) -> np.ndarray:
+    """An image that is not square, as an RGB array."""
     if request.param == "drawing":
         return drawing
     from tests.data import photo

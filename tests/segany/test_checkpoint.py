@@ -50,7 +50,7 @@ def assert_same_weights(actual: SegAny, expected: SegAny) -> None:
 
 
 class TestMetaFile:
-    def test_loads_with_the_configuration_its_shapes_tell(self, meta_file, model):
+    def test_loads_with_the_configuration_of_its_shapes(self, meta_file, model):
         loaded = segany.load(meta_file)
         assert loaded.config == SMALL
         assert not loaded.training
@@ -122,7 +122,7 @@ class TestMobileSamFile:
         torch.save(mobile_sam_file(mobile_sam), path)
         return path
 
-    def test_loads_with_the_configuration_its_shapes_tell(self, file, mobile_sam):
+    def test_loads_with_the_configuration_of_its_shapes(self, file, mobile_sam):
         loaded = segany.load(file)
         assert loaded.config == self.CONFIG
         assert not loaded.training
@@ -135,7 +135,7 @@ class TestMobileSamFile:
         torch.save(SegAny(PRESETS["vit_t"]).state_dict(), tmp_path / "mobile_sam.pt")
         assert segany.load(tmp_path / "mobile_sam.pt").config == PRESETS["vit_t"]
 
-    def test_answers_equal_the_reference(self, file, mobile_sam, drawing):
+    def test_predictions_equal_the_reference(self, file, mobile_sam, drawing):
         predictor, theirs = Predictor(segany.load(file)), SamPredictor(mobile_sam)
         embedding = predictor.encode(drawing)
         theirs.set_image(drawing)
@@ -240,7 +240,7 @@ class TestOwnFile:
 
 class TestHuggingFaceFolder:
     @torch.no_grad()
-    def test_answers_equal_transformers(self, hugging_face, hugging_face_folder):
+    def test_predictions_equal_transformers(self, hugging_face, hugging_face_folder):
         model = segany.load(hugging_face_folder)
         assert model.config == SMALL
         pixels = torch.randn(1, 3, 256, 256)
@@ -251,7 +251,7 @@ class TestHuggingFaceFolder:
             prompts = reference.random_prompts(kind, 1, (256, 256), SMALL.low_res_size)
             for multimask_output in (True, False):
                 logits, predicted_iou = model.decode(features, prompts, multimask_output)
-                answer = hugging_face(
+                expected = hugging_face(
                     image_embeddings=expected,
                     input_points=None if prompts.points is None else prompts.points[None],
                     input_labels=None if prompts.point_labels is None else prompts.point_labels[None],
@@ -259,8 +259,8 @@ class TestHuggingFaceFolder:
                     input_masks=prompts.masks,
                     multimask_output=multimask_output,
                 )
-                assert_close(logits, answer.pred_masks[0])
-                assert_close(predicted_iou, answer.iou_scores[0])
+                assert_close(logits, expected.pred_masks[0])
+                assert_close(predicted_iou, expected.iou_scores[0])
 
     @pytest.mark.parametrize("dropped", ["shared_image_embedding", "prompt_encoder.shared_embedding", None])
     @pytest.mark.parametrize("as_bin", [False, True], ids=["safetensors", "bin"])

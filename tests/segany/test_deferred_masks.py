@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from segany import SegAny, deferred_masks
+from segany.deferred_masks import DeferredMasks
 from segany.predictor import Predictor
 
 
@@ -13,26 +14,34 @@ def predictor(model: SegAny) -> Predictor:
 POINTS = torch.rand(11, 2, generator=torch.Generator().manual_seed(0)) * 90
 
 
-@pytest.mark.parametrize("budget", [0, 5 * 64 * 64, 1 << 28], ids=["none fits", "some fit", "all fit"])
-@pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_what_does_not_fit_is_decoded_again_to_the_last_bit(predictor, drawing, monkeypatch, budget, chunk):
-    monkeypatch.setattr(deferred_masks, "FLOATS_KEPT", budget)
+@pytest.mark.parametrize(
+    ("budget", "chunk"),
+    [
+        pytest.param(0, 4, id="none stored"),
+        pytest.param(5 * 64 * 64, 4, id="some stored"),
+        pytest.param(5 * 64 * 64, 1, id="some stored, points decoded one by one"),
+        pytest.param(0, 100, id="none stored, points decoded together"),
+        pytest.param(1 << 28, 4, id="all stored"),
+    ],
+)
+def test_masks_that_are_not_stored_are_decoded_again_bit_for_bit(predictor, drawing, monkeypatch, budget, chunk):
+    monkeypatch.setattr(deferred_masks, "MAX_STORED_FLOATS", budget)
     monkeypatch.setattr(predictor, "_default_chunk", lambda: chunk)
-    remembered, expected = deferred_masks.Drafts(predictor, predictor.encode(drawing)), []
-    for points, proposals in remembered.propose(POINTS):
-        asked = proposals.predicted_iou > proposals.predicted_iou.median()
-        logits = proposals.low_res_logits(asked)
-        chosen = torch.arange(len(logits)) % 2 == 0
-        places = remembered.add(points, asked, chosen, logits)
-        assert places.tolist() == [[len(expected), place] for place in range(int(chosen.sum()))]
-        expected.append(logits[chosen])
+    deferred, expected = DeferredMasks(predictor, predictor.encode(drawing)), []
+    for points, prediction in deferred.predict(POINTS):
+        computed = prediction.predicted_iou > prediction.predicted_iou.median()
+        logits = prediction.low_res_logits(computed)
+        kept = torch.arange(len(logits)) % 2 == 0
+        places = deferred.add(points, computed, kept, logits)
+        assert places.tolist() == [[len(expected), position] for position in range(int(kept.sum()))]
+        expected.append(logits[kept])
     assert sum(map(len, expected)) > 5
     for number, logits in enumerate(expected):
-        assert torch.equal(remembered.logits(number), logits)
+        assert torch.equal(deferred.logits(number), logits)
 
 
 def test_parts_cover_the_points(predictor, drawing):
-    remembered = deferred_masks.Drafts(predictor, predictor.encode(drawing))
-    parts = [points for points, _ in remembered.propose(POINTS)]
+    deferred = DeferredMasks(predictor, predictor.encode(drawing))
+    parts = [points for points, _ in deferred.predict(POINTS)]
     assert torch.equal(torch.cat(parts), POINTS)
-    assert list(remembered.propose(POINTS[:0])) == []
+    assert list(deferred.predict(POINTS[:0])) == []

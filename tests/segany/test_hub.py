@@ -72,12 +72,12 @@ def test_no_connection_is_told_at_once(cache: Path, caplog: pytest.LogCaptureFix
 def test_a_hub_that_does_not_answer(bound: str, cache: Path, monkeypatch: pytest.MonkeyPatch):
     """Whichever limit is reached first, that of the whole or the client's own for a part of it, the reason is one."""
     if bound == "the client":
-        monkeypatch.setattr(hub, "_within", lambda seconds, call: call())
+        monkeypatch.setattr(hub, "_call_with_timeout", lambda seconds, call: call())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_hub(monkeypatch, cache, f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
         with pytest.raises(HubError, match=r"the hub did not answer within 0\.2 s"):
-            MODEL.download(patience=0.2)
+            MODEL.download(timeout=0.2)
         assert time.monotonic() - start < 5  # by itself, the client waits for 10 s
 
 

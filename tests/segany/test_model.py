@@ -101,8 +101,8 @@ def test_gradients_reach_every_parameter():
         Prompts(points=[[[9, 9], [99, 9]]] * 2, point_labels=[[1, 0], [0, 1]], text=torch.randn(2, 1, 24)),
         Prompts(boxes=[[0, 0, 90, 90]] * 2, masks=torch.randn(2, 1, 64, 64)),
     ]
-    answers = [model.decode(features, prompt, None) for prompt in prompts]
-    sum(logits.square().mean() + iou.square().mean() for logits, iou in answers).backward()
+    predictions = [model.decode(features, prompt, None) for prompt in prompts]
+    sum(logits.square().mean() + iou.square().mean() for logits, iou in predictions).backward()
     without = [
         name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
     ]

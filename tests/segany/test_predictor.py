@@ -42,7 +42,9 @@ def prediction(predictor, embedding, boxes) -> MaskPrediction:
     return predictor.predict(embedding, boxes)
 
 
-def assert_answers_equal(ours: MaskPrediction, theirs: SamPredictor, prompts: Prompts, multimask_output: bool) -> None:
+def assert_predictions_equal(
+    ours: MaskPrediction, theirs: SamPredictor, prompts: Prompts, multimask_output: bool
+) -> None:
     """Compare with the reference's predictor, prompt by prompt, from original pixels to full-size masks."""
     for index, prompt in enumerate(prompts):
         points = {} if prompt.points is None else {"point_coords": prompt.points[0].numpy()}
@@ -52,28 +54,28 @@ def assert_answers_equal(ours: MaskPrediction, theirs: SamPredictor, prompts: Pr
         logits, predicted_iou, low_res = theirs.predict(
             **points, **labels, **masks, **box, multimask_output=multimask_output, return_logits=True
         )
-        answer, logits = ours[index], torch.as_tensor(logits)
-        assert_close(answer.low_res_logits[0], torch.as_tensor(low_res))
-        assert_close(answer.predicted_iou[0], torch.as_tensor(predicted_iou))
-        assert_close(answer.logits[0], logits)
-        sure = logits.abs() >= 1e-3 * logits.abs().max()
-        assert torch.equal(answer.masks[0][sure], (logits > 0)[sure])
+        prediction, logits = ours[index], torch.as_tensor(logits)
+        assert_close(prediction.low_res_logits[0], torch.as_tensor(low_res))
+        assert_close(prediction.predicted_iou[0], torch.as_tensor(predicted_iou))
+        assert_close(prediction.logits[0], logits)
+        certain = logits.abs() >= 1e-3 * logits.abs().max()
+        assert torch.equal(prediction.masks[0][certain], (logits > 0)[certain])
 
 
 @pytest.mark.parametrize("multimask_output", [True, False], ids=["several masks", "one mask"])
 @pytest.mark.parametrize("kind", PROMPT_KINDS)
-def test_answers_equal_the_reference(sam, predictor, picture, kind, multimask_output):
+def test_predictions_equal_the_reference(sam, predictor, image, kind, multimask_output):
     theirs = SamPredictor(sam)
-    theirs.set_image(picture)
-    embedding = predictor.encode(picture)
+    theirs.set_image(image)
+    embedding = predictor.encode(image)
     assert_close(embedding.features, theirs.get_image_embedding())
-    prompts = reference.random_prompts(kind, 2, picture.shape[:2], SMALL.low_res_size)
+    prompts = reference.random_prompts(kind, 2, image.shape[:2], SMALL.low_res_size)
     prediction = predictor.predict(embedding, prompts, multimask_output)
-    assert_answers_equal(prediction, theirs, prompts, multimask_output)
+    assert_predictions_equal(prediction, theirs, prompts, multimask_output)
 
 
 @pytest.mark.slow
-def test_full_size_answers_equal_the_reference(drawing):
+def test_full_size_predictions_equal_the_reference(drawing):
     """The published ViT-B sizes, with random weights."""
     torch.manual_seed(0)
     sam = reference.perturb(reference.meta_sam(PRESETS["vit_b"]), std=0.02)
@@ -83,7 +85,7 @@ def test_full_size_answers_equal_the_reference(drawing):
     assert_close(embedding.features, theirs.get_image_embedding())
     for kind in PROMPT_KINDS:
         prompts = reference.random_prompts(kind, 1, (90, 140), 256)
-        assert_answers_equal(predictor.predict(embedding, prompts), theirs, prompts, multimask_output=True)
+        assert_predictions_equal(predictor.predict(embedding, prompts), theirs, prompts, multimask_output=True)
 
 
 class TestEncode:
@@ -102,7 +104,7 @@ class TestEncode:
 
 class TestPredict:
     @pytest.mark.parametrize("chunk", [1, 2, 5, 100])
-    def test_chunks_do_not_change_answers(self, predictor, embedding, boxes, chunk):
+    def test_chunks_do_not_change_predictions(self, predictor, embedding, boxes, chunk):
         whole, parts = predictor.predict(embedding, boxes), predictor.predict(embedding, boxes, chunk=chunk)
         assert_close(parts.low_res_logits, whole.low_res_logits, 1e-5)
         assert_close(parts.predicted_iou, whole.predicted_iou, 1e-5)
@@ -133,8 +135,8 @@ class TestMaskPrompts:
     def test_are_accepted_as_prompts(self, predictor, embedding, boxes, shape):
         masks = predictor.mask_prompts(embedding, torch.randn(5, *shape))
         assert masks.shape == (5, 1, 64, 64)
-        answer = predictor.predict(embedding, Prompts(boxes=boxes.boxes, masks=masks))
-        assert torch.isfinite(answer.low_res_logits).all()
+        prediction = predictor.predict(embedding, Prompts(boxes=boxes.boxes, masks=masks))
+        assert torch.isfinite(prediction.low_res_logits).all()
 
     def test_masks_come_back(self, predictor, embedding, prediction):
         masks = torch.from_numpy(np.stack([disk(90, 140, 60, 50, 25), disk(90, 140, 120, 20, 18)]))
@@ -193,7 +195,7 @@ class TestImageEmbedding:
             assert getattr(loaded, field) == getattr(embedding, field)
         assert [path.name for path in tmp_path.iterdir()] == ["embedding.safetensors"]
 
-    def test_a_loaded_embedding_answers_alike(self, predictor, embedding, boxes, tmp_path):
+    def test_a_loaded_embedding_gives_the_same_masks(self, predictor, embedding, boxes, tmp_path):
         embedding.save(tmp_path / "embedding")
         loaded = ImageEmbedding.load(str(tmp_path / "embedding"))
         expected = predictor.predict(embedding, boxes).low_res_logits

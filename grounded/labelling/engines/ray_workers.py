@@ -1,8 +1,8 @@
-"""Workers in processes of their own, and who is given which pictures: the part of the engine on Ray that may lose some.
+"""Ray workers and the pool that distributes images to them, repeating those of a worker that died.
 
-A worker is sent chunks of items. When it dies, the pictures of its chunks are suspects: each is asked for again by
-itself, of a worker that has nothing else under way, so that a second death is that picture's doing. Everything else is
-innocent, and a new worker takes the dead one's place.
+A worker is sent chunks of items. When it dies, the images of its chunks are suspects: each is repeated by itself, on a
+worker that has nothing else in progress, so that a second death is caused by that image. All others are innocent, and a
+new worker takes the dead one's place.
 """
 
 import os
@@ -13,73 +13,71 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
-from grounded.errors import GroundedError
-from grounded.labelling.engines.local import Options, Outcome, Stop, answer
-from grounded.labelling.loading import by_size, describe, read_ahead
+import torch
+
+from grounded.errors import GroundedError, describe_error
+from grounded.labelling.engines.local import EngineOptions, Outcome, StopCheck, label_batch
+from grounded.labelling.loading import group_by_size, load_ahead
 from grounded.labelling.sources import Item
 from grounded.labelling.store import Failure, Run
-from grounded.labelling.task import Recipe, Step
+from grounded.labelling.task import Task, TaskSpec
 
 # One of them is being read while the models are busy with the other.
 CHUNKS_PER_WORKER = 2
-# Deaths in a row that are bad luck still: without a picture, or a worker that has its models, between them.
-_DEATHS = 20
-_DEATHS_AT_START = 3
+# Deaths in a row that end the run: without an image, or a worker that has its models, between them.
+_MAX_DEATHS = 20
+_MAX_DEATHS_WHILE_LOADING = 3
 _POLL_SECONDS = 0.5  # how soon a stop is noticed
-_PLACEMENT_SECONDS = 300.0  # until resources that others hold are given up
+_PLACEMENT_SECONDS = 300.0  # to wait for resources that others hold
 _STRAGGLER_SECONDS = 30.0  # that the first worker waits for the others, so that they begin together
 
 
 class WorkerError(GroundedError):
-    """Workers cannot be started, or die for reasons other than a picture."""
+    """Workers cannot be started, or die for reasons other than an image."""
 
 
-class Labeller:
-    """What a worker's process holds. Calls come in threads: one reads while another computes."""
+class Worker:
+    """The actor: runs in a process of its own. Calls come in threads, so that one reads while another computes."""
 
-    def __init__(self, resources: Mapping[str, int | float], run: Run, options: Options) -> None:
+    def __init__(self, resources: Mapping[str, int | float], run: Run, options: EngineOptions) -> None:
         if not resources["num_gpus"]:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them in sight
         self._threads, self._run, self._options = max(1, int(resources["num_cpus"])), run, options
         self._computing, self._stopped = threading.Lock(), threading.Event()
-        self._step: Step | None = None
+        self._task: Task | None = None
 
-    def load(self, recipe: Recipe) -> None:
-        import torch
-
-        self._step = recipe.load()
+    def load(self, spec: TaskSpec) -> None:
+        self._task = spec.load()
         torch.set_num_threads(self._threads)
 
     def stop(self) -> None:
-        """Let no further batch begin."""
+        """Begin no further batch."""
         self._stopped.set()
 
     def label(self, items: Sequence[Item]) -> list[Outcome]:
-        """Answer for the items, in any order; for some of them where the worker was told to stop."""
-        assert self._step is not None
+        """Label items; returns their outcomes in any order, and only some of them after `stop`."""
+        assert self._task is not None
         options, outcomes = self._options, list[Outcome]()
-        loaded = read_ahead(items, threads=options.readers, ahead=options.ahead, max_pixels=options.max_pixels)
-        for group in by_size(loaded, options.batch):
+        loaded = load_ahead(items, threads=options.readers, ahead=options.ahead, max_pixels=options.max_pixels)
+        for group in group_by_size(loaded, options.batch):
             if isinstance(group, Failure):
                 outcomes.append(group)
                 continue
             with self._computing:
                 if self._stopped.is_set():
                     break
-                answers = answer(self._step, group, self._run)
-                if any(isinstance(outcome, Failure) for outcome in answers):
-                    _die_with_the_gpu()
-            outcomes += answers
+                labelled = label_batch(self._task, group, self._run)
+                if any(isinstance(outcome, Failure) for outcome in labelled):
+                    _exit_if_gpu_is_broken()
+            outcomes += labelled
         return outcomes
 
 
-def _die_with_the_gpu() -> None:
-    """End the process where an error has left its GPU without use: all pictures after it would fail, and fast."""
-    import torch
-
+def _exit_if_gpu_is_broken() -> None:
+    """End the process if an error has made its GPU unusable: all images after it would fail, and fast."""
     if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()
@@ -87,53 +85,60 @@ def _die_with_the_gpu() -> None:
             os._exit(1)
 
 
+class StartedWorker(NamedTuple):
+    """An actor of `Worker`, and Ray references that become ready once it has its resources and its models."""
+
+    actor: Any
+    placed: Any
+    loaded: Any
+
+
 @dataclass(eq=False)
-class _Worker:
-    """One place for an actor, and what is under way to it. The number is that of its shard."""
+class _Slot:
+    """A place for one worker, and the chunks in progress there. The number is that of its shard."""
 
     number: int
     actor: Any
     placed: Any
-    loading: Any  # None once the models are there
-    chunks: dict[Any, list[Item]] = field(default_factory=dict)
-    alone: Any = None  # where a suspect is all that is under way: what is there if the worker lived when it came
+    loading: Any  # None once the models are loaded
+    chunks: dict[Any, list[Item]] = field(default_factory=dict)  # by the reference of their outcomes
+    was_alive: Any = None  # while a suspect is all that is in progress: ready if the worker lived when it was sent
 
 
-class Crew:
-    """All workers, and the pictures that are under way. Lives in the process that writes.
+class WorkerPool:
+    """All workers, and the images in progress. Lives in the process that writes the records.
 
     Args:
         ray: the module, connected to a cluster.
-        start: starts an actor of `Labeller`, and returns it, what is there once it has a place, and what is there once
-            it has its models.
+        start: starts a worker.
         count: of workers.
-        chunk: most pictures that are sent at once.
+        chunk_size: most images that are sent at once.
     """
 
-    def __init__(self, ray: Any, start: Callable[[], tuple[Any, Any, Any]], count: int, chunk: int) -> None:
-        self._ray, self._start, self._chunk = ray, start, chunk
-        self._workers = [_Worker(number, *start()) for number in range(count)]
+    def __init__(self, ray: Any, start: Callable[[], StartedWorker], count: int, chunk_size: int) -> None:
+        self._ray, self._start, self._chunk_size = ray, start, chunk_size
+        self._slots = [_Slot(number, *start()) for number in range(count)]
         self._suspects: deque[Item] = deque()  # were with a worker when it died
-        self._read_here: deque[Item] = deque()  # hold their bytes
-        self._deaths = self._deaths_at_start = 0
+        self._read_here: deque[Item] = deque()  # hold their bytes, because their worker cannot read them
+        self._deaths = self._deaths_while_loading = 0
         self._placement_ends = time.monotonic() + _PLACEMENT_SECONDS
 
     def close(self) -> None:
         """End all workers."""
-        for worker in self._workers:
+        for slot in self._slots:
             with suppress(Exception):  # the cluster itself may be gone
-                self._ray.kill(worker.actor)
+                self._ray.kill(slot.actor)
 
-    def wait(self, stop: Stop) -> None:
-        """Wait until the workers have their models: all of them, or the first and those that are not far behind."""
+    def wait_until_loaded(self, should_stop: StopCheck) -> None:
+        """Wait until the workers have their models: all of them, or the first and those not far behind it."""
         ends = float("inf")
-        while any(worker.loading for worker in self._workers) and time.monotonic() < ends and not stop():
-            for _ in self._events():
-                pass  # nothing but models is under way
-            if ends == float("inf") and not all(worker.loading for worker in self._workers):
+        while any(slot.loading for slot in self._slots) and time.monotonic() < ends and not should_stop():
+            for _ in self._poll():
+                pass  # nothing but models is in progress
+            if ends == float("inf") and not all(slot.loading for slot in self._slots):
                 ends = time.monotonic() + _STRAGGLER_SECONDS
 
-    def outcomes(self, items: Iterator[Item], stop: Stop) -> Generator[tuple[Outcome, int], None, None]:
+    def label(self, items: Iterator[Item], should_stop: StopCheck) -> Generator[tuple[Outcome, int], None, None]:
         """Yield the outcome of every item, with the number of its worker, as they come.
 
         Raises:
@@ -141,132 +146,132 @@ class Crew:
         """
         stopping = False
         while True:
-            if not stopping and stop():
+            if not stopping and should_stop():
                 stopping = True
-                for worker in self._workers:
-                    worker.actor.stop.remote()
-            # One chunk for each worker before the second for any: there may be few pictures.
-            for worker in [] if stopping else self._workers * CHUNKS_PER_WORKER:
-                self._supply(worker, items)
-            idle = not any(worker.chunks for worker in self._workers)
-            # A worker that has its models and is given nothing means that there is nothing left.
-            if idle and (stopping or not all(worker.loading for worker in self._workers)):
+                for slot in self._slots:
+                    slot.actor.stop.remote()
+            # One chunk for each worker before the second for any: there may be few images.
+            for slot in [] if stopping else self._slots * CHUNKS_PER_WORKER:
+                self._send_next_chunk(slot, items)
+            is_idle = not any(slot.chunks for slot in self._slots)
+            # If a worker that has its models was sent nothing, nothing is left.
+            if is_idle and (stopping or not all(slot.loading for slot in self._slots)):
                 return
-            yield from self._events()
+            yield from self._poll()
 
-    def _supply(self, worker: _Worker, items: Iterator[Item]) -> None:
-        """Send the worker one more chunk, if it has room; suspects come first, each to a worker with nothing else."""
-        if worker.loading or worker.alone or len(worker.chunks) >= CHUNKS_PER_WORKER:
+    def _send_next_chunk(self, slot: _Slot, items: Iterator[Item]) -> None:
+        """Send one more chunk, if the worker has room; suspects come first, each to a worker with nothing else."""
+        if slot.loading or slot.was_alive or len(slot.chunks) >= CHUNKS_PER_WORKER:
             return
         if self._suspects:
-            if not worker.chunks:
-                # A worker that was dead by then, unnoticed, must not count against the picture.
-                worker.alone = worker.actor.__ray_ready__.remote()
-                self._send(worker, [self._suspects.popleft()])
-        elif chunk := list(islice(chain(_emptied(self._read_here), items), self._chunk)):
-            self._send(worker, chunk)
+            if slot.chunks:
+                return
+            # A worker that had died by now, unnoticed, must not count against the image.
+            slot.was_alive = slot.actor.__ray_ready__.remote()
+            chunk = [self._suspects.popleft()]
+        else:
+            chunk = [self._read_here.popleft() for _ in range(min(self._chunk_size, len(self._read_here)))]
+            chunk += islice(items, self._chunk_size - len(chunk))
+        if chunk:
+            slot.chunks[slot.actor.label.remote(chunk)] = chunk
 
-    def _send(self, worker: _Worker, items: list[Item]) -> None:
-        worker.chunks[worker.actor.label.remote(items)] = items
-
-    def _events(self) -> Iterator[tuple[Outcome, int]]:
-        """Wait a moment for something to happen, and yield the outcomes in it."""
-        waited = {ref: worker for worker in self._workers for ref in (worker.loading, *worker.chunks) if ref}
-        self._ray.wait(list(waited), timeout=_POLL_SECONDS)
-        ready, _ = self._ray.wait(list(waited), num_returns=len(waited), timeout=0)
+    def _poll(self) -> Iterator[tuple[Outcome, int]]:
+        """Wait up to `_POLL_SECONDS` for workers, and yield the outcomes that have come."""
+        waiting = {ref: slot for slot in self._slots for ref in (slot.loading, *slot.chunks) if ref}
+        self._ray.wait(list(waiting), timeout=_POLL_SECONDS)
+        ready, _ = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         for ref in ready:
-            worker = waited[ref]
-            if ref == worker.loading:
-                self._loaded(worker)
-            elif ref in worker.chunks:  # else its worker was replaced just now
-                for outcome in self._collected(worker, ref):
-                    yield outcome, worker.number
+            slot = waiting[ref]
+            if ref == slot.loading:
+                self._finish_loading(slot)
+            elif ref in slot.chunks:  # else its worker was replaced just now
+                for outcome in self._collect(slot, ref):
+                    yield outcome, slot.number
         self._check_placement()
 
-    def _loaded(self, worker: _Worker) -> None:
+    def _finish_loading(self, slot: _Slot) -> None:
         errors = self._ray.exceptions
         try:
-            self._ray.get(worker.loading)
-        except errors.RayTaskError as error:  # raised by the recipe
-            raise error.cause if isinstance(error.cause, Exception) else WorkerError(describe(error)) from error
+            self._ray.get(slot.loading)
+        except errors.RayTaskError as error:  # raised by the task spec
+            cause = error.cause
+            raise cause if isinstance(cause, Exception) else WorkerError(describe_error(error)) from error
         except errors.RayError as error:
-            self._deaths_at_start += 1
-            if self._deaths_at_start >= _DEATHS_AT_START:
+            self._deaths_while_loading += 1
+            if self._deaths_while_loading >= _MAX_DEATHS_WHILE_LOADING:
                 hint = "have they the memory, and every machine this version of the package?"
-                raise WorkerError(f"workers die when they load the models: {_cause(error)}; {hint}") from error
-            self._replace(worker)
+                raise WorkerError(f"workers die when they load the models: {_death_cause(error)}; {hint}") from error
+            self._replace(slot)
         else:
-            worker.loading, self._deaths_at_start = None, 0
+            slot.loading, self._deaths_while_loading = None, 0
 
-    def _collected(self, worker: _Worker, ref: Any) -> Iterator[Outcome]:
-        """Take the answer to a chunk, or find out what became of it."""
+    def _collect(self, slot: _Slot, ref: Any) -> Iterator[Outcome]:
+        """Yield the outcomes of a chunk. If its worker died, its images become suspects or, proven guilty, failures."""
         errors = self._ray.exceptions
-        items, alone, worker.alone = worker.chunks.pop(ref), worker.alone, None
+        items, was_alive, slot.was_alive = slot.chunks.pop(ref), slot.was_alive, None
         try:
             outcomes = self._ray.get(ref)
-        except errors.RayTaskError as error:  # not the models', whose errors are outcomes
-            yield from self._again(items, alone is not None, describe(error.cause or error), "model")
+        except errors.RayTaskError as error:  # not of the models, whose errors are outcomes
+            reason = describe_error(error.cause or error)
+            yield from self._suspect(items, was_alive is not None, reason, "model")
         except errors.RayError as error:
             self._deaths += 1
-            if self._deaths >= _DEATHS:
-                raise WorkerError(f"{_DEATHS} workers died in a row, the last one so: {_cause(error)}") from error
-            items += [item for chunk in worker.chunks.values() for item in chunk]
-            self._replace(worker)
-            yield from self._again(items, self._is_there(alone), f"its worker died twice: {_cause(error)}", "crash")
+            if self._deaths >= _MAX_DEATHS:
+                message = f"{_MAX_DEATHS} workers died in a row, the last one so: {_death_cause(error)}"
+                raise WorkerError(message) from error
+            items += [item for chunk in slot.chunks.values() for item in chunk]
+            self._replace(slot)
+            reason = f"its worker died twice: {_death_cause(error)}"
+            yield from self._suspect(items, self._is_ready(was_alive), reason, "crash")
         else:
             self._deaths = 0 if outcomes else self._deaths
-            yield from self._readable(outcomes, items)
+            yield from self._read_for_worker(outcomes, items)
 
-    def _is_there(self, ref: Any) -> bool:
+    def _is_ready(self, ref: Any) -> bool:
         if ref is not None:
             with suppress(self._ray.exceptions.RayError):
                 self._ray.get(ref, timeout=1)
                 return True
         return False
 
-    def _again(self, items: list[Item], convict: bool, reason: str, kind: str) -> Iterator[Outcome]:
-        """Suspect the items, or convict the one that was alone."""
-        if convict:
+    def _suspect(self, items: list[Item], is_guilty: bool, reason: str, kind: str) -> Iterator[Outcome]:
+        """Put items among the suspects, or yield the failure of the one that was alone with its worker."""
+        if is_guilty:
             yield Failure(file=items[0].file, reason=reason, kind=kind, attempts=2)
         else:
             self._suspects.extend(items)
 
-    def _readable(self, outcomes: Sequence[Outcome], items: Sequence[Item]) -> Iterator[Outcome]:
-        """Pass outcomes on, but for pictures that the worker could not read, and this process can."""
-        named = {item.file: item for item in items}
+    def _read_for_worker(self, outcomes: Sequence[Outcome], items: Sequence[Item]) -> Iterator[Outcome]:
+        """Yield outcomes, except of images that only this process can read: those are sent again as bytes."""
+        by_name = {item.file: item for item in items}
         for outcome in outcomes:
             if isinstance(outcome, Failure) and outcome.kind == "read":
                 try:
-                    data = named[outcome.file].read()
-                except Exception:  # as the worker said
+                    data = by_name[outcome.file].read()
+                except Exception:  # of the same kind as the worker's, whose failure stands
                     yield outcome
                 else:
                     self._read_here.append(Item(outcome.file, partial(bytes, data)))
             else:
                 yield outcome
 
-    def _replace(self, worker: _Worker) -> None:
-        """Put a new actor into the place of one that died. What was under way to it is lost."""
-        self._ray.kill(worker.actor)  # it may only be out of reach
-        worker.chunks.clear()
-        worker.actor, worker.placed, worker.loading = self._start()
+    def _replace(self, slot: _Slot) -> None:
+        """Start a new worker in the place of one that died. Its chunks are lost."""
+        self._ray.kill(slot.actor)  # it may only be out of reach
+        slot.chunks.clear()
+        slot.actor, slot.placed, slot.loading = self._start()
         self._placement_ends = time.monotonic() + _PLACEMENT_SECONDS
 
     def _check_placement(self) -> None:
-        """Raise WorkerError where no worker was given its resources for long: others hold them."""
-        if time.monotonic() < self._placement_ends or not all(worker.loading for worker in self._workers):
+        """Raise WorkerError if no worker was given its resources for long: others hold them."""
+        if time.monotonic() < self._placement_ends or not all(slot.loading for slot in self._slots):
             return
-        if not self._ray.wait([worker.placed for worker in self._workers], timeout=0)[0]:
+        if not self._ray.wait([slot.placed for slot in self._slots], timeout=0)[0]:
             raise WorkerError(f"no worker was given its CPUs and GPUs in {_PLACEMENT_SECONDS:.0f} s: others hold them")
 
 
-def _emptied(queue: deque[Item]) -> Iterator[Item]:
-    while queue:
-        yield queue.popleft()
-
-
-def _cause(error: Exception) -> str:
-    """What Ray says of a death in its last line, less the advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [describe(error)]
+def _death_cause(error: Exception) -> str:
+    """The last line of Ray's message about a death, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [describe_error(error)]
     detail = lines[-1].partition("Worker exit detail: ")[2] or lines[-1]
     return detail.partition(" Some common causes")[0][:300]

@@ -1,1 +1,23 @@
-"""Annotation formats: one file each, reading and writing."""
+"""Annotation formats, one file each, reading and writing. Their names are known here before any of them is loaded."""
+
+EXPORT_FORMATS = {  # name -> module and class of its `exporter.Exporter`
+    "coco": ("coco", "CocoExporter"),
+    "yolo-seg": ("yolo", "YoloSegmentExporter"),
+    "yolo-box": ("yolo", "YoloBoxExporter"),
+    "voc": ("voc", "VocExporter"),
+    "labelme": ("labelme", "LabelMeExporter"),
+    "labelme-mask": ("labelme", "LabelMeMaskExporter"),
+    "label-studio": ("label_studio", "LabelStudioExporter"),
+    "label-studio-polygon": ("label_studio", "LabelStudioPolygonExporter"),
+    "cvat": ("cvat", "CvatExporter"),
+    "png": ("png", "PngExporter"),
+    "panoptic": ("panoptic", "PanopticExporter"),
+    "csv": ("table", "CsvExporter"),
+    "parquet": ("table", "ParquetExporter"),
+}
+IMPORT_FORMATS = {  # name -> module and class of its `annotations.AnnotationReader`
+    "coco": ("coco", "CocoReader"),
+    "labelme": ("labelme", "LabelMeReader"),
+    "label-studio": ("label_studio", "LabelStudioReader"),
+}
+NOTE = "export.txt"  # in every exported folder: what it holds, and what is lost

@@ -1,30 +1,34 @@
-"""What a person changed in an annotation tool -> reviews of a run."""
+"""Imports what people changed in an annotation tool, as reviews of a run."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from os import PathLike
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from grounded.data.phrases import parse
+from grounded.data.phrases import parse, phrase_key
 from grounded.errors import PromptError, ResultError
 from grounded.labelling import store
-from grounded.labelling.formats.image_names import PictureNames
-from grounded.labelling.formats.importing import Annotated, Annotation, Notes, Reader
-from grounded.labelling.formats.marks import mark
+from grounded.labelling.formats.annotations import AnnotatedImage, Annotation, AnnotationReader, Notes, find_image, mark
+from grounded.labelling.formats.image_names import ImageNames
 from grounded.labelling.records import Record
-from grounded.labelling.review import apply, log
-from grounded.labelling.review.log import Key, Review
-from segany.utils.rle import RLE, decode_rle
+from grounded.labelling.review.apply import resolve_reviews
+from grounded.labelling.review.log import (
+    Action,
+    InstanceKey,
+    Review,
+    append_reviews,
+    group_by_file,
+    read_reviews,
+)
+from segany.utils.rle import RLE, decode_rle, rle_area, rle_iou
 
 UNCHANGED_IOU = 0.999
-SAME_IOU = 0.5  # least IoU at which a mask without a mark is taken for a changed one
+SAME_IOU = 0.5  # least IoU at which a mask without a mark counts as a changed one
 _ROUNDED_IOU = 0.8  # of masks that differ at the outline alone: small ones are nothing but outline
-_AT_ONCE = 256  # reviews appended together
+_REVIEWS_AT_ONCE = 256  # appended together
 
 UNKNOWN = "pictures that the run does not have, left out"
 AMBIGUOUS = "pictures whose name fits several of the run, left out"
@@ -33,93 +37,84 @@ NEW_LABELS = "labels that the run was not asked for, taken as they are"
 
 
 @dataclass(frozen=True)
-class Known:
-    """An instance as it stands after the reviews so far, rejected ones included."""
+class ReviewedInstance:
+    """An instance as it is after the reviews so far, rejected ones included."""
 
-    key: Key
+    key: InstanceKey
     phrase: str
     rle: RLE
-    marks: frozenset[str]  # what exports may have called it, before and after reviews
+    marks: frozenset[str]  # that exports may have given it, before and after reviews
     is_kept: bool = True
     is_seen: bool = False  # whether a person has looked at the mask
 
 
 @dataclass(frozen=True)
-class Corrected:
-    """What came of an import: pictures compared, reviews by action, and pictures refused with the reason."""
+class ImportedCorrections:
+    """The result of an import: images compared, reviews by action, and images refused with the reason."""
 
-    pictures: int
+    images: int
     actions: Counter[str]
     refused: dict[str, str] = field(default_factory=dict)
 
 
 def import_corrections(
-    folder: str | PathLike[str], reader: Reader, source: str, notes: Notes, keep_missing: bool = False
-) -> Corrected:
+    folder: str | PathLike[str], reader: AnnotationReader, source: str, notes: Notes, keep_missing: bool = False
+) -> ImportedCorrections:
     """Compare annotations with a run's records as they are reviewed so far, and append the differences as reviews.
 
-    What is as it was is accepted, and what is missing from an annotated picture is rejected. Importing the same file
+    Unchanged instances are accepted, and those missing from an annotated image are rejected. Importing the same file
     again adds nothing.
 
     Args:
         folder: of the run.
         reader: of the annotations.
         source: name of the tool, for the reviews.
-        notes: is told of what is left out.
+        notes: annotations that are left out are added.
         keep_missing: reject nothing, as where only a part of the instances was exported. LabelMe's and Label Studio's
-            files tell by themselves which those were.
+            files list the exported ones themselves.
 
     Raises:
         ResultError: the folder holds no run, or the annotations cannot be read.
         OutputError: the reviews cannot be written.
     """
-    phrases = {_key(phrase) for phrase in store.Run.read(folder).phrases}
-    index, said = store.record_index(folder), log.by_file(log.read(folder))
-    names, done, refused = PictureNames(index), set[str](), dict[str, str]()
+    phrases = {_label_key(phrase) for phrase in store.Run.read(folder).phrases}
+    index, reviews = store.index_records(folder), group_by_file(read_reviews(folder))
+    names, done, refused = ImageNames(index), set[str](), dict[str, str]()
     actions: Counter[str] = Counter()
-    waiting: list[Review] = []
-    for annotated in reader.pictures(notes):
+    pending: list[Review] = []
+    for annotated in reader.images(notes):
         if annotated.error:
             refused[annotated.names[0]] = annotated.error
             continue
-        file = found(annotated, names, notes)
+        file = find_image(annotated, names, notes, UNKNOWN, AMBIGUOUS)
         if file is None:
             continue
         try:
             if file in done:
                 raise ResultError("the picture is annotated twice; the first counts")
-            record = store.record_at(*index[file])
-            check(annotated, record)
+            record = store.read_record_at(*index[file])
+            check_comparable(annotated, record)
             exported = frozenset[str]() if keep_missing else annotated.exported
-            made = compare(record, said.get(file, []), annotated.annotations, source, exported)
+            new = compare(record, reviews.get(file, []), annotated.annotations, source, exported)
         except ResultError as error:
             refused[annotated.names[0]] = str(error)
             continue
         done.add(file)
         for annotation in annotated.annotations:
-            if _key(annotation.label) not in phrases:
+            if _label_key(annotation.label) not in phrases:
                 notes.add(NEW_LABELS, annotation.label)
-        actions.update(review.action for review in made)
-        waiting += made
-        if len(waiting) >= _AT_ONCE:
-            log.append(folder, *waiting)
-            waiting.clear()
-    if waiting:
-        log.append(folder, *waiting)
+        actions.update(review.action for review in new)
+        pending += new
+        if len(pending) >= _REVIEWS_AT_ONCE:
+            append_reviews(folder, *pending)
+            pending.clear()
+    if pending:
+        append_reviews(folder, *pending)
     notes.add(MISSING, count=len(index) - len(done))
-    return Corrected(len(done), actions, refused)
+    return ImportedCorrections(len(done), actions, refused)
 
 
-def found(annotated: Annotated, names: PictureNames, notes: Notes) -> str | None:
-    """The picture of the run that is meant; None, which `notes` is told of, where that cannot be said."""
-    candidates = names.candidates(annotated.names)
-    if len(candidates) == 1:
-        return candidates[0]
-    notes.add(AMBIGUOUS if candidates else UNKNOWN, annotated.names[0])
-    return None
-
-
-def check(annotated: Annotated, record: Record) -> None:
+def check_comparable(annotated: AnnotatedImage, record: Record) -> None:
     """Raise ResultError where annotations cannot be compared with a record."""
     for annotation in annotated.annotations:
         try:
@@ -130,111 +125,117 @@ def check(annotated: Annotated, record: Record) -> None:
     if annotated.image_size in (None, size):
         return
     expected, got = (f"{width} x {height}" for height, width in (size, annotated.image_size or size))
-    turned = annotated.image_size == size[::-1] and record.image.orientation > 4
-    hint = ": it was annotated as stored, and not upright as its EXIF orientation tells" if turned else ""
+    is_turned = annotated.image_size == size[::-1] and record.image.orientation > 4
+    hint = ": it was annotated as stored, and not upright as its EXIF orientation tells" if is_turned else ""
     raise ResultError(f"the picture must be of {expected} pixels, got {got}{hint}")
 
 
 def compare(
     record: Record,
-    said: Sequence[Review],
+    reviews: Sequence[Review],
     annotations: Sequence[Annotation],
     source: str,
     exported: Set[str] | None = None,
 ) -> list[Review]:
-    """Return the reviews that lead from a record as it is reviewed so far to what is annotated.
+    """Return the reviews that lead from a record as it is reviewed so far to the annotations.
 
     Args:
-        record: of a picture.
-        said: the reviews of that picture so far.
-        annotations: of that picture, all there are.
+        record: of an image.
+        reviews: of that image so far.
+        annotations: of that image, all there are.
         source: name of the tool.
-        exported: marks of the instances that the tool was given, None for all that have pixels. What it was not given
-            is not missing.
+        exported: marks of the instances that the tool was given, None for all that have pixels. Others are not missing.
 
     Raises:
         ResultError: a review does not fit the record.
     """
-    known = standing(record, said)
-    made: list[Review] = []
+    instances = reviewed_instances(record, reviews)
+    new: list[Review] = []
 
-    def review(action: log.Action, key: Key, phrase: str | None = None, mask: RLE | None = None) -> None:
-        row, name = (key, None) if isinstance(key, int) else (None, key)
-        file, config = record.image.file, record.config
-        made.append(
+    def add_review(action: Action, key: InstanceKey, phrase: str | None = None, mask: RLE | None = None) -> None:
+        new.append(
             Review(
-                file=file, action=action, instance=row, id=name, phrase=phrase, mask=mask, source=source, config=config
+                file=record.image.file,
+                action=action,
+                instance=key if isinstance(key, int) else None,
+                id=key if isinstance(key, str) else None,
+                phrase=phrase,
+                mask=mask,
+                source=source,
+                config=record.config,
             )
         )
 
-    pairs = paired(known, annotations)
-    for i, before in enumerate(known):
+    pairs = pair_annotations(instances, annotations)
+    for i, instance in enumerate(instances):
         if i not in pairs:
-            was_given = coco_mask.area(before.rle) > 0 if exported is None else bool(before.marks & exported)
-            if before.is_kept and was_given:
-                review("reject", before.key)
+            was_exported = rle_area([instance.rle])[0] > 0 if exported is None else bool(instance.marks & exported)
+            if instance.is_kept and was_exported:
+                add_review("reject", instance.key)
             continue
-        after = annotations[pairs[i]]
-        is_changed = not is_same(before.rle, after)
-        if not is_changed and not (before.is_seen and before.is_kept):
-            review("accept", before.key)
+        annotation = annotations[pairs[i]]
+        is_changed = not is_same_mask(instance.rle, annotation)
+        if not is_changed and not (instance.is_seen and instance.is_kept):
+            add_review("accept", instance.key)
         if is_changed:
-            review("redraw", before.key, mask=after.rle)
-        if _key(after.label) != _key(before.phrase):
-            review("relabel", before.key, phrase=after.label)
-    taken = {before.key for before in known}
+            add_review("redraw", instance.key, mask=annotation.rle)
+        if _label_key(annotation.label) != _label_key(instance.phrase):
+            add_review("relabel", instance.key, phrase=annotation.label)
+    taken = {instance.key for instance in instances}
     for j in sorted(set(range(len(annotations))) - set(pairs.values())):
         key = _new_key(annotations[j], source, taken)
         taken.add(key)
-        review("add", key, annotations[j].label, annotations[j].rle)
-    return made
+        add_review("add", key, annotations[j].label, annotations[j].rle)
+    return new
 
 
-def standing(record: Record, said: Sequence[Review]) -> list[Known]:
-    """The instances of a record as they stand after reviews, then those that a person added."""
-    given = apply.of(record, said)
+def reviewed_instances(record: Record, reviews: Sequence[Review]) -> list[ReviewedInstance]:
+    """Return the instances of a record as they are after reviews, then those that a person added."""
+    states = resolve_reviews(record, reviews)
     found = []
     for row, (rle, label) in enumerate(zip(record.instances.rles, record.instances.labels.tolist(), strict=True)):
-        verdict = given.get(row)
-        phrase, mask = (verdict.phrase or label, verdict.mask or rle) if verdict else (label, rle)
+        state = states.get(row)
+        phrase, mask = (state.phrase or label, state.mask or rle) if state else (label, rle)
         marks = frozenset(mark(one, name) for one in (rle, mask) for name in (label, phrase))
-        kept, seen = (verdict.kept, verdict.mask_seen) if verdict else (True, False)
-        found.append(Known(row, phrase, mask, marks, kept, seen))
-    for key, verdict in given.items():
-        if isinstance(key, str) and verdict.phrase is not None and verdict.mask is not None:
-            marks = frozenset({mark(verdict.mask, verdict.phrase)})
-            found.append(Known(key, verdict.phrase, verdict.mask, marks, verdict.kept, verdict.mask_seen))
+        is_kept, is_seen = (state.is_kept, state.mask_seen) if state else (True, False)
+        found.append(ReviewedInstance(row, phrase, mask, marks, is_kept, is_seen))
+    for key, state in states.items():
+        if isinstance(key, str) and state.phrase is not None and state.mask is not None:
+            marks = frozenset({mark(state.mask, state.phrase)})
+            found.append(ReviewedInstance(key, state.phrase, state.mask, marks, state.is_kept, state.mask_seen))
     return found
 
 
-def paired(known: Sequence[Known], annotations: Sequence[Annotation]) -> dict[int, int]:
-    """Return which annotation each instance has become: the one of its mark, or else the one of the best IoU.
+def pair_annotations(instances: Sequence[ReviewedInstance], annotations: Sequence[Annotation]) -> dict[int, int]:
+    """Return the annotation that belongs to each instance: the one of its mark, or else the one of the best IoU.
 
-    Where several bear the same mark, as copies do, the one of the best IoU is meant. Of equal ones, labels that are
-    alike go together, and instances that are kept go before rejected ones.
+    Where several bear the same mark, as copies do, the one of the best IoU belongs to it. Of equal ones, labels that
+    are alike go together, and instances that are kept go before rejected ones.
+
+    Returns:
+        Index of an instance to index of its annotation, for those that have one.
     """
-    if not known or not annotations:
+    if not instances or not annotations:
         return {}
-    ious = coco_mask.iou([a.rle for a in annotations], [k.rle for k in known], [0] * len(known))
-    alike = np.array([[_key(a.label) == _key(k.phrase) for k in known] for a in annotations])
-    fit = ious + 1e-6 * alike + 1e-7 * np.array([k.is_kept for k in known])
-    marked = np.array([[a.mark in k.marks for k in known] for a in annotations])
+    ious = rle_iou([a.rle for a in annotations], [i.rle for i in instances])
+    same_label = np.array([[_label_key(a.label) == _label_key(i.phrase) for i in instances] for a in annotations])
+    fit = ious + 1e-6 * same_label + 1e-7 * np.array([i.is_kept for i in instances])
+    same_mark = np.array([[a.mark in i.marks for i in instances] for a in annotations])
     pairs: dict[int, int] = {}
-    for allowed in (marked & ((ious > 0) | alike), ious >= SAME_IOU):
+    for allowed in (same_mark & ((ious > 0) | same_label), ious >= SAME_IOU):
         for j, i in sorted(zip(*np.nonzero(allowed), strict=True), key=lambda pair: -fit[pair]):
             if i not in pairs and j not in pairs.values():
                 pairs[int(i)] = int(j)
     return pairs
 
 
-def is_same(before: RLE, after: Annotation) -> bool:
+def is_same_mask(before: RLE, after: Annotation) -> bool:
     """Whether a mask came back as it was.
 
     A rounded one may differ by pixels that touch the outline, which is all that another way of drawing changes.
     """
-    iou = float(coco_mask.iou([after.rle], [before], [0])[0, 0])
-    both_empty = not coco_mask.area(before) and not coco_mask.area(after.rle)
-    if iou >= UNCHANGED_IOU or both_empty:
+    iou = float(rle_iou([after.rle], [before])[0, 0])
+    if iou >= UNCHANGED_IOU or not rle_area([before, after.rle]).any():
         return True
     if not after.is_rounded or iou < _ROUNDED_IOU:
         return False
@@ -244,8 +245,8 @@ def is_same(before: RLE, after: Annotation) -> bool:
     return bool((new <= widest).all() and (narrowest <= new).all())
 
 
-def _new_key(annotation: Annotation, source: str, taken: set[Key]) -> str:
-    """An id that is the same when the same annotation is imported again."""
+def _new_key(annotation: Annotation, source: str, taken: Set[InstanceKey]) -> str:
+    """Return an id that is the same when the same annotation is imported again."""
     name = f"{source}-{mark(annotation.rle, annotation.label)}"
     number = 2
     key = name
@@ -254,6 +255,6 @@ def _new_key(annotation: Annotation, source: str, taken: set[Key]) -> str:
     return key
 
 
-def _key(phrase: str) -> str:
-    """Equal for labels that are the same phrase."""
-    return unicodedata.normalize("NFC", " ".join(phrase.split())).casefold()
+def _label_key(label: str) -> str:
+    """Return a key that is equal for labels that are the same phrase, whatever white space a tool has put in."""
+    return phrase_key(" ".join(label.split()))

@@ -1,77 +1,69 @@
-"""CVAT for images 1.1: one XML file, with masks, which say parts and holes.
+"""CVAT for images 1.1: one XML file, with masks, which keep parts and holes.
 
-    annotations.xml   to be uploaded as annotations of a task on the same pictures
+    annotations.xml   to be uploaded as annotations of a task on the same images
     labels.json       to be pasted as raw labels when the task is made
-    images/           with copies of the pictures
+    images/           with copies of the images
 
 A mask is the box around its pixels, and run lengths in that box, row by row, the first of them of background. Masks lie
-upon one another by `z_order`, the best score on top. CVAT shows pictures upright, as the annotations have them.
+upon one another by `z_order`, the best score on top. CVAT shows images upright, as the annotations have them.
 """
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
 import numpy as np
 
 from grounded.data.instances import Instances
-from grounded.labelling.formats import pictures
-from grounded.labelling.formats.labels import numbered, of_classes, with_pixels
-from grounded.labelling.formats.xml import element, plain
+from grounded.labelling.formats.exporter import Exporter
+from grounded.labelling.formats.xml import xml_element, xml_text
 from grounded.labelling.records import Record
-from grounded.utils.files import explained
-from grounded.utils.folders import opened, write_file
+from grounded.utils.files import open_new, output_errors, write_new
 from segany.utils.rle import RLE, decode_rle
 
 _HEAD = '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
 
 
-def write(
-    records: Iterable[Record],
-    classes: Sequence[str],
-    folder: Path,
-    images: Callable[[str], bytes] | None = None,
-) -> Counter[str]:
-    """Write `annotations.xml`; see `grounded.labelling.formats.exporting.Write`."""
-    lost: Counter[str] = Counter()
-    names, numbers = pictures.Names(lost), numbered(classes)
-    write_file(folder / "labels.json", _labels_json(classes))
-    count, body = 0, folder / ".images.xml"
-    with opened(body) as write_line:
-        for record in records:
-            instances = with_pixels(of_classes(record, numbers), lost)
-            name = record.image.file
-            if images is not None:
-                name = names.name(record.image)
-                pictures.save(folder / "images" / name, record.image, images, lost)
-            lost["scores, for which there is no place"] += int(np.isfinite(instances.scores).sum())
-            write_line(f"{_image(count, name, instances)}\n".encode())
-            count += 1
-    # How many pictures there are stands before them.
-    path = folder / "annotations.xml"
-    with opened(path) as write_part:
-        write_part(f"{_HEAD}  {_meta(classes, count)}\n".encode())
-    with explained(path):
-        with body.open("rb") as images_file, path.open("ab") as file:
-            shutil.copyfileobj(images_file, file)
-            file.write(b"</annotations>\n")
-        body.unlink()
-    return lost
+class CvatExporter(Exporter):
+    """Writes `annotations.xml`, whose head states the number of images: it is put before them at the end."""
+
+    def begin(self) -> None:
+        labels = [{"name": label, "type": "any", "attributes": []} for label in self.classes]
+        data = json.dumps(labels, ensure_ascii=False, indent=1).encode() + b"\n"
+        write_new(self.folder / "labels.json", data)
+        self._body = self.folder / ".images.xml"
+        self._write_body = self.open_files.enter_context(open_new(self._body))
+        self._count = 0
+
+    def add(self, record: Record, instances: Instances, stem: str, file: str) -> None:
+        height, width = instances.image_size
+        shapes = "".join(f"\n    {mask}" for mask in mask_elements(instances))
+        content = f"{shapes}\n  " if shapes else ""
+        image = xml_element("image", content, id=self._count, name=file, width=width, height=height)
+        self._write_body(f"  {image}\n".encode())
+        self._count += 1
+        self.lost["scores, for which there is no place"] += int(np.isfinite(instances.scores).sum())
+
+    def end(self) -> None:
+        self.open_files.close()
+        path = self.folder / "annotations.xml"
+        write_new(path, f"{_HEAD}  {_meta(self.classes, self._count)}\n".encode())
+        with output_errors(path):
+            with self._body.open("rb") as images, path.open("ab") as file:
+                shutil.copyfileobj(images, file)
+                file.write(b"</annotations>\n")
+            self._body.unlink()
 
 
-def masks(instances: Instances) -> Iterator[str]:
-    """Yield the <mask> of each instance that has pixels."""
+def mask_elements(instances: Instances) -> Iterator[str]:
+    """Yield the <mask> of each instance, all of which have pixels."""
     # The first rank lies at the bottom: nan, then from low scores to high ones, and of equal ones the last.
     best_first = np.argsort(-instances.scores, kind="stable")
     heights = np.argsort(best_first[::-1])
     for row, rle in enumerate(instances.rles):
-        left, top, width, height, runs = _runs(rle)
-        if not runs:
-            continue
-        yield element(
+        left, top, width, height, runs = _runs_in_box(rle)
+        yield xml_element(
             "mask",
             label=instances.labels[row],
             source="auto",
@@ -85,18 +77,10 @@ def masks(instances: Instances) -> Iterator[str]:
         )
 
 
-def _image(number: int, name: str, instances: Instances) -> str:
-    height, width = instances.image_size
-    shapes = "".join(f"\n    {mask}" for mask in masks(instances))
-    return "  " + element("image", f"{shapes}\n  " if shapes else "", id=number, name=name, width=width, height=height)
-
-
-def _runs(rle: RLE) -> tuple[int, int, int, int, list[int]]:
-    """Left, top, width and height of the box around a mask in pixels, and its run lengths; none for an empty mask."""
+def _runs_in_box(rle: RLE) -> tuple[int, int, int, int, list[int]]:
+    """Return left, top, width and height of the box around a mask that is not empty, and its run lengths by rows."""
     mask = decode_rle([rle])[0].numpy()
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return 0, 0, 0, 0, []
     top, left = int(rows[0]), int(columns[0])
     part = mask[top : rows[-1] + 1, left : columns[-1] + 1]
     flat = part.ravel()
@@ -105,11 +89,7 @@ def _runs(rle: RLE) -> tuple[int, int, int, int, list[int]]:
 
 
 def _meta(classes: Sequence[str], count: int) -> str:
-    named = [element("label", f"<name>{escape(plain(label))}</name><type>any</type><attributes/>") for label in classes]
-    task = f"<name>grounded</name><size>{count}</size><mode>annotation</mode><labels>{''.join(named)}</labels>"
+    names = (f"<name>{escape(xml_text(label))}</name><type>any</type><attributes/>" for label in classes)
+    labels = "".join(xml_element("label", name) for name in names)
+    task = f"<name>grounded</name><size>{count}</size><mode>annotation</mode><labels>{labels}</labels>"
     return f"<meta><task>{task}</task></meta>"
-
-
-def _labels_json(classes: Sequence[str]) -> bytes:
-    labels = [{"name": label, "type": "any", "attributes": []} for label in classes]
-    return json.dumps(labels, ensure_ascii=False, indent=1).encode() + b"\n"

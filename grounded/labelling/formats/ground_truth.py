@@ -1,4 +1,4 @@
-"""Annotations as a run of their own: to look at, to export in another format, to measure others by."""
+"""Imports annotations as a run of their own: to look at, to export in another format, to measure others by."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,54 +8,56 @@ from pathlib import Path
 
 import numpy as np
 
+from grounded.data.instances import Instances
 from grounded.errors import ResultError
-from grounded.labelling.formats.image_names import PictureNames
-from grounded.labelling.formats.importing import SOURCE, Annotated, Notes, Reader
+from grounded.labelling.formats.annotations import SOURCE, AnnotatedImage, AnnotationReader, Notes, find_image
+from grounded.labelling.formats.image_names import ImageNames
 from grounded.labelling.records import ImageInfo, Record
 from grounded.labelling.store import Run, fingerprint, open_run
-from grounded.stages.answers import from_masks
 
-NO_PICTURE = "pictures that the source does not have, kept under the name that the file has"
+UNKNOWN = "pictures that the source does not have, kept under the name that the file has"
 AMBIGUOUS = "pictures whose name fits several of the source, kept under the name that the file has"
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What came of an import: pictures and instances written, and pictures refused with the reason."""
+class ImportedGroundTruth:
+    """The result of an import: images and instances written, and images refused with the reason."""
 
-    pictures: int
+    images: int
     instances: int
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def import_truths(
+def import_ground_truth(
     folder: str | PathLike[str],
-    reader: Reader,
+    reader: AnnotationReader,
     run: Run,
     notes: Notes,
     files: Sequence[str] | None = None,
     restart: bool = False,
-) -> Imported:
-    """Write annotations as the records of a run; pictures that have a record already are passed over.
+) -> ImportedGroundTruth:
+    """Write annotations as the records of a run; images that have a record already are passed over.
 
     Args:
         folder: of the run, which is new, empty, or from a run that was cut off.
         reader: of the annotations.
         run: see `run_of`.
-        notes: is told of what is left out.
-        files: names of the pictures in the source of the run, which are used where they are meant; None if unknown.
-        restart: put aside what the folder holds.
+        notes: annotations that are left out are added.
+        files: names of the images in the source of the run, which replace the fitting names of the annotations; None if
+            unknown.
+        restart: put aside the earlier contents of the folder.
 
     Raises:
         ConfigError: the folder holds another run, and `restart` is not set.
         ResultError: the annotations cannot be read.
         OutputError: the records cannot be written.
     """
-    names = None if files is None else PictureNames(files)
+    names = None if files is None else ImageNames(files)
     done, refused, instances = set[str](), dict[str, str](), 0
     with open_run(folder, run, restart) as writer:
-        for annotated in reader.pictures(notes):
-            file = annotated.names[0] if names is None else _named(annotated, names, notes)
+        for annotated in reader.images(notes):
+            file = None if names is None else find_image(annotated, names, notes, UNKNOWN, AMBIGUOUS)
+            file = annotated.names[0] if file is None else file
             try:
                 if file in done:
                     raise ResultError("the picture is annotated twice; the first counts")
@@ -67,17 +69,17 @@ def import_truths(
             instances += len(record.instances)
             if file not in writer.done:
                 writer.append(record)
-    return Imported(len(done), instances, refused)
+    return ImportedGroundTruth(len(done), instances, refused)
 
 
-def run_of(reader: Reader, path: Path, name: str, source: str) -> Run:
-    """Return what is asked by an import: the labels are the phrases.
+def run_of(reader: AnnotationReader, path: Path, name: str, source: str) -> Run:
+    """Return the description of a run that is imported: the labels are its phrases.
 
     Args:
         reader: of the annotations.
         path: of the annotations, a change of which makes another run of it.
         name: of the format.
-        source: absolute, of the pictures.
+        source: absolute, of the images.
 
     Raises:
         ResultError: the annotations cannot be read.
@@ -88,35 +90,27 @@ def run_of(reader: Reader, path: Path, name: str, source: str) -> Run:
     return Run(source=source, phrases=phrases, configuration=configuration, config=config, phrase_scores=False)
 
 
-def record_of(annotated: Annotated, file: str, run: Run) -> Record:
-    """Return what is annotated in a picture as a record. Raises ResultError where it cannot be said what."""
+def record_of(annotated: AnnotatedImage, file: str, run: Run) -> Record:
+    """Return the annotations of an image as a record. Raises ResultError where they or its size are missing."""
     if annotated.error:
         raise ResultError(annotated.error)
     if annotated.image_size is None:
         raise ResultError("the size of the picture is not stated")
     if not file:
         raise ResultError("the picture must have a name")
-    places = {phrase: i for i, phrase in enumerate(run.phrases)}
+    phrase_ids = {phrase: i for i, phrase in enumerate(run.phrases)}
     scores = np.array([annotation.score for annotation in annotated.annotations], np.float32)
-    instances = from_masks(
+    instances = Instances.from_masks(
         run.phrases,
         annotated.image_size,
         [annotation.rle for annotation in annotated.annotations],
-        np.array([places[annotation.label] for annotation in annotated.annotations], np.int64),
+        np.array([phrase_ids[annotation.label] for annotation in annotated.annotations], np.int64),
         np.full_like(scores, np.nan),
         SOURCE,
     )
     height, width = annotated.image_size
     image = ImageInfo(file=file, width=width, height=height)
     return Record(image=image, instances=replace(instances, scores=scores), config=run.config)
-
-
-def _named(annotated: Annotated, names: PictureNames, notes: Notes) -> str:
-    candidates = names.candidates(annotated.names)
-    if len(candidates) == 1:
-        return candidates[0]
-    notes.add(AMBIGUOUS if candidates else NO_PICTURE, annotated.names[0])
-    return annotated.names[0]
 
 
 def _digest(path: Path) -> str:

@@ -2,9 +2,9 @@
 
 It is that of the JavaScript package `@thi.ng/rle-pack`: a stream of bits, the first of a byte being its highest. A head
 of the number of values (32 bits), their width less one (5 bits) and the widths less one of four kinds of run lengths (4
-bits each); then runs, each a bit that tells runs of one value (1) from values one by one (0), 2 bits for the kind of
-its length, the length less one, and the value or values. Values are those of an RGBA picture row by row: four for each
-pixel, of which the last tells whether it is in the mask.
+bits each); then runs, each a bit (1 for a run of one value, 0 for values one by one), 2 bits for the kind of
+its length, the length less one, and the value or values. Values are those of an RGBA image row by row: four for each
+pixel, of which the last is the mask.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from grounded.errors import ResultError
 _VALUE_BITS = 8
 _LENGTH_BITS = (3, 4, 8, 16)
 _CHANNELS = 4
-_INSIDE = 128  # what the brush covers at least by half; its edges may be smooth
+_INSIDE = 128  # least value of a pixel in the mask, at least half covered; edges of the brush may be smooth
 
 
 def encode(mask: Bool[np.ndarray, "h w"]) -> list[int]:
@@ -42,7 +42,7 @@ def decode(data: Any, image_size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         image_size: (height, width) in pixels.
 
     Raises:
-        ResultError: the bytes are cut off, no such encoding, or of a picture of another size.
+        ResultError: the bytes are cut off, no such encoding, or of an image of another size.
     """
     height, width = image_size
     values = _values(data, height * width * _CHANNELS)
@@ -82,10 +82,10 @@ def _runs(read: "_Bits", count: int, length_bits: list[int]) -> Iterator[tuple[i
     """Yield where runs begin and end, and their value or values."""
     start = 0
     while start < count:
-        is_of_one, kind = read(1), read(2)
+        is_run, kind = read(1), read(2)
         length = read(length_bits[kind]) + 1
         stop = min(start + length, count)
-        if is_of_one:
+        if is_run:
             yield start, stop, read(_VALUE_BITS)
         else:
             yield start, stop, [read(_VALUE_BITS) for _ in range(start, stop)]
@@ -97,11 +97,11 @@ class _Bits:
 
     def __init__(self, stream: bytes) -> None:
         self._text = "".join(f"{byte:08b}" for byte in stream)
-        self._at = 0
+        self._position = 0
 
     def __call__(self, bits: int) -> int:
-        end = self._at + bits
+        end = self._position + bits
         if end > len(self._text):
             raise ResultError(f"a brushed mask is cut off after {len(self._text) // 8} bytes")
-        number, self._at = int(self._text[self._at : end], 2), end
+        number, self._position = int(self._text[self._position : end], 2), end
         return number

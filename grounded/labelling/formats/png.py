@@ -1,72 +1,80 @@
-"""Plain PNG files, which anything reads:
+"""Plain PNG files, which anything reads, and PNG helpers of the other formats.
 
-    classes.csv       value, class: what the values of the class pictures mean, from 1; 0 is no instance
+    classes.csv       value, class: the class of each value in the class maps, from 1; 0 is no instance
     class/a/b.png     class of each pixel; grey, 8 bits, 16 for more than 255 classes
     mask/a/b/000.png  mask of one instance, 255 inside and 0 outside, numbered as the record has them
     instances.csv     picture, mask, value, class, score: a row for each mask
-    images/a/b.jpg    with copies of the pictures
+    images/a/b.jpg    with copies of the images
 
-All are of the picture's size. Masks hold every pixel, also where instances overlap; in the class picture the better
-score has the pixel.
+All are of the image's size. Masks hold every pixel, also where instances overlap; in the class map the better score
+has the pixel.
 """
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int, Integer
+from PIL import Image
 
+from grounded.data.instances import Instances
 from grounded.errors import ConfigError
-from grounded.labelling.formats import pictures
-from grounded.labelling.formats.labels import numbered, of_classes, with_pixels
-from grounded.labelling.formats.layers import png
+from grounded.labelling.formats.exporter import Exporter
+from grounded.labelling.formats.table import csv_lines
 from grounded.labelling.records import Record
-from grounded.utils.folders import opened, write_file
-from segany.utils.rle import decode_rle
+from grounded.utils.files import image_bytes, open_new, write_new
+from segany.utils.rle import decode_rle, rle_area
 
-MOST = 65535  # values of 16 bits, but for 0
+MAX_CLASSES = 65535  # values of 16 bits, but for 0
 
 
-def write(
-    records: Iterable[Record],
-    classes: Sequence[str],
-    folder: Path,
-    images: Callable[[str], bytes] | None = None,
-) -> Counter[str]:
-    """Write class pictures and masks; see `grounded.labelling.formats.exporting.Write`.
+class PngExporter(Exporter):
+    """Writes class maps and masks."""
 
-    Raises:
-        ConfigError: there are more than 65,535 classes, which two bytes do not hold.
+    has_file_per_image = True
+
+    def begin(self) -> None:
+        if len(self.classes) > MAX_CLASSES:
+            raise ConfigError(f"png holds at most {MAX_CLASSES} classes, got {len(self.classes)}")
+        self._dtype = np.uint8 if len(self.classes) < 256 else np.uint16
+        rows = [("value", "class"), *enumerate(self.classes, start=1)]
+        write_new(self.folder / "classes.csv", csv_lines(rows))
+        self._write_lines = self.open_files.enter_context(open_new(self.folder / "instances.csv"))
+        # The first column is called "picture" in files that people have already.
+        self._write_lines(csv_lines([("picture", "mask", "value", "class", "score")]))
+
+    def add(self, record: Record, instances: Instances, stem: str, file: str) -> None:
+        path = file if self.images is None else f"{self.image_folder}/{file}"
+        write_new(self.folder / "class" / f"{stem}.png", encode_png(instances.label_map().astype(self._dtype)))
+        for row, rle in enumerate(instances.rles):
+            mask_path = f"mask/{stem}/{row:03d}.png"
+            mask = decode_rle([rle])[0].numpy().astype(np.uint8) * np.uint8(255)
+            write_new(self.folder / mask_path, encode_png(mask))
+            value, score = int(instances.phrase_ids[row]) + 1, instances.scores[row]
+            known_score = score if np.isfinite(score) else ""
+            self._write_lines(csv_lines([(path, mask_path, value, self.classes[value - 1], known_score)]))
+
+
+def encode_png(values: Integer[np.ndarray, "h w"], palette: Sequence[int] | None = None) -> bytes:
+    """Return values as a PNG file of 8 bits, or of 16 where their dtype is uint16.
+
+    Args:
+        values: uint8 or uint16.
+        palette: red, green and blue of each value, for uint8 values only; grey without.
     """
-    if len(classes) > MOST:
-        raise ConfigError(f"png holds at most {MOST} classes, got {len(classes)}")
-    dtype = np.uint8 if len(classes) < 256 else np.uint16
-    lost: Counter[str] = Counter()
-    names, numbers = pictures.Names(lost), numbered(classes)
-    write_file(folder / "classes.csv", csv_rows([("value", "class"), *enumerate(classes, start=1)]))
-    with opened(folder / "instances.csv") as listed:
-        listed(csv_rows([("picture", "mask", "value", "class", "score")]))
-        for record in records:
-            instances = with_pixels(of_classes(record, numbers), lost)
-            stem = names.stem(record.image)
-            picture = record.image.file
-            if images is not None:
-                picture = f"images/{stem}{pictures.suffix(record.image)}"
-                pictures.save(folder / picture, record.image, images, lost)
-            write_file(folder / "class" / f"{stem}.png", png(instances.label_map().astype(dtype)))
-            for row, rle in enumerate(instances.rles):
-                mask = f"mask/{stem}/{row:03d}.png"
-                write_file(folder / mask, png(decode_rle([rle])[0].numpy().astype(np.uint8) * np.uint8(255)))
-                score = instances.scores[row]
-                value = int(instances.phrase_ids[row]) + 1
-                listed(csv_rows([(picture, mask, value, classes[value - 1], score if np.isfinite(score) else "")]))
-    return lost
+    image = Image.fromarray(values)
+    if palette is not None:
+        image.putpalette(palette)
+    return image_bytes(image)
 
 
-def csv_rows(rows: Iterable[Sequence[object]]) -> bytes:
-    """Return rows as lines of a CSV file in UTF-8."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+def count_hidden(instances: Instances, visible: Int[np.ndarray, "n"], lost: Counter[str]) -> None:
+    """Count instances that lie under better ones, where each pixel has one value.
+
+    Args:
+        instances: of one image.
+        visible: pixels of each instance that remain.
+        lost: is added to.
+    """
+    lost["instances wholly under better ones"] += int((visible == 0).sum())
+    lost["instances partly under better ones"] += int(((visible > 0) & (visible < rle_area(instances.rles))).sum())

@@ -1,10 +1,10 @@
-"""The layout that Ultralytics trains on: a text file for each picture, with one line for each instance.
+"""The layout that Ultralytics trains on: a text file for each image, with one line for each instance.
 
     data.yaml       the classes, numbered from 0
     labels/a/b.txt  "class x y x y ..." (segments) or "class x y width height" (boxes, by their centres)
-    images/a/b.jpg  with copies of the pictures
+    images/a/b.jpg  with copies of the images
 
-Coordinates are shares of the picture's width and height. Files of pictures without instances are empty.
+Coordinates are shares of the image's width and height. Files of images without instances are empty.
 
 Boxes are the tight ones of the masks. A segment is one ring: holes, and parts, are joined to it by bridges of no width.
 Its corners lie in the pixels at the rim of the mask, between their upper left edge and their centre. Programs that cut
@@ -13,101 +13,81 @@ there; and both draw rings with OpenCV, which fills them and draws their line. W
 but for the bridges between parts, which become lines one pixel wide.
 """
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import yaml
 from jaxtyping import Float64
-from pycocotools import mask as coco_mask
 from scipy.spatial import KDTree
 
 from grounded.data.instances import Instances
-from grounded.labelling.formats import pictures
-from grounded.labelling.formats.labels import numbered, of_classes, with_pixels
+from grounded.labelling.formats.exporter import Exporter
 from grounded.labelling.records import Record
-from grounded.output.polygons import Polygon, Ring, joined, mask_to_polygons
-from grounded.utils.folders import write_file
-from segany.utils.rle import RLE, decode_rle
+from grounded.output.polygons import Polygon, Ring, join_holes, mask_to_polygons
+from grounded.utils.files import write_new
+from segany.utils.rle import RLE, decode_rle, rle_boxes
 
 # Of a pixel, between which corners lie. Six digits after the point place them to less than 1/16 up to 65,000 pixels.
 _NEAREST, _FARTHEST = 1 / 16, 7 / 16
 
 
-def write_segments(
-    records: Iterable[Record],
-    classes: Sequence[str],
-    folder: Path,
-    images: Callable[[str], bytes] | None = None,
-) -> Counter[str]:
-    """Write instances as polygons; see `grounded.labelling.formats.exporting.Write`."""
-    return _write(records, classes, folder, images, _segments)
+class _YoloExporter(Exporter):
+    """Writes one text file for each image, and `data.yaml`."""
 
+    has_file_per_image = True
 
-def write_boxes(
-    records: Iterable[Record],
-    classes: Sequence[str],
-    folder: Path,
-    images: Callable[[str], bytes] | None = None,
-) -> Counter[str]:
-    """Write instances as boxes; see `grounded.labelling.formats.exporting.Write`."""
-    return _write(records, classes, folder, images, _boxes)
+    @abstractmethod
+    def numbers(self, instances: Instances) -> list[Float64[np.ndarray, "_"]]:
+        """Return the numbers that follow the class in the line of each instance."""
 
-
-def _write(
-    records: Iterable[Record],
-    classes: Sequence[str],
-    folder: Path,
-    images: Callable[[str], bytes] | None,
-    shares: Callable[[Instances, Counter[str]], list[Float64[np.ndarray, "_"]]],
-) -> Counter[str]:
-    lost: Counter[str] = Counter()
-    names, numbers = pictures.Names(lost), numbered(classes)
-    for record in records:
-        instances = with_pixels(of_classes(record, numbers), lost)
+    def add(self, record: Record, instances: Instances, stem: str, file: str) -> None:
         lines = [
-            " ".join([str(number), *(f"{share:.6f}" for share in row)]) + "\n"
-            for number, row in zip(instances.phrase_ids, shares(instances, lost), strict=True)
+            " ".join([str(class_id), *(f"{number:.6f}" for number in row)]) + "\n"
+            for class_id, row in zip(instances.phrase_ids, self.numbers(instances), strict=True)
         ]
-        stem = names.stem(record.image)
-        write_file(folder / "labels" / f"{stem}.txt", "".join(lines).encode())
-        if images is not None:
-            picture = folder / "images" / f"{stem}{pictures.suffix(record.image)}"
-            pictures.save(picture, record.image, images, lost)
-        lost["scores"] += int(np.isfinite(instances.scores).sum())
-    # A split is the user's choice, but both keys must be there.
-    data = {"train": "images", "val": "images", "names": dict(enumerate(classes))}
-    write_file(folder / "data.yaml", yaml.safe_dump(data, allow_unicode=True, sort_keys=False).encode())
-    return lost
+        write_new(self.folder / "labels" / f"{stem}.txt", "".join(lines).encode())
+        self.lost["scores"] += int(np.isfinite(instances.scores).sum())
+
+    def end(self) -> None:
+        # A split is the user's choice, but both keys must be there.
+        data = {"train": "images", "val": "images", "names": dict(enumerate(self.classes))}
+        write_new(self.folder / "data.yaml", yaml.safe_dump(data, allow_unicode=True, sort_keys=False).encode())
 
 
-def _boxes(instances: Instances, lost: Counter[str]) -> list[Float64[np.ndarray, "4"]]:
-    height, width = instances.image_size
-    lost["masks, of which the boxes are kept"] += len(instances)
-    boxes = np.asarray(coco_mask.toBbox(list(instances.rles)), dtype=np.float64).reshape(-1, 4)
-    boxes[:, :2] += boxes[:, 2:] / 2
-    return list(boxes / [width, height, width, height])
+class YoloSegmentExporter(_YoloExporter):
+    """Writes instances as polygons."""
+
+    def numbers(self, instances: Instances) -> list[Float64[np.ndarray, "_"]]:
+        height, width = instances.image_size
+        return [(mask_to_ring(rle, self.lost) / [width, height]).ravel() for rle in instances.rles]
 
 
-def _segments(instances: Instances, lost: Counter[str]) -> list[Float64[np.ndarray, "_"]]:
-    height, width = instances.image_size
-    return [(ring(rle, lost) / [width, height]).ravel() for rle in instances.rles]
+class YoloBoxExporter(_YoloExporter):
+    """Writes instances as boxes."""
+
+    def numbers(self, instances: Instances) -> list[Float64[np.ndarray, "_"]]:
+        height, width = instances.image_size
+        self.lost["masks, of which the boxes are kept"] += len(instances)
+        x0, y0, x1, y1 = rle_boxes(instances.rles).T
+        boxes = np.stack([x0 + (x1 - x0) / 2, y0 + (y1 - y0) / 2, x1 - x0, y1 - y0], axis=1)
+        return list(boxes / [width, height, width, height])
 
 
-def ring(rle: RLE, lost: Counter[str]) -> Ring:
-    """Return a mask that is not empty as one ring, (x, y) in pixels, and count the bridges that it took."""
+def mask_to_ring(rle: RLE, lost: Counter[str]) -> Ring:
+    """Return a mask that is not empty as one ring, (x, y) in pixels, and count the bridges that it took in `lost`."""
     mask = decode_rle([rle])[0].numpy()
-    polygons = [_in_rim(polygon, mask) for polygon in mask_to_polygons(mask, tolerance=0.0)]
+    polygons = [_move_into_rim(polygon, mask) for polygon in mask_to_polygons(mask, tolerance=0.0)]
     lost["holes joined to the outline by bridges of no width"] += sum(len(polygon.holes) for polygon in polygons)
     lost["parts joined to one another by bridges of no width"] += len(polygons) - 1
-    return _joined_parts([joined(polygon) for polygon in polygons])
+    return _join_parts([join_holes(polygon) for polygon in polygons])
 
 
-def _in_rim(polygon: Polygon, mask: np.ndarray) -> Polygon:
+def _move_into_rim(polygon: Polygon, mask: np.ndarray) -> Polygon:
     """Move corners, which lie halfway between a pixel inside and one outside, into the one inside."""
 
-    def moved(outline: Ring) -> Ring:
+    def move(outline: Ring) -> Ring:
         # The pixel to the right or below, and where it is outside, the one to the left or above.
         pixels = np.floor(outline)
         is_between = outline == pixels  # in which direction the two pixels lie
@@ -116,11 +96,11 @@ def _in_rim(polygon: Polygon, mask: np.ndarray) -> Polygon:
         pixels -= is_between & is_outside[:, None]
         return np.clip(outline, pixels + _NEAREST, pixels + _FARTHEST)
 
-    return Polygon(moved(polygon.outer), tuple(moved(hole) for hole in polygon.holes))
+    return Polygon(move(polygon.outer), tuple(move(hole) for hole in polygon.holes))
 
 
-def _joined_parts(rings: Sequence[Ring]) -> Ring:
-    """One ring of several: each is entered from, and left to, the corner nearest to it of those before."""
+def _join_parts(rings: Sequence[Ring]) -> Ring:
+    """Return one ring of several: each is entered from, and left to, the nearest corner of those before it."""
     first, *others = sorted(rings, key=len, reverse=True)
     for other in others:
         distances, nearest = map(np.asarray, KDTree(first).query(other))

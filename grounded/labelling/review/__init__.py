@@ -1,1 +1,1 @@
-"""Labelled pictures before a person: a local page for corrections, and a sheet to look at."""
+"""Review of labelled images by a person: a local page for corrections, and a contact sheet."""

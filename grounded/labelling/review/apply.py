@@ -1,4 +1,4 @@
-"""Records as people have corrected them: what the reviews of a picture lead to."""
+"""Applies reviews to records: the corrected instances of each image."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -9,59 +9,58 @@ import numpy as np
 from grounded.data.instances import Instances
 from grounded.errors import ResultError
 from grounded.interactive import edit
-from grounded.labelling import store
 from grounded.labelling.records import Record
-from grounded.labelling.review.log import WHOLE_PICTURE, Action, Key, Review, by_file, read
-from grounded.stages.answers import from_masks, tight_boxes
-from segany.utils.rle import RLE
+from grounded.labelling.review.log import WHOLE_IMAGE, Action, InstanceKey, Review, group_by_file, read_reviews
+from grounded.labelling.store import read_records
+from segany.utils.rle import RLE, rle_boxes
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Where the reviews of one instance have led to."""
+class ReviewState:
+    """The result of all reviews of one instance."""
 
-    action: Action  # the latest that counts; whatever it is but "reject", the instance stays
+    action: Action  # the latest that counts; the instance stays unless it is "reject"
     phrase: str | None = None  # instead of the record's
     mask: RLE | None = None  # instead of the record's
     mask_seen: bool = False  # whether a person has accepted or redrawn the mask
 
     @property
-    def kept(self) -> bool:
+    def is_kept(self) -> bool:
         return self.action != "reject"
 
 
-def standing(record: Record, reviews: Iterable[Review]) -> list[Review]:
-    """The reviews of this record that count: of its file and configuration, and not taken back."""
-    found: list[Review] = []
+def active_reviews(record: Record, reviews: Iterable[Review]) -> list[Review]:
+    """Return the reviews of this record that count: of its file and configuration, and not taken back."""
+    active: list[Review] = []
     for review in reviews:
         if review.file != record.image.file or is_outdated(review, record):
             continue
         if review.action != "undo":
-            found.append(review)
+            active.append(review)
             continue
-        latest = next((i for i in reversed(range(len(found))) if found[i].key == review.key), None)
+        latest = next((i for i in reversed(range(len(active))) if active[i].key == review.key), None)
         if latest is not None:
-            del found[latest]
-    return found
+            del active[latest]
+    return active
 
 
 def is_outdated(review: Review, record: Record) -> bool:
-    """Whether a review was of a record of the same picture that another run has replaced."""
+    """Whether a review was of a record of the same image that another run has replaced."""
     return bool(review.config) and review.config != record.config
 
 
-def of(record: Record, reviews: Iterable[Review]) -> dict[Key, Verdict]:
-    """What the reviews say of each instance of this record that they are about, added ones included.
+def resolve_reviews(record: Record, reviews: Iterable[Review]) -> dict[InstanceKey, ReviewState]:
+    """Return the state of each reviewed instance of this record, added ones included.
 
     Raises:
-        ResultError: a review is of a row that the record does not have, its mask is of another size, or it accepts as
-            empty a picture in which something was found.
+        ResultError: a review is of a row that the record does not have, its mask is of another size, or it accepts an
+            image with instances as empty.
     """
-    found: dict[Key, Verdict] = {}
+    states: dict[InstanceKey, ReviewState] = {}
     size = [record.image.height, record.image.width]
-    for review in standing(record, reviews):
+    for review in active_reviews(record, reviews):
         where = f"a review of {review.file}"
-        if review.key == WHOLE_PICTURE:
+        if review.key == WHOLE_IMAGE:
             if len(record.instances):
                 raise ResultError(f"{where} accepts it as empty, the record has {len(record.instances)}")
             continue
@@ -69,92 +68,91 @@ def of(record: Record, reviews: Iterable[Review]) -> dict[Key, Verdict]:
             raise ResultError(f"{where} is of instance {review.instance}, the record has {len(record.instances)}")
         if review.mask is not None and list(review.mask["size"]) != size:
             raise ResultError(f"{where} has a mask of size {review.mask['size']}, the picture is {size}")
-        before = found.get(review.key)
+        before = states.get(review.key)
         if before is None:
             if review.id is not None and review.action != "add":
-                continue  # its "add" was taken back, which takes back all that was said of it
-            before = Verdict(review.action)
-        found[review.key] = Verdict(
+                continue  # its "add" was taken back, and with it all reviews of it
+            before = ReviewState(review.action)
+        states[review.key] = ReviewState(
             action=review.action,
             phrase=review.phrase or before.phrase,
             mask=review.mask or before.mask,
             mask_seen=before.mask_seen or review.action in ("accept", "redraw", "add"),
         )
-    return found
+    return states
 
 
-def is_empty(record: Record, reviews: Iterable[Review]) -> bool:
-    """Whether a person has seen that nothing was found, or has rejected all that was."""
-    kept = standing(record, reviews)
+def is_confirmed_empty(record: Record, reviews: Iterable[Review]) -> bool:
+    """Whether a person has accepted an image without instances as empty, or has rejected all its instances."""
+    active = active_reviews(record, reviews)
     if not len(record.instances):
-        return any(review.key == WHOLE_PICTURE for review in kept)
-    found = of(record, kept)
-    return all(row in found and not found[row].kept for row in range(len(record.instances)))
+        return any(review.key == WHOLE_IMAGE for review in active)
+    states = resolve_reviews(record, active)
+    return all(row in states and not states[row].is_kept for row in range(len(record.instances)))
 
 
-def apply(record: Record, reviews: Iterable[Review], *, accepted_only: bool = False) -> Record:
+def apply_reviews(record: Record, reviews: Iterable[Review], *, accepted_only: bool = False) -> Record:
     """Return the record as a person has corrected it: rejected instances dropped, added ones at the end.
 
-    A redrawn mask has its own tight box and no scores that were of the mask before; a relabelled instance no scores
-    that were of the phrase before. An added one has the source "person", and no scores at all.
+    A redrawn mask has its own tight box and loses the scores of the former mask; a relabelled instance loses the scores
+    of the former phrase. An added one has the source "person", and no scores at all.
 
     Args:
-        record: as it was made.
-        reviews: of any pictures; those of others do not matter.
-        accepted_only: leave out what nobody has looked at.
+        record: as it was labelled.
+        reviews: of any images; those of others are ignored.
+        accepted_only: leave out instances that nobody has looked at.
 
     Raises:
         ResultError: a review does not fit the record.
     """
-    found = of(record, reviews)
-    instances, kept = record.instances, []
+    states = resolve_reviews(record, reviews)
+    instances, rows = record.instances, []
     for row in range(len(record.instances)):
-        verdict = found.get(row)
-        if verdict is None:
-            kept += [] if accepted_only else [row]
-        elif verdict.kept:
-            kept.append(row)
-            instances = _corrected(instances, row, verdict)
-    instances = instances[kept]
-    for key, verdict in found.items():
-        if isinstance(key, str) and verdict.kept:
-            instances = edit.add(instances, _added(verdict, instances.image_size))
+        state = states.get(row)
+        if state is None:
+            rows += [] if accepted_only else [row]
+        elif state.is_kept:
+            rows.append(row)
+            instances = _correct_instance(instances, row, state)
+    instances = instances[rows]
+    for key, state in states.items():
+        if isinstance(key, str) and state.is_kept:
+            assert state.phrase is not None and state.mask is not None  # checked by Review
+            unknown = np.full(1, np.nan, np.float32)
+            added = Instances.from_masks(
+                (state.phrase,), instances.image_size, [state.mask], np.zeros(1, np.int64), unknown, "person"
+            )
+            instances = edit.add(instances, added)
     return replace(record, instances=instances)
 
 
-def _corrected(instances: Instances, row: int, verdict: Verdict) -> Instances:
-    if verdict.phrase is not None:
-        instances = edit.relabel(instances, row, verdict.phrase)
-    if verdict.mask is None:
+def _correct_instance(instances: Instances, row: int, state: ReviewState) -> Instances:
+    if state.phrase is not None:
+        instances = edit.relabel(instances, row, state.phrase)
+    if state.mask is None:
         return instances
     rles, boxes = list(instances.rles), instances.boxes.copy()
-    rles[row], boxes[row] = verdict.mask, tight_boxes([verdict.mask])[0]
+    rles[row], boxes[row] = state.mask, rle_boxes([state.mask])[0]
     clip_scores, predicted_iou = instances.clip_scores.copy(), instances.predicted_iou.copy()
     clip_scores[row] = predicted_iou[row] = np.nan
     return replace(instances, rles=tuple(rles), boxes=boxes, clip_scores=clip_scores, predicted_iou=predicted_iou)
 
 
-def _added(verdict: Verdict, image_size: tuple[int, int]) -> Instances:
-    assert verdict.phrase is not None and verdict.mask is not None  # Review sees to it
-    unknown = np.full(1, np.nan, np.float32)
-    return from_masks((verdict.phrase,), image_size, [verdict.mask], np.zeros(1, np.int64), unknown, "person")
-
-
-def corrected(folder: str | PathLike[str], accepted_only: bool = False) -> Iterator[Record]:
+def corrected_records(folder: str | PathLike[str], accepted_only: bool = False) -> Iterator[Record]:
     """Yield the records of a run as they were corrected, in their order.
 
     Args:
         folder: of the run.
-        accepted_only: yield only what a person has looked at: the instances that were not rejected, and pictures of
-            which there is such an instance, or that were found to be empty.
+        accepted_only: yield only what a person has confirmed: instances that were accepted or changed, and images that
+            have such an instance or were confirmed to be empty.
 
     Raises:
-        ResultError: a line is no record or no review, or a review does not fit its record.
+        ResultError: a line is not a record or not a review, or a review does not fit its record.
     """
-    reviews = by_file(read(folder))
-    for record in store.records(folder):
+    reviews = group_by_file(read_reviews(folder))
+    for record in read_records(folder):
         own = reviews.get(record.image.file, [])
-        result = apply(record, own, accepted_only=accepted_only)
-        if accepted_only and not len(result.instances) and not is_empty(record, own):
+        corrected = apply_reviews(record, own, accepted_only=accepted_only)
+        if accepted_only and not len(corrected.instances) and not is_confirmed_empty(record, own):
             continue
-        yield result
+        yield corrected

@@ -1,4 +1,4 @@
-"""The pictures that records are about, found again by name, and small overlays of them."""
+"""Opens the images of records, and draws small overlays of them."""
 
 import io
 from dataclasses import replace
@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from grounded.data.image import SourceImage, open_image
 from grounded.data.instances import Instances
-from grounded.errors import GroundedError, ImageError
-from grounded.labelling.loading import decode, describe
+from grounded.errors import GroundedError, ImageError, describe_error
+from grounded.labelling.loading import decode_image
 from grounded.labelling.records import Record
 from grounded.labelling.sources import Source
 from grounded.output.draw import draw
@@ -19,44 +19,40 @@ _GREY = (226, 232, 240)
 _JPEG = b"\xff\xd8"
 
 
-def open_picture(source: Source | None, record: Record, reduced_to: int | None = None) -> SourceImage:
-    """Open the picture of a record, upright.
+def open_record_image(source: Source | None, record: Record, reduced_to: int | None = None) -> SourceImage:
+    """Open the image of a record, upright.
 
     Args:
-        source: where it was; None where that is not known any more.
-        record: of the picture.
-        reduced_to: pixels that the longer side needs; where a file can be decoded at a half or less, it is.
+        source: the images of the run; None where they cannot be found any more.
+        record: of the image.
+        reduced_to: pixels that the longer side needs; a JPEG file is decoded at a half or less where that is enough.
 
     Raises:
-        ImageError: it is not there or cannot be read, or is another one than the record is about.
+        ImageError: it is missing, cannot be read, or has another size than the record says.
     """
     info = record.image
     if source is None:
-        raise ImageError("the pictures of this run are not there any more: say where with --images")
+        raise ImageError("the images of this run are not there any more: say where with --images")
     try:
         data = source.get(info.file)
     except (GroundedError, OSError) as error:
-        raise ImageError(f"{info.file} cannot be found: {describe(error)}") from error
+        raise ImageError(f"{info.file} cannot be found: {describe_error(error)}") from error
     try:
-        opened, (width, height) = _reduced(data, reduced_to) if reduced_to else _decoded(data, info.file)
+        if reduced_to and data.startswith(_JPEG):
+            opened, (width, height) = _open_reduced(data, reduced_to)
+        else:
+            opened = decode_image(data, info.file)
+            width, height = opened.pixels.size
     except (GroundedError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{info.file} cannot be read: {describe(error)}") from error
+        raise ImageError(f"{info.file} cannot be read: {describe_error(error)}") from error
     if (width, height) != (info.width, info.height):
-        came = f"{width} x {height} pixels, and was {info.width} x {info.height} when it was labelled"
-        raise ImageError(f"{info.file} is another picture: it is {came}")
+        sizes = f"{width} x {height} pixels, and was {info.width} x {info.height} when it was labelled"
+        raise ImageError(f"{info.file} is another image: it is {sizes}")
     return opened
 
 
-def _decoded(data: bytes, file: str) -> tuple[SourceImage, tuple[int, int]]:
-    """The picture, and its (width, height)."""
-    opened = decode(data, file)
-    return opened, opened.pixels.size
-
-
-def _reduced(data: bytes, side: int) -> tuple[SourceImage, tuple[int, int]]:
-    """The picture, at a fraction of its size where its format allows that, and its (width, height) in full."""
-    if not data.startswith(_JPEG):
-        return _decoded(data, "the file")
+def _open_reduced(data: bytes, side: int) -> tuple[SourceImage, tuple[int, int]]:
+    """Open a JPEG file at a fraction of its size, and return its full (width, height) as well."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as stored:
         width, height = stored.size
         stored.draft("RGB", (side, side))
@@ -64,53 +60,49 @@ def _reduced(data: bytes, side: int) -> tuple[SourceImage, tuple[int, int]]:
     return opened, (height, width) if opened.orientation >= 5 else (width, height)
 
 
-def overlay(source: Source | None, record: Record, side: int, *, show_scores: bool = True) -> Image.Image:
-    """The instances of a record over its picture, at most `side` pixels high and wide; over grey where it is missing.
+def draw_record(source: Source | None, record: Record, side: int, *, show_scores: bool = True) -> Image.Image:
+    """Draw the instances of a record over its image, or over grey where the image is missing.
 
     Args:
-        source: as in `open_picture`.
+        source: as in `open_record_image`.
         record: with the instances to draw.
-        side: in pixels.
+        side: longest side of the result, in pixels.
         show_scores: whether labels end in the score.
     """
     scale = min(1.0, side / max(record.image.width, record.image.height))
     width, height = (max(1, round(length * scale)) for length in (record.image.width, record.image.height))
-    missing = None
+    is_missing = False
     try:
-        ground = open_picture(source, record, reduced_to=side).pixels.resize((width, height), Image.Resampling.BILINEAR)
-    except ImageError as error:
-        ground, missing = Image.new("RGB", (width, height), _GREY), str(error)
-    drawn = draw(ground, scaled(record.instances, (height, width)), show_scores=show_scores)
-    if missing:
-        _state(drawn, "picture not found")
-    return drawn
+        opened = open_record_image(source, record, reduced_to=side)
+        background = opened.pixels.resize((width, height), Image.Resampling.BILINEAR)
+    except ImageError:
+        background, is_missing = Image.new("RGB", (width, height), _GREY), True
+    overlay = draw(background, scale_instances(record.instances, (height, width)), show_scores=show_scores)
+    if is_missing:
+        _write_centred(overlay, "image not found")
+    return overlay
 
 
-def scaled(instances: Instances, image_size: tuple[int, int]) -> Instances:
-    """Instances for a smaller picture of (height, width) pixels."""
-    rles = tuple(_scaled_mask(rle, image_size) for rle in instances.rles)
+def scale_instances(instances: Instances, image_size: tuple[int, int]) -> Instances:
+    """Return instances for a smaller image of (height, width) pixels."""
+    rles = tuple(scale_mask(rle, image_size) for rle in instances.rles)
     factors = np.array(image_size, np.float32) / np.array(instances.image_size, np.float32)
     boxes = instances.boxes * np.tile(factors[::-1], 2)
     return replace(instances, image_size=image_size, rles=rles, boxes=boxes)
 
 
-def jpeg(image: Image.Image, quality: int = 85) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-def _scaled_mask(rle: RLE, image_size: tuple[int, int]) -> RLE:
+def scale_mask(rle: RLE, image_size: tuple[int, int]) -> RLE:
+    """Return a mask for a smaller image of (height, width) pixels."""
     mask = Image.fromarray(decode_rle([rle])[0].numpy().astype(np.uint8) * 255)
     small = np.asarray(mask.resize(image_size[::-1], Image.Resampling.BOX))
-    # A mask smaller than a pixel keeps the pixels that it has most of, and stays in sight.
+    # A mask smaller than a pixel keeps the pixels that it covers most, and stays visible.
     return encode_rle((small >= max(1, min(128, int(small.max()))))[None])[0]
 
 
-def _state(image: Image.Image, text: str) -> None:
+def _write_centred(image: Image.Image, text: str) -> None:
     """Write across the middle, as large as fits."""
-    pen = ImageDraw.Draw(image)
+    canvas = ImageDraw.Draw(image)
     size = next(
-        (size for size in range(28, 6, -1) if pen.textlength(text, ImageFont.load_default(size)) < image.width), 6
+        (size for size in range(28, 6, -1) if canvas.textlength(text, ImageFont.load_default(size)) < image.width), 6
     )
-    pen.text((image.width / 2, image.height / 2), text, (71, 85, 105), ImageFont.load_default(size), anchor="mm")
+    canvas.text((image.width / 2, image.height / 2), text, (71, 85, 105), ImageFont.load_default(size), anchor="mm")

@@ -1,4 +1,4 @@
-"""What is in a run, in the order and selection that a person asks for, without holding the records."""
+"""Index of a run's records for the review page: sorts, filters and finds images without keeping the records."""
 
 import json
 import sys
@@ -11,30 +11,30 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from grounded.errors import GroundedError, ResultError
-from grounded.labelling import store
 from grounded.labelling.records import Record
-from grounded.labelling.store.reading import Follower, file_of
+from grounded.labelling.store import read_record_at
+from grounded.labelling.store.reader import RunFollower, parse_file_name
 
 Sort = Literal["lowest", "highest", "most", "fewest", "name"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
-_ORDERS_KEPT = 8
+_CACHED_ORDERS = 8
 
 
-class UnknownPictureError(ResultError):
-    """The run has no record of a picture of that name."""
+class UnknownImageError(ResultError):
+    """The run has no record of an image of that name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What a picture is sorted and filtered by."""
+class IndexEntry:
+    """The values of a record that its image is sorted and filtered by."""
 
     file: str
     instances: int
-    lowest: tuple[tuple[str, float], ...]  # of each phrase that was found the lowest score, nan where unknown
+    lowest_scores: tuple[tuple[str, float], ...]  # of each phrase that has instances, nan where unknown
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> "Entry":
-        """Of a record as plain dicts and lists. Raises KeyError and TypeError for what is none."""
+    def from_dict(cls, data: Mapping[str, Any]) -> "IndexEntry":
+        """Read a record as plain dicts and lists. Raises KeyError or TypeError where it is not one."""
         lowest: dict[str, float] = {}
         for instance in data["instances"]:
             phrase, score = sys.intern(instance["phrase"]), instance["score"]
@@ -42,26 +42,26 @@ class Entry:
             lowest[phrase] = before if score is None else min(score, inf if isnan(before) else before)
         return cls(data["image"]["file"], len(data["instances"]), tuple(lowest.items()))
 
-    def score(self, phrase: str | None) -> float | None:
-        """The lowest score, of one phrase or of all; None where there is none."""
-        scores = [score for name, score in self.lowest if phrase in (None, name) and not isnan(score)]
+    def lowest_score(self, phrase: str | None) -> float | None:
+        """Return the lowest score of one phrase, or of all; None where there is none."""
+        scores = [score for name, score in self.lowest_scores if phrase in (None, name) and not isnan(score)]
         return min(scores, default=None)
 
 
-def entries(run: Follower, seen: set[str], behind: Follower | None = None) -> Iterator[Entry]:
-    """Yield the entry of each record of a run; of the masks, which are most of it, nothing is made.
+def read_entries(run: RunFollower, seen: set[str], behind: RunFollower | None = None) -> Iterator[IndexEntry]:
+    """Yield the entry of each record of a run; the masks, which are most of a record, are not decoded.
 
     Args:
-        run: what is left of it to read.
-        seen: names of the pictures that have an entry already; it grows.
-        behind: as in `Follower.lines`.
+        run: the lines that are left to read.
+        seen: names of the images that have an entry already; it grows.
+        behind: as in `RunFollower.lines`.
 
     Raises:
-        ResultError: the folder holds no run, or a line is no record.
+        ResultError: the folder holds no run, or a line is not a record.
     """
     for shard, offset, line in run.lines(behind):
         try:
-            entry = Entry.of(json.loads(line))
+            entry = IndexEntry.from_dict(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(f"{shard}, {offset} bytes from its beginning: not a record") from error
         if entry.file not in seen:
@@ -70,17 +70,18 @@ def entries(run: Follower, seen: set[str], behind: Follower | None = None) -> It
 
 
 @dataclass(frozen=True)
-class Page:
-    """Some entries of a list, and how long it is in all."""
+class IndexPage:
+    """Part of a list of entries, and the length of the whole list."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[IndexEntry, ...]
     total: int
 
 
-class Catalogue:
+class RecordIndex:
     """The entries of a run's records, read by a thread of its own: the first are there at once.
 
-    A run that is still being written grows here with every `refresh`.
+    The names of all images are known from the start, in `places`. A run that is still being written grows here with
+    every `refresh`.
 
     Args:
         folder: of the run.
@@ -92,28 +93,28 @@ class Catalogue:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
-        self._begin()
+        self._reset()
         self.refresh()
 
-    def _begin(self) -> None:
-        self.places: dict[str, tuple[Path, int]] = {}
+    def _reset(self) -> None:
+        self.places: dict[str, tuple[Path, int]] = {}  # image -> shard, and offset of the record in it
         self.error: str | None = None  # why reading has ended early
-        self._names, self._contents = Follower(self.folder), Follower(self.folder)
+        self._names, self._contents = RunFollower(self.folder), RunFollower(self.folder)
         self._seen: set[str] = set()
-        self._entries: list[Entry] = []
-        self._orders: OrderedDict[tuple[Sort, str | None, int], list[Entry]] = OrderedDict()
+        self._entries: list[IndexEntry] = []
+        self._orders: OrderedDict[tuple[Sort, str | None, int], list[IndexEntry]] = OrderedDict()
         self._reader = threading.Thread(target=self._read, daemon=True)
 
     def refresh(self) -> None:
-        """Take in what was written since. Raises GroundedError where the folder holds no run any more."""
+        """Add the records written since the last call. Raises GroundedError where the folder holds no run any more."""
         with self._refreshing:
             if self._reader.is_alive():
                 return
             if self._names.is_lost():
-                self._begin()
+                self._reset()
             before = len(self.places)
             for shard, offset, line in self._names.lines():
-                self.places.setdefault(file_of(line, shard), (shard, offset))
+                self.places.setdefault(parse_file_name(line, shard), (shard, offset))
             if len(self.places) > before:
                 self._reader = threading.Thread(target=self._read, daemon=True)
                 self._reader.start()
@@ -122,26 +123,26 @@ class Catalogue:
         return len(self.places)
 
     @property
-    def read(self) -> int:
-        """How many entries are there so far."""
+    def entries_read(self) -> int:
+        """Number of entries so far."""
         return len(self._entries)
 
     def wait(self) -> None:
-        """Until all entries are there."""
+        """Wait until all entries are read."""
         if self._reader.is_alive():
             self._reader.join()
 
     def record(self, file: str) -> Record:
-        """Return a record by the name of its picture. Raises UnknownPictureError where there is none."""
+        """Return a record by the name of its image. Raises UnknownImageError where there is none."""
         if file not in self.places:
-            raise UnknownPictureError(f"there is no picture {file!r} in this run")
-        return store.record_at(*self.places[file])
+            raise UnknownImageError(f"there is no image {file!r} in this run")
+        return read_record_at(*self.places[file])
 
     def phrases(self) -> dict[str, int]:
-        """The phrases that were found, each with the number of pictures, the most frequent first."""
+        """Return the phrases that have instances, each with its number of images, the most frequent first."""
         counts: dict[str, int] = {}
         for entry in self._entries[:]:
-            for phrase, _ in entry.lowest:
+            for phrase, _ in entry.lowest_scores:
                 counts[phrase] = counts.get(phrase, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
@@ -149,58 +150,58 @@ class Catalogue:
         self,
         sort: Sort,
         phrase: str | None = None,
-        keep: Callable[[str], bool] = lambda file: True,
-        also: Sequence[str] = (),
+        include: Callable[[str], bool] = lambda file: True,
+        extra_files: Sequence[str] = (),
         after: str | None = None,
         limit: int = 60,
-    ) -> Page:
-        """Return part of a list. It goes on after a name rather than a number, for a list may shrink as one works.
+    ) -> IndexPage:
+        """Return part of a list. It goes on after a name rather than a number, because a list may shrink meanwhile.
 
         Args:
-            sort: by lowest score, by number of instances, or by name; of one phrase, the scores are those of it alone.
-            phrase: only pictures in which it was found.
-            keep: whether a file is listed.
-            also: files that are listed with the phrase, though it was not found there.
+            sort: by lowest score, by number of instances, or by name; with a phrase, by the scores of it alone.
+            phrase: list images with instances of this phrase alone.
+            include: whether to list a file.
+            extra_files: files that are listed with the phrase, though their records have no instance of it.
             after: the file that the part follows, whether or not it is listed itself.
-            limit: how many.
+            limit: most entries to return.
         """
-        order = self._order(sort, phrase, frozenset(also))
+        order = self._order(sort, phrase, frozenset(extra_files))
         start = next((i + 1 for i, entry in enumerate(order) if entry.file == after), 0) if after is not None else 0
-        listed = [i for i, entry in enumerate(order) if keep(entry.file)]
-        return Page(tuple(order[i] for i in listed if i >= start)[:limit], len(listed))
+        listed = [i for i, entry in enumerate(order) if include(entry.file)]
+        return IndexPage(tuple(order[i] for i in listed if i >= start)[:limit], len(listed))
 
-    def _order(self, sort: Sort, phrase: str | None, also: frozenset[str]) -> list[Entry]:
+    def _order(self, sort: Sort, phrase: str | None, extra_files: frozenset[str]) -> list[IndexEntry]:
         with self._lock:
             entries = self._entries[:]
-            key = sort, phrase, hash((len(entries), also))
+            key = sort, phrase, hash((len(entries), extra_files))
             if key in self._orders:
                 self._orders.move_to_end(key)
                 return self._orders[key]
         if phrase is not None:
-            entries = [e for e in entries if e.file in also or any(phrase == name for name, _ in e.lowest)]
-        entries.sort(key=_sorting(sort, phrase))
+            entries = [
+                entry
+                for entry in entries
+                if entry.file in extra_files or any(phrase == name for name, _ in entry.lowest_scores)
+            ]
+        entries.sort(key=lambda entry: _sort_key(entry, sort, phrase))
         with self._lock:
             self._orders[key] = entries
-            while len(self._orders) > _ORDERS_KEPT:
+            while len(self._orders) > _CACHED_ORDERS:
                 self._orders.popitem(last=False)
         return entries
 
     def _read(self) -> None:
         self.error = None
         try:
-            for entry in entries(self._contents, self._seen, self._names):
+            for entry in read_entries(self._contents, self._seen, self._names):
                 self._entries.append(entry)
         except GroundedError as error:
             self.error = str(error)
 
 
-def _sorting(sort: Sort, phrase: str | None) -> Callable[[Entry], tuple[float, str]]:
-    """Equal ones by name; pictures without scores at the end."""
-
-    def key(entry: Entry) -> tuple[float, str]:
-        if sort in ("lowest", "highest"):
-            score = entry.score(phrase)
-            return inf if score is None else score if sort == "lowest" else -score, entry.file
-        return {"most": -1.0, "fewest": 1.0}.get(sort, 0.0) * entry.instances, entry.file
-
-    return key
+def _sort_key(entry: IndexEntry, sort: Sort, phrase: str | None) -> tuple[float, str]:
+    """Order equal entries by name; images without scores come last."""
+    if sort in ("lowest", "highest"):
+        score = entry.lowest_score(phrase)
+        return inf if score is None else score if sort == "lowest" else -score, entry.file
+    return {"most": -1.0, "fewest": 1.0}.get(sort, 0.0) * entry.instances, entry.file

@@ -1,4 +1,4 @@
-"""What a person says of labelled pictures: one line of JSON each, beside the records, which stay as they are."""
+"""The log of a person's reviews of labelled images: lines of JSON beside the records, which are never changed."""
 
 import json
 import os
@@ -9,26 +9,32 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
+from filelock import FileLock
+
 from grounded.errors import ResultError
 from grounded.labelling.store.run import REVIEWS
-from grounded.utils.files import explained
+from grounded.utils.files import output_errors
 from segany.utils.rle import RLE
 
 Action = Literal["accept", "reject", "relabel", "redraw", "add", "undo"]
-Key = int | str  # an instance of a record by its row, one that a person added by its id
-WHOLE_PICTURE: Key = ""  # of what is said of no instance
-_OF_PICTURES = ("accept", "undo")
-_NEEDS = {"relabel": ("phrase",), "redraw": ("mask",), "add": ("phrase", "mask")}
+InstanceKey = int | str  # an instance of a record by its row, one that a person added by its id
+WHOLE_IMAGE: InstanceKey = ""  # the key of reviews of no instance
+LOCK_FILE = ".reviews.lock"  # held while lines are appended
+_WITHOUT_INSTANCE = ("accept", "undo")
+_REQUIRED = {"relabel": ("phrase",), "redraw": ("mask",), "add": ("phrase", "mask")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Review:
-    """One thing said of one instance. Of several about the same one, the later counts.
+    """One review of one instance. Of several reviews of the same instance, the later counts.
 
     `instance` is the row in the record; None for an instance that a person added, which has an `id` of its own. With
-    neither, "accept" is of a picture in which nothing was found: nothing is there.
+    neither, "accept" confirms that an image without instances is empty.
     "undo" takes back the latest review of that instance which is not taken back yet. "relabel" has the new phrase,
     "redraw" the new mask, "add" both.
+
+    Raises:
+        ValueError: fields do not fit the action.
     """
 
     file: str
@@ -37,27 +43,27 @@ class Review:
     id: str | None = None
     phrase: str | None = None
     mask: RLE | None = None
-    source: str = "browse"  # where it was said, such as the tool that a correction was imported from
-    config: str = ""  # of the record that was looked at: of one with another, rows mean something else
+    source: str = "browse"  # the tool that it was made in
+    config: str = ""  # of the reviewed record: in a record of another run, rows mean other instances
     time: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
 
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):
             raise ValueError(f"action must be one of {', '.join(get_args(Action))}, got {self.action!r}")
         named = (self.instance is not None) + bool(self.id)
-        if named > 1 or (not named and self.action not in _OF_PICTURES):
+        if named > 1 or (not named and self.action not in _WITHOUT_INSTANCE):
             raise ValueError(f"{self.action!r} must have either an instance or an id, got {self.instance}, {self.id!r}")
         if self.action == "add" and self.instance is not None:
             raise ValueError(f"an added instance must have an id, got the row {self.instance}")
         if self.instance is not None and self.instance < 0:
             raise ValueError(f"instance must be a row of the record, got {self.instance}")
-        for name in _NEEDS.get(self.action, ()):
+        for name in _REQUIRED.get(self.action, ()):
             if not getattr(self, name):
                 raise ValueError(f"{self.action!r} must have a {name}, got none")
 
     @property
-    def key(self) -> Key:
-        return self.instance if self.instance is not None else self.id or WHOLE_PICTURE
+    def key(self) -> InstanceKey:
+        return self.instance if self.instance is not None else self.id or WHOLE_IMAGE
 
     def to_line(self) -> bytes:
         data = {name: value for name, value in asdict(self).items() if value is not None and value != ""}
@@ -65,7 +71,7 @@ class Review:
 
     @classmethod
     def from_line(cls, line: bytes | str) -> "Review":
-        """Inverse of `to_line`.
+        """Inverse of `to_line`. By hand, because pydantic refuses the TypedDict of a mask before Python 3.12.
 
         Raises:
             ResultError: the line is cut off or not JSON, or does not hold a review.
@@ -79,20 +85,20 @@ class Review:
             raise ResultError(f"not a review: {error}") from error
 
 
-def read(folder: str | PathLike[str]) -> list[Review]:
+def read_reviews(folder: str | PathLike[str]) -> list[Review]:
     """Return the reviews in a run's folder in the order in which they were made; a last line cut off is left out.
 
     Raises:
         ResultError: a line before the last does not hold a review, or the file cannot be read.
     """
-    return read_from(folder, 0)[0]
+    return read_reviews_from(folder, 0)[0]
 
 
-def read_from(folder: str | PathLike[str], offset: int) -> tuple[list[Review], int]:
-    """`read` of what follows the first `offset` bytes of the file; and where to go on from later.
+def read_reviews_from(folder: str | PathLike[str], offset: int) -> tuple[list[Review], int]:
+    """Read the reviews behind the first `offset` bytes of the file; also return the offset to continue from later.
 
     Raises:
-        ResultError: as `read`.
+        ResultError: as in `read_reviews`.
     """
     path = Path(folder) / REVIEWS
     try:
@@ -115,27 +121,26 @@ def read_from(folder: str | PathLike[str], offset: int) -> tuple[list[Review], i
     return found, offset
 
 
-def by_file(reviews: Iterable[Review]) -> dict[str, list[Review]]:
-    """The reviews of each picture, in their order."""
+def group_by_file(reviews: Iterable[Review]) -> dict[str, list[Review]]:
+    """Return the reviews of each image, in their order."""
     files: dict[str, list[Review]] = {}
     for review in reviews:
         files.setdefault(review.file, []).append(review)
     return files
 
 
-def append(folder: str | PathLike[str], *reviews: Review) -> None:
+def append_reviews(folder: str | PathLike[str], *reviews: Review) -> None:
     """Add reviews to those in a run's folder; on return they are on the disk, and outlive a crash.
 
-    What a crash left of a last line is removed first. Several processes may do so at once.
+    The rest of a line that a crash cut off is removed first. Several processes may append at once.
 
     Raises:
         OutputError: the file cannot be written.
     """
     path = Path(folder) / REVIEWS
-    with explained(path):
+    with output_errors(path):
         is_new = not path.exists()
-        with path.open("a+b") as file:
-            _lock(file)
+        with path.open("a+b") as file, FileLock(path.with_name(LOCK_FILE)):
             _repair(file)
             file.write(b"".join(review.to_line() for review in reviews))
             file.flush()
@@ -148,17 +153,8 @@ def append(folder: str | PathLike[str], *reviews: Review) -> None:
                 os.close(handle)
 
 
-def _lock(file: BinaryIO) -> None:
-    """Wait until no other process appends; closing the file lets the next one in."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two servers on one folder would have to take turns by themselves
-        return
-    fcntl.flock(file, fcntl.LOCK_EX)
-
-
 def _repair(file: BinaryIO) -> None:
-    """Drop what is left of a last line that was cut off; end one that is whole but for the line end."""
+    """Remove a last line that was cut off; complete one that lacks only the line end."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if file.read(1) in (b"", b"\n"):

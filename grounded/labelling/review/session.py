@@ -1,139 +1,154 @@
-"""A review as it goes on: records, what was said of them, and what a page shows of both."""
+"""A review session: the records of a run, the reviews of them so far, and both as the page shows them."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
-
-from pycocotools import mask as coco_mask
 
 from grounded.data.image import SourceImage
 from grounded.errors import ImageError, PromptError, ResultError
 from grounded.labelling.records import Record
-from grounded.labelling.review import apply, log, shown
-from grounded.labelling.review.agreement import Agreement, agreement_of
-from grounded.labelling.review.apply import Verdict
-from grounded.labelling.review.clicks import Redrawing
-from grounded.labelling.review.images import open_picture
-from grounded.labelling.review.index import Catalogue
-from grounded.labelling.review.log import Key, Review
+from grounded.labelling.review.agreement import Agreement, image_agreement
+from grounded.labelling.review.apply import (
+    ReviewState,
+    active_reviews,
+    apply_reviews,
+    is_confirmed_empty,
+    resolve_reviews,
+)
+from grounded.labelling.review.clicks import ClickSegmenter
+from grounded.labelling.review.images import open_record_image
+from grounded.labelling.review.index import RecordIndex
+from grounded.labelling.review.log import InstanceKey, Review, append_reviews, group_by_file, read_reviews_from
 from grounded.labelling.sources import Source
+from grounded.labelling.store.run import REVIEWS
+from grounded.output.draw import phrase_colour
+from grounded.output.polygons import TOLERANCE, mask_to_polygons
+from segany.utils.rle import RLE, rle_area
 
-# Of a picture: nothing said, of some instances, of all; then what was said, of any of them.
+# States of an image: how many of its instances are reviewed, then the kinds of corrections that it has.
 STATES = ("unreviewed", "partly", "done", "reject", "relabel", "redraw", "add")
 
+_OUTLINE_STEPS = 1500  # along the longer side: as fine as a screen shows
 
-class Desk:
-    """A run before a person. What is said is on the disk before it is shown; for several threads.
+
+class ReviewSession:
+    """A run under review. Reviews are on the disk before they are shown; for several threads.
 
     Records and reviews that other programs add to the folder meanwhile count as well.
 
     Args:
         folder: of the run.
-        source: of its pictures; None where they cannot be found any more.
-        redrawing: what answers clicks.
+        source: of its images; None where they cannot be found any more.
+        segmenter: makes masks from clicks.
 
     Raises:
         GroundedError: the folder holds no run, or its reviews cannot be read.
     """
 
-    def __init__(self, folder: Path, source: Source | None, redrawing: Redrawing) -> None:
-        self.folder, self.source, self.redrawing = folder, source, redrawing
-        self.catalogue = Catalogue(folder)
+    def __init__(self, folder: Path, source: Source | None, segmenter: ClickSegmenter) -> None:
+        self.folder, self.source, self.segmenter = folder, source, segmenter
+        self.index = RecordIndex(folder)
         self._lock = threading.RLock()
-        self._latest: tuple[str, SourceImage] | None = None
-        self._offset = 0
+        self._opened: tuple[str, SourceImage] | None = None  # the latest image, by file
+        self._offset = 0  # end of the last review read
         self._reviews: dict[str, list[Review]] = {}
         self._states: dict[str, frozenset[str]] = {}
-        self._phrases: dict[str, frozenset[str]] = {}  # that a person gave, by file
+        self._new_phrases: dict[str, frozenset[str]] = {}  # given by a person, by file
         self._agreements: dict[str, Agreement] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in records and reviews that are in the folder and not yet here."""
+        """Read the records and reviews that were added to the folder."""
         with self._lock:
-            self.catalogue.refresh()
-            path = self.folder / log.REVIEWS
+            self.index.refresh()
+            path = self.folder / REVIEWS
             size = path.stat().st_size if path.exists() else 0
             if size == self._offset:
                 return
             if size < self._offset:  # another run was begun in the folder
-                for known in (self._reviews, self._states, self._phrases, self._agreements):
+                for known in (self._reviews, self._states, self._new_phrases, self._agreements):
                     known.clear()
                 self._offset = 0
-            new, self._offset = log.read_from(self.folder, self._offset)
-            for file, own in log.by_file(new).items():
-                if file in self.catalogue.places:
+            new, self._offset = read_reviews_from(self.folder, self._offset)
+            for file, own in group_by_file(new).items():
+                if file in self.index.places:
                     self._reviews.setdefault(file, []).extend(own)
-                    self._judge(file)
+                    self._update(file)
+
+    def _update(self, file: str) -> None:
+        """Derive what is known of an image from its reviews."""
+        record, reviews = self.index.record(file), self._reviews[file]
+        states = resolve_reviews(record, reviews)
+        self._agreements[file] = image_agreement(record, reviews)
+        self._new_phrases[file] = frozenset(state.phrase for state in states.values() if state.phrase)
+        if states or is_confirmed_empty(record, reviews):
+            self._states[file] = _image_states(states, len(record.instances))
+        else:
+            self._states[file] = frozenset({"unreviewed"})
 
     def reviews(self, file: str) -> list[Review]:
-        """All that was said of a picture, in order."""
+        """Return all reviews of an image, in order."""
         with self._lock:
             return list(self._reviews.get(file, ()))
 
     def states(self, file: str) -> frozenset[str]:
-        """Which of STATES a picture has."""
+        """Return those of `STATES` that an image is in."""
         return self._states.get(file, frozenset({"unreviewed"}))
 
-    def listed(self, file: str, state: str | None) -> bool:
-        """Whether a picture is in the list of those with a state."""
-        return state is None or state in self.states(file)
-
-    def given(self, phrase: str | None) -> list[str]:
-        """Files in which a person has called something so."""
+    def files_relabelled_as(self, phrase: str) -> list[str]:
+        """Return the images in which a person has given an instance this phrase."""
         with self._lock:
-            return [file for file, phrases in self._phrases.items() if phrase in phrases]
+            return [file for file, phrases in self._new_phrases.items() if phrase in phrases]
 
     def phrases(self) -> list[str]:
-        """All phrases there are, those of the run by frequency and then those that a person gave."""
+        """Return all phrases: those of the run by frequency, then those that a person has given."""
         with self._lock:
-            new = sorted({phrase for phrases in self._phrases.values() for phrase in phrases})
-        return list(dict.fromkeys([*self.catalogue.phrases(), *new]))
+            new = sorted({phrase for phrases in self._new_phrases.values() for phrase in phrases})
+        return list(dict.fromkeys([*self.index.phrases(), *new]))
 
     def agreement(self) -> Agreement:
         with self._lock:
             return Agreement.total(self._agreements.values())
 
-    def say(self, *said: Review) -> None:
-        """Write down what a person says.
+    def add_reviews(self, *reviews: Review) -> None:
+        """Append reviews to the log, all or none.
 
         Raises:
-            UnknownPictureError: there is no such picture.
-            ResultError: a review does not fit its record; then none is written.
-            PromptError: a phrase holds none.
+            UnknownImageError: there is no such image.
+            ResultError: a review does not fit its record.
             OutputError: they cannot be written.
         """
         with self._lock:
             self.refresh()
-            for file, own in log.by_file(said).items():
-                record = self.catalogue.record(file)
-                apply.apply(record, [*self._reviews.get(file, ()), *own])
-            for review in said:
-                if review.mask is not None and not coco_mask.area(review.mask):
+            for file, own in group_by_file(reviews).items():
+                apply_reviews(self.index.record(file), [*self._reviews.get(file, ()), *own])
+            for review in reviews:
+                if review.mask is not None and not rle_area([review.mask])[0]:
                     raise ResultError("the mask must have pixels, got none: reject the instance instead")
-            log.append(self.folder, *said)
+            append_reviews(self.folder, *reviews)
             self.refresh()
 
-    def latest(self, file: str) -> Key | None:
-        """The instance that the latest review of a picture is of, for taking it back; None where there is none.
+    def last_reviewed(self, file: str) -> InstanceKey | None:
+        """Return the instance of the latest review of an image that counts; None without one.
 
-        `reviews.WHOLE_PICTURE` where that is of no instance.
+        That is `WHOLE_IMAGE` for a review of no instance.
         """
-        standing = apply.standing(self.catalogue.record(file), self.reviews(file))
-        return standing[-1].key if standing else None
+        active = active_reviews(self.index.record(file), self.reviews(file))
+        return active[-1].key if active else None
 
-    def corrected(self, file: str) -> Record:
-        """The record of a picture, corrected so far."""
-        return apply.apply(self.catalogue.record(file), self.reviews(file))
+    def corrected_record(self, file: str) -> Record:
+        """Return the record of an image with the corrections so far."""
+        return apply_reviews(self.index.record(file), self.reviews(file))
 
-    def picture(self, file: str) -> dict[str, Any]:
-        """All that the page shows of one picture, fit for JSON. Raises UnknownPictureError."""
-        record = self.catalogue.record(file)
-        said = self.reviews(file)
+    def image_to_dict(self, file: str) -> dict[str, Any]:
+        """Return an image as the page shows it, fit for JSON. Raises UnknownImageError."""
+        record = self.index.record(file)
+        reviews = self.reviews(file)
         missing = None
         try:
-            open_picture(self.source, record, reduced_to=64)
+            open_record_image(self.source, record, reduced_to=64)
         except ImageError as error:
             missing = str(error)
         return {
@@ -142,67 +157,103 @@ class Desk:
             "height": record.image.height,
             "notes": list(record.image.notes),
             "missing": missing,
-            "version": len(said),
+            "version": len(reviews),
             "states": sorted(self.states(file)),
-            "instances": shown.instances(record, apply.of(record, said)),
+            "instances": _instances_to_list(record, resolve_reviews(record, reviews)),
         }
 
-    def masks(
-        self, file: str, key: Key | None, phrase: str, points: Sequence[Sequence[float]], labels: Sequence[int]
+    def segment_clicks(
+        self, file: str, key: InstanceKey | None, phrase: str, points: Sequence[Sequence[float]], labels: Sequence[int]
     ) -> list[dict[str, Any]]:
-        """New masks for clicks, the best first, fit for JSON; nothing is written down.
+        """Return new masks for clicks, the best first, fit for JSON; no review is made of them.
 
         Args:
-            file: which picture.
-            key: the instance that is corrected; None for a new one.
-            phrase: what a new one is called.
+            file: of the image.
+            key: the instance to correct; None for a new one.
+            phrase: the name of a new one.
             points: (k, 2), all clicks so far, in pixels.
             labels: (k), 1 foreground and 0 background.
 
         Raises:
-            UnknownPictureError: there is no such picture.
-            ImageError: the picture is not there.
+            UnknownImageError: there is no such image.
+            ImageError: the image is missing.
             PromptError: the clicks cannot be used, or there is no such instance.
         """
-        record = self.catalogue.record(file)
-        picture = self._opened(record)
-        before = None
+        record = self.index.record(file)
+        image = self._open(record)
+        instance = None
         if key is not None:
-            # Of the corrected record only this instance, rejected or not.
-            said = [review for review in self.reviews(file) if review.key == key and review.action != "reject"]
-            kept = apply.apply(record, said)
+            # Correct this instance alone, rejected or not.
+            reviews = [review for review in self.reviews(file) if review.key == key and review.action != "reject"]
+            corrected = apply_reviews(record, reviews).instances
             row = key if isinstance(key, int) else len(record.instances)
-            if row >= len(kept.instances):
+            if row >= len(corrected):
                 raise PromptError(f"there is no instance {key!r} in {file}")
-            before = kept.instances[row]
-        found = self.redrawing.masks(picture, phrase, points, labels, before)
-        return [shown.mask(rle, float(iou)) for rle, iou in zip(found.rles, found.predicted_iou, strict=True)]
+            instance = corrected[row]
+        found = self.segmenter.segment(image, phrase, points, labels, instance)
+        return [
+            {"mask": dict(rle), "path": svg_path(rle), "iou": _finite(float(iou))}
+            for rle, iou in zip(found.rles, found.predicted_iou, strict=True)
+        ]
 
-    def _opened(self, record: Record) -> SourceImage:
-        """The picture of a record in full; the latest is kept, for one clicks several times."""
+    def _open(self, record: Record) -> SourceImage:
+        """Open the image of a record at full size; the latest is kept, because users click several times."""
         with self._lock:
-            if self._latest is None or self._latest[0] != record.image.file:
-                self._latest = record.image.file, open_picture(self.source, record)
-            return self._latest[1]
-
-    def _judge(self, file: str) -> None:
-        record, own = self.catalogue.record(file), self._reviews[file]
-        found = apply.of(record, own)
-        self._agreements[file] = agreement_of(record, own)
-        self._phrases[file] = frozenset(verdict.phrase for verdict in found.values() if verdict.phrase)
-        if not found and not apply.is_empty(record, own):
-            self._states[file] = frozenset({"unreviewed"})
-            return
-        self._states[file] = frozenset(_said(found, len(record.instances)))
+            if self._opened is None or self._opened[0] != record.image.file:
+                self._opened = record.image.file, open_record_image(self.source, record)
+            return self._opened[1]
 
 
-def _said(found: Mapping[Key, Verdict], rows: int) -> Iterator[str]:
-    """Those of STATES that a picture with `rows` instances has."""
-    yield "done" if sum(isinstance(key, int) for key in found) == rows else "partly"
-    for key, verdict in found.items():
-        if not verdict.kept:
-            yield "reject"
+def _image_states(states: Mapping[InstanceKey, ReviewState], rows: int) -> frozenset[str]:
+    """Return those of `STATES` that a reviewed image with `rows` instances in its record is in."""
+    found = {"done" if sum(isinstance(key, int) for key in states) == rows else "partly"}
+    for key, state in states.items():
+        if not state.is_kept:
+            found.add("reject")
         elif isinstance(key, str):
-            yield "add"
+            found.add("add")
         else:
-            yield from (["relabel"] if verdict.phrase else []) + (["redraw"] if verdict.mask else [])
+            found |= ({"relabel"} if state.phrase else set()) | ({"redraw"} if state.mask else set())
+    return frozenset(found)
+
+
+def _instances_to_list(record: Record, states: Mapping[InstanceKey, ReviewState]) -> list[dict[str, Any]]:
+    """Return the instances of a record with their corrections, rejected ones too; added ones come last."""
+    instances, listed = record.instances, list[dict[str, Any]]()
+    for row in range(len(instances)):
+        label, score = str(instances.labels[row]), _finite(float(instances.scores[row]))
+        entry = _instance_to_dict(row, label, instances.rles[row], states.get(row))
+        listed.append({**entry, "record_phrase": label, "score": score, "source": str(instances.sources[row])})
+    for key, state in states.items():
+        if isinstance(key, str) and state.phrase and state.mask:
+            entry = _instance_to_dict(key, state.phrase, state.mask, state)
+            listed.append({**entry, "score": None, "source": "added"})
+    return listed
+
+
+def _instance_to_dict(key: InstanceKey, phrase: str, mask: RLE, state: ReviewState | None) -> dict[str, Any]:
+    if state is not None:
+        phrase, mask = state.phrase or phrase, state.mask or mask
+    red, green, blue = phrase_colour(phrase)
+    return {
+        "key": key,
+        "phrase": phrase,
+        "state": state.action if state else None,
+        "redrawn": state is not None and state.mask is not None,
+        "colour": f"#{red:02x}{green:02x}{blue:02x}",
+        "area": int(rle_area([mask])[0]),
+        "path": svg_path(mask),
+    }
+
+
+def svg_path(rle: RLE) -> str:
+    """Return a mask as the path of an SVG in pixels of the image, by the even-odd rule."""
+    parts = []
+    for polygon in mask_to_polygons(rle, max(TOLERANCE, max(rle["size"]) / _OUTLINE_STEPS)):
+        for ring in polygon.rings:
+            parts.append("M" + "L".join(f"{x:.6g},{y:.6g}" for x, y in ring.round(1)) + "Z")
+    return "".join(parts)
+
+
+def _finite(number: float) -> float | None:
+    return round(number, 4) if isfinite(number) else None

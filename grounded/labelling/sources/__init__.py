@@ -1,24 +1,24 @@
-"""Where pictures come from: folders, patterns, lists, TAR shards and COCO files, as a stream of names and bytes.
+"""Sources of images: folders, patterns, lists, TAR shards and COCO files, as a stream of names and bytes.
 
-| what is given | pictures | names |
+| source | images | names |
 |---|---|---|
 | a folder | every file in it and below that Pillow opens, by its suffix | path below the folder |
-| a picture | itself | its file name |
-| a pattern such as `data/**/*.jpg` | what matches and is a picture | path below the part without wildcards |
+| an image | itself | its file name |
+| a pattern such as `data/**/*.jpg` | the files that match and are images | path below the part without wildcards |
 | a text file | one path per line, relative to the file or to `root` | path below that folder |
-| TAR files, one or a pattern such as `shards/{000..099}.tar` | members that are pictures | TAR's path / path in it |
+| TAR files, one or a pattern such as `shards/{000..099}.tar` | members that are images | TAR's path / path in it |
 | a COCO file | `file_name` of its images, relative to the file or to `root` | path below that folder |
 
-A name is text with `/` between folders, never absolute and never upwards: of a listed file outside the folder it is
-the whole path without its beginning `/`. Bytes that are not UTF-8 become backslash escapes. A file is one picture
+A name is text with `/` between folders, never absolute and never upwards: for a listed file outside the folder it
+is the whole path without its beginning `/`. Bytes that are not UTF-8 become backslash escapes. A file is one image
 however often it is listed; of members of a TAR with the same name, the second of `a.jpg` is called `a#2.jpg`.
 
 Left out are hidden files and folders, links to a folder above, and folders that hold a labelling run.
 """
 
 from grounded.labelling.sources.files import FolderSource, ListedFiles
-from grounded.labelling.sources.items import Item, Source, picture_suffixes
+from grounded.labelling.sources.items import Item, Source, image_suffixes
 from grounded.labelling.sources.opening import open_source
 from grounded.labelling.sources.tars import TarSource
 
-__all__ = ["FolderSource", "Item", "ListedFiles", "Source", "TarSource", "open_source", "picture_suffixes"]
+__all__ = ["FolderSource", "Item", "ListedFiles", "Source", "TarSource", "image_suffixes", "open_source"]

@@ -1,4 +1,4 @@
-"""A picture that has not been read yet, and what all sources of pictures have in common."""
+"""Items of sources, which are images that have not been read yet, and the protocol of all sources."""
 
 import os
 import posixpath
@@ -18,7 +18,7 @@ _NOT_DECODED = {"EPS", "MPEG", "BUFR", "GRIB", "HDF5", "WMF"}
 
 @dataclass(frozen=True)
 class Item:
-    """A picture by name; `read` returns the bytes of its file, and raises ImageError or OSError."""
+    """An image by name; `read` returns the bytes of its file, and raises ImageError or OSError."""
 
     file: str
     read: Callable[[], bytes]
@@ -26,7 +26,7 @@ class Item:
 
 @runtime_checkable
 class Source(Protocol):
-    """Pictures, one after the other and always in the same order, or by name."""
+    """Images, one after the other and always in the same order, or by name."""
 
     @property
     def spec(self) -> str:
@@ -34,38 +34,38 @@ class Source(Protocol):
         ...
 
     def items(self) -> Iterator[Item]:
-        """Yield every picture once; nothing is read before an item's `read` is called, but by compressed TARs."""
+        """Yield every image once; except in compressed TARs, nothing is read before an item's `read` is called."""
         ...
 
     def get(self, file: str) -> bytes:
-        """Return the bytes of the picture of that name.
+        """Return the bytes of the image of that name.
 
         Raises:
-            ImageError: the source has no such picture, or it cannot be read.
+            ImageError: the source has no such image, or it cannot be read.
         """
         ...
 
     def count(self) -> int | None:
-        """Return how many pictures there are, None where finding out would take long."""
+        """Return the number of images, or None if counting would take long."""
         ...
 
 
 @cache
-def picture_suffixes() -> frozenset[str]:
-    """Return the suffixes of what Pillow opens, in lower case with their dot."""
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of files that Pillow decodes, in lower case with their dot."""
     Image.init()
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_DECODED)
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file of that name is taken for a picture: by its suffix, in upper or lower case, and not hidden."""
+def is_image(name: str) -> bool:
+    """Whether a file name has the suffix of an image, in upper or lower case, and is not hidden."""
     base = posixpath.basename(name)
-    return not base.startswith(".") and posixpath.splitext(base)[1].lower() in picture_suffixes()
+    return not base.startswith(".") and posixpath.splitext(base)[1].lower() in image_suffixes()
 
 
-def as_text(path: str) -> str:
-    """A path as the system has it -> a name: `/` between folders, backslash escapes for bytes that are not UTF-8."""
+def path_to_name(path: str) -> str:
+    """Turn a path of the system into a name: `/` between folders, backslash escapes for bytes that are not UTF-8."""
     return os.fsencode(path.replace(os.sep, "/")).decode("utf-8", "backslashreplace")
 
 
@@ -73,7 +73,7 @@ def read_file(path: str | Path) -> bytes:
     """Return the bytes of a file.
 
     Raises:
-        ImageError: there is no such file, it cannot be read, or it is none: a pipe might never answer.
+        ImageError: there is no such file, it cannot be read, or it is not a regular file: a pipe could block for ever.
     """
     try:
         if not os.path.isfile(path):

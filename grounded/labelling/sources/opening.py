@@ -1,17 +1,17 @@
-"""What is written on the command line -> a source."""
+"""Opens the source that a text of the command line names."""
 
 import glob
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
-from grounded.errors import ConfigError
+from grounded.errors import ConfigError, ResultError
+from grounded.labelling.formats.coco import read_coco_images
 from grounded.labelling.sources.files import FolderSource, ListedFiles
-from grounded.labelling.sources.items import Source, is_picture
+from grounded.labelling.sources.items import Source, is_image
 from grounded.labelling.sources.tars import TarSource, is_tar
 
 _ROOT_MARK = "::"
@@ -21,16 +21,16 @@ _WILD = re.compile(r"[*?\[{]")
 
 
 def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = None) -> Source:
-    """Open what `spec` names, as the table of this package tells.
+    """Open a source, by the table in the docstring of this package.
 
     Args:
-        spec: a folder, a picture, a TAR file, a COCO or text file, or a pattern with `*`, `?`, `[...]`, `**` and
-            `{a,b}` or `{000..099}`. What exists under that very name is no pattern. `FILE::FOLDER` is a COCO or text
-            file with its root.
-        root: folder of the pictures that a COCO or text file lists, if not the file's own.
+        spec: a folder, an image, a TAR file, a COCO or text file, or a pattern with `*`, `?`, `[...]`, `**` and
+            `{a,b}` or `{000..099}`. An existing file of that very name is not read as a pattern. `FILE::FOLDER` is a
+            COCO or text file with its root.
+        root: folder of the images that a COCO or text file lists, if not the file's own.
 
     Raises:
-        ConfigError: there is no such thing, it cannot be read, or it holds no picture.
+        ConfigError: it does not exist, cannot be read, or holds no image.
     """
     text = os.path.expanduser(os.fspath(spec))
     if root is None and _ROOT_MARK in text and not os.path.exists(text):
@@ -42,9 +42,9 @@ def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = No
     if os.path.isdir(path):
         source: Source = FolderSource(path)
     elif os.path.isfile(path):
-        source = _from_file(path, os.path.abspath(root) if root is not None else None)
+        source = _open_file(path, os.path.abspath(root) if root is not None else None)
     elif _WILD.search(text):
-        source = _from_pattern(path)
+        source = _open_pattern(path)
     else:
         raise ConfigError(f"no such file or folder: {text}")
     if next(source.items(), None) is None:
@@ -54,13 +54,13 @@ def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = No
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`{a,b}` and `{08..11}` -> every combination, in order; a range keeps its leading zeros."""
+    """Return every combination of the choices in `{a,b}` and `{08..11}`, in order; a range keeps its leading zeros."""
     parts = _BRACES.split(pattern)  # text, choices, text, choices, ..., text
-    options = [_choices(part) if index % 2 else [part] for index, part in enumerate(parts)]
+    options = [_brace_choices(part) if index % 2 else [part] for index, part in enumerate(parts)]
     return ["".join(chosen) for chosen in itertools.product(*options)]
 
 
-def _choices(inside: str) -> list[str]:
+def _brace_choices(inside: str) -> list[str]:
     bounds = _RANGE.fullmatch(inside)
     if not bounds:
         return inside.split(",")
@@ -68,14 +68,14 @@ def _choices(inside: str) -> list[str]:
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
-def _from_file(path: str, root: str | None) -> Source:
+def _open_file(path: str, root: str | None) -> Source:
     if is_tar(path):
         return TarSource(path, (path,), os.path.dirname(path))
-    if is_picture(path):
-        return ListedFiles.of(path, [path], os.path.dirname(path))
-    listed = _coco_names(path) if path.lower().endswith(".json") else _lines(path)
+    if is_image(path):
+        return ListedFiles.from_paths(path, [path], os.path.dirname(path))
+    listed = _read_coco_names(path) if path.lower().endswith(".json") else _read_lines(path)
     folder = root or os.path.dirname(path)
-    source = _of_paths(f"{path}{_ROOT_MARK}{root}" if root else path, listed, folder)
+    source = _open_paths(f"{path}{_ROOT_MARK}{root}" if root else path, listed, folder)
     if isinstance(source, ListedFiles) and source.paths:
         first = list(itertools.islice(source.paths.values(), 100))
         if not any(map(os.path.exists, first)):
@@ -85,26 +85,26 @@ def _from_file(path: str, root: str | None) -> Source:
     return source
 
 
-def _from_pattern(pattern: str) -> Source:
+def _open_pattern(pattern: str) -> Source:
     parts = Path(pattern).parts
     fixed = itertools.takewhile(lambda part: not _WILD.search(part), parts)
     found = (match for plain in expand_braces(pattern) for match in sorted(glob.glob(plain, recursive=True)))
-    paths = [path for path in dict.fromkeys(found) if is_tar(path) or is_picture(path)]
+    paths = [path for path in dict.fromkeys(found) if is_tar(path) or is_image(path)]
     if not paths:
         raise ConfigError(f"no picture and no TAR file matches {pattern}")
-    return _of_paths(pattern, filter(os.path.isfile, paths), str(Path(*fixed)))
+    return _open_paths(pattern, filter(os.path.isfile, paths), str(Path(*fixed)))
 
 
-def _of_paths(spec: str, listed: Iterable[str], root: str) -> Source:
-    """TAR files, where all are TAR files, or else pictures."""
+def _open_paths(spec: str, listed: Iterable[str], root: str) -> Source:
+    """Open a source of TAR files, if all are TAR files, or else of images."""
     paths = list(listed)
     if paths and all(map(is_tar, paths)):
         shards = dict.fromkeys(os.path.normpath(os.path.join(root, path)) for path in paths)
         return TarSource(spec, tuple(shards), root)
-    return ListedFiles.of(spec, paths, root)
+    return ListedFiles.from_paths(spec, paths, root)
 
 
-def _lines(path: str) -> list[str]:
+def _read_lines(path: str) -> list[str]:
     """The lines of a list; names of files are bytes, whatever their encoding."""
     try:
         data = Path(path).read_bytes()
@@ -116,12 +116,12 @@ def _lines(path: str) -> list[str]:
     return [os.fsdecode(line.strip()) for line in lines if line.strip()]
 
 
-def _coco_names(path: str) -> list[str]:
+def _read_coco_names(path: str) -> list[str]:
     try:
-        images = json.loads(Path(path).read_bytes())["images"]
-        return [str(image["file_name"]) for image in images]
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        expected = 'expected {"images": [{"file_name": ...}, ...]}'
-        raise ConfigError(f"{path} is not a COCO file: {expected}, got {type(error).__name__}: {error}") from error
+        images = read_coco_images(path)
+    except ResultError as error:
+        raise ConfigError(str(error)) from error
+    names = [image.file_name for image in images if image.file_name is not None]
+    if len(names) < len(images):
+        raise ConfigError(f"{path} must hold a file_name for each of its {len(images)} images, got {len(names)}")
+    return names

@@ -1,4 +1,4 @@
-"""Pictures in TAR files, as WebDataset shards them: read in one pass, or by name."""
+"""Source of images in TAR files, as WebDataset shards them: read in one pass, or by name."""
 
 import posixpath
 import tarfile
@@ -12,26 +12,26 @@ from pathlib import Path
 
 from grounded.errors import ImageError
 from grounded.labelling.sources.files import name_below
-from grounded.labelling.sources.items import Item, as_text, is_picture
+from grounded.labelling.sources.items import Item, is_image, path_to_name
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# Up to this many bytes of TARs, looking through their headers for the number of pictures takes seconds.
+# Up to this many bytes of TARs, counting the images by their headers takes seconds.
 _COUNTED_BYTES = 10_000_000_000
 _INDEXED_SHARDS = 16
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # gzip, bzip2, xz
 
 
 def is_tar(name: str) -> bool:
-    """Whether a file of that name is taken for a TAR."""
+    """Whether a file name has the suffix of a TAR file."""
     return name.lower().endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
 class TarSource:
-    """The members of TAR files that are pictures, in the order in which they lie there.
+    """The members of TAR files that are images, in their order.
 
-    Of an uncompressed TAR only the headers are read until an item is, so that pictures which are done cost nothing; the
-    pictures of a compressed one are read as they come by. A damaged TAR gives the pictures before the damage, and then
+    Of an uncompressed TAR only the headers are read until an item is, so that images which are done cost nothing; the
+    images of a compressed one are read in passing. A damaged TAR gives the images before the damage, and then
     an item of the TAR's own name that raises when it is read.
     """
 
@@ -66,11 +66,11 @@ class TarSource:
         return sum(1 for _ in self.items())
 
     def _index(self, shard: str) -> dict[str, tuple[int, int]]:
-        """Where each picture of a shard lies, remembered for the last shards that were asked for."""
+        """(offset, size) of each image of a shard by name, cached for the last shards that were used."""
         with _INDEXING:
             if shard not in self._indexes:
                 index: dict[str, tuple[int, int]] = {}
-                with suppress(tarfile.TarError, OSError, EOFError):  # what lies before the damage can be read
+                with suppress(tarfile.TarError, OSError, EOFError):  # the images before the damage can be read
                     index.update((name, span) for name, span, _ in _members(shard))
                 self._indexes[shard] = index
                 while len(self._indexes) > _INDEXED_SHARDS:
@@ -83,14 +83,14 @@ _INDEXING = threading.Lock()
 
 
 def _members(shard: str) -> Iterator[tuple[str, tuple[int, int], bytes | None]]:
-    """Yield name, (offset, size) and, of a compressed TAR, the bytes of each picture."""
+    """Yield name, (offset, size) and, of a compressed TAR, the bytes of each image."""
     streamed = _is_compressed(shard)
     seen: Counter[str] = Counter()
     with tarfile.open(shard, "r|*") if streamed else tarfile.open(shard, "r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
-            name = as_text(posixpath.normpath(f"/{member.name}")).lstrip("/")
-            if not member.isreg() or not is_picture(name):
+            name = path_to_name(posixpath.normpath(f"/{member.name}")).lstrip("/")
+            if not member.isreg() or not is_image(name):
                 continue
             seen[name] += 1
             stem, suffix = posixpath.splitext(name)

@@ -1,17 +1,23 @@
-"""A run's folder: what was asked (`run.json`), what was found (`records/`) and what failed (`failures.jsonl`).
+"""The folder of a labelling run: its description, records, failures and reviews.
 
-    run.json              what was asked, of which pictures, by which models; written before the first record
-    records/NNNNN.jsonl   one line per finished picture, one file per worker
-    failures.jsonl        one line per failed picture; a later line about the same picture holds, and so does a record
+    run.json              images, phrases, settings and models; written before the first record
+    records/NNNNN.jsonl   one line per finished image, one file per worker
+    failures.jsonl        one line per failed image; a later line about the same image counts, and so does a record
     reviews.jsonl         corrections by a person
-    replaced/NNN/         what a restart put aside
-    .lock                 held by the run that writes
+    replaced/NNN/         files of a run that was restarted
+    .lock, .lock-owner    held by the run that writes, and which process that is
 
 Lines are only ever appended. A run that is killed leaves at most one cut-off line per file: readers skip it, and the
 next `Writer` removes it.
 """
 
-from grounded.labelling.store.reading import failures, files_done, record_at, record_index, records
+from grounded.labelling.store.reader import (
+    index_records,
+    read_done_files,
+    read_failures,
+    read_record_at,
+    read_records,
+)
 from grounded.labelling.store.run import Failure, Run, fingerprint
 from grounded.labelling.store.writer import Writer, open_run
 
@@ -19,11 +25,11 @@ __all__ = [
     "Failure",
     "Run",
     "Writer",
-    "failures",
-    "files_done",
     "fingerprint",
+    "index_records",
     "open_run",
-    "record_at",
-    "record_index",
-    "records",
+    "read_done_files",
+    "read_failures",
+    "read_record_at",
+    "read_records",
 ]

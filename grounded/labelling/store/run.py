@@ -1,4 +1,4 @@
-"""What a run was asked, and which pictures it could not answer for."""
+"""Values in a run's folder besides the records: the description of the run, and the images that failed."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from grounded import __version__
 from grounded.errors import ResultError
@@ -17,14 +19,14 @@ RUN_FILE, RECORDS, FAILURES, REVIEWS = "run.json", "records", "failures.jsonl", 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What was asked, of which pictures, and by which models.
+    """The images, phrases, settings and models of a run.
 
-    `config` tells apart answers that are not to be mixed in one folder: it is `fingerprint` of all that they depend on
-    besides the pictures. Source and weights are compared by themselves, and the version is only stated.
+    `config` tells apart records that must not be mixed in one folder: it is the `fingerprint` of everything that they
+    depend on besides the images. Source and weights are compared by themselves, and the version is only stated.
     """
 
     source: str  # absolute; `grounded.labelling.sources.open_source` opens it again
-    phrases: tuple[str, ...]  # what instances are called in the records
+    phrases: tuple[str, ...]  # labels of instances in the records
     vocabulary: Mapping[str, Any] = field(default_factory=dict)  # synonyms, thresholds, negatives
     configuration: Mapping[str, Any] = field(default_factory=dict)  # of the pipeline
     tiles: Mapping[str, Any] | None = None
@@ -43,19 +45,20 @@ class Run:
         """Inverse of `to_dict`; keys that this version does not know are left out.
 
         Raises:
-            ResultError: not a mapping, or without a source or phrases.
+            ResultError: not a mapping, without a source or phrases, or a value is of a wrong type.
         """
+        if isinstance(data, Mapping):
+            for key in ("source", "phrases"):
+                if key not in data:
+                    raise ResultError(f"a run must hold the key '{key}', got none")
         try:
-            known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-            return cls(**{**known, "source": str(data["source"]), "phrases": tuple(map(str, data["phrases"]))})
-        except KeyError as error:
-            raise ResultError(f"a run must hold the key {error}, got none") from error
-        except (TypeError, ValueError) as error:
-            raise ResultError(f"not a run of this program: {error}") from error
+            return _RUN.validate_python(data)
+        except ValidationError as error:
+            raise ResultError(f"not a run of this program: {_first_error(error)}") from error
 
     @classmethod
     def read(cls, folder: str | PathLike[str]) -> "Run":
-        """Read the run that `folder` holds.
+        """Read `run.json` in `folder`.
 
         Raises:
             ResultError: there is none, or it is damaged.
@@ -79,11 +82,11 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A picture without an answer."""
+    """An image that could not be labelled."""
 
     file: str
     reason: str  # one line
-    kind: str = "model"  # "read": no bytes, "image": no picture in them, "model": no answer, "crash": killed its worker
+    kind: str = "model"  # "read": no bytes, "image": not an image, "model": the task raised, "crash": killed its worker
     attempts: int = 1
 
     def to_line(self) -> bytes:
@@ -94,11 +97,18 @@ class Failure:
     def from_line(cls, line: bytes | str) -> "Failure":
         """Inverse of `to_line`. Raises ResultError."""
         try:
-            data = json.loads(line)
-            file, reason, kind = str(data["file"]), str(data["reason"]), str(data.get("kind", "model"))
-            return cls(file=file, reason=reason, kind=kind, attempts=int(data.get("attempts", 1)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ResultError(f"not a failure of this program: {error}") from error
+            return _FAILURE.validate_json(line)
+        except ValidationError as error:
+            raise ResultError(f"not a failure of this program: {_first_error(error)}") from error
+
+
+_RUN, _FAILURE = TypeAdapter(Run), TypeAdapter(Failure)
+
+
+def _first_error(report: ValidationError) -> str:
+    """The first error that pydantic found, as one line with its key."""
+    error = report.errors(include_url=False)[0]
+    return ": ".join([*map(str, error["loc"]), error["msg"]])
 
 
 def fingerprint(data: Any) -> str:

@@ -1,6 +1,7 @@
-"""Records and failures on their way to the disk: appended, synced, locked, repaired."""
+"""Writes records and failures: appends and syncs lines, locks the folder, and repairs the files of a killed run."""
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,14 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from grounded.errors import ConfigError, OutputError, ResultError
+from filelock import FileLock, Timeout
+
+from grounded.errors import BusyError, ConfigError, OutputError, ResultError
 from grounded.labelling.records import Record
-from grounded.labelling.store.lock import Lock
-from grounded.labelling.store.reading import all_failures, complete_lines, file_of, shards
+from grounded.labelling.store.reader import complete_lines, list_shards, parse_file_name, read_all_failures
 from grounded.labelling.store.run import FAILURES, RECORDS, REVIEWS, RUN_FILE, Failure, Run
-from grounded.utils.files import check_folder, explained, write_atomically
+from grounded.utils.files import check_folder, output_errors, write_atomically
 
 SYNC_SECONDS = 5.0
+LOCK_FILE = ".lock"
+OWNER_FILE = ".lock-owner"  # names the process that holds the lock; only read for the message to others
 _BLOCK = 1 << 16
 _REMEDY = "use --restart to begin again, or another folder"
 
@@ -25,41 +29,41 @@ _REMEDY = "use --restart to begin again, or another folder"
 def open_run(
     folder: str | PathLike[str], run: Run, restart: bool = False, *, sync_seconds: float = SYNC_SECONDS
 ) -> "Writer":
-    """Begin a run in `folder`, or go on with the one that is there; lines that a killed run cut off are removed.
+    """Begin a run in `folder`, or continue the one that is there; lines that a killed run cut off are removed.
 
     Args:
         folder: created where it is missing.
-        run: what is asked.
-        restart: put aside what an earlier run left, under `replaced/`, and begin again.
+        run: description of the run.
+        restart: move the files of an earlier run aside, to `replaced/`, and begin again.
         sync_seconds: longest time for which a crash of the machine may lose records; that of the process loses none.
 
     Raises:
-        ConfigError: another run is writing into the folder, or the run that is there was asked something else, and
-            `restart` is not set.
+        BusyError: another run is writing into the folder.
+        ConfigError: the run that is there has other phrases or settings, and `restart` is not set.
         OutputError: the folder cannot be written to.
         ResultError: the folder is damaged beyond a cut-off line.
     """
     path = Path(folder)
     check_folder(path)
-    with explained(path):
+    with output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    lock = Lock.take(path)
+    lock = _lock_folder(path)
     try:
         if restart:
-            _put_aside(path)
-        earlier = _earlier(path, run)
+            _move_aside(path)
+        earlier = _read_earlier_run(path, run)
         run = replace(run, weights=(earlier or run).weights)
         if earlier != run:
             run.write(path)
-            with explained(path):
+            with output_errors(path):
                 _sync_path(path / RUN_FILE)
                 _sync_path(path)
-        with explained(path):
+        with output_errors(path):
             (path / RECORDS).mkdir(exist_ok=True)
-        for file in (*shards(path), path / FAILURES):
+        for file in (*list_shards(path), path / FAILURES):
             _repair(file)
-        done = {file_of(line, shard) for shard in shards(path) for _, line in complete_lines(shard)}
-        failed = {file: failure for file, failure in all_failures(path).items() if file not in done}
+        done = {parse_file_name(line, shard) for shard in list_shards(path) for _, line in complete_lines(shard)}
+        failed = {file: failure for file, failure in read_all_failures(path).items() if file not in done}
         return Writer(path, run, lock, done, failed, sync_seconds)
     except BaseException:
         lock.release()
@@ -67,30 +71,30 @@ def open_run(
 
 
 class Writer:
-    """Appends to a run's folder, which it holds alone; made by `open_run`, used in a `with` statement and one thread.
+    """Appends to a run's folder, which it has locked; made by `open_run`, used in a `with` statement and one thread.
 
     A line reaches the operating system before `append` returns, so that a process that is killed loses no finished
-    picture, and the disk after `sync_seconds` at most.
+    image, and the disk after `sync_seconds` at most.
 
     Attributes:
         folder: of the run.
-        run: what is asked.
-        done: names of the pictures that have a record.
+        run: its description.
+        done: names of the images that have a record.
         failed: the failures so far, by name.
     """
 
     def __init__(
-        self, folder: Path, run: Run, lock: Lock, done: set[str], failed: dict[str, Failure], sync_seconds: float
+        self, folder: Path, run: Run, lock: FileLock, done: set[str], failed: dict[str, Failure], sync_seconds: float
     ) -> None:
         self.folder, self.run, self.done, self.failed = folder, run, done, failed
         self._lock, self._sync_seconds = lock, sync_seconds
         self._files: dict[Path, BinaryIO] = {}
         self._unsynced: set[Path] = set()
         self._synced_at = time.monotonic()
-        self._superseded = False  # whether failures.jsonl holds lines that no longer hold
+        self._has_stale_failures = False  # whether failures.jsonl holds lines that are out of date
 
     def append(self, record: Record, worker: int = 0) -> bool:
-        """Add the record of a finished picture to the shard of `worker`; False where the picture has one already.
+        """Add the record of a finished image to the shard of `worker`; False if the image has one already.
 
         Raises:
             OutputError: it cannot be written, as on a full disk. The folder is then as it was before.
@@ -102,11 +106,11 @@ class Writer:
         self._write(self.folder / RECORDS / f"{worker:05d}.jsonl", line)
         self.done.add(file)
         if self.failed.pop(file, None):
-            self._superseded = True
+            self._has_stale_failures = True
         return True
 
     def fail(self, failure: Failure) -> bool:
-        """Add a picture without an answer; False where it has a record. Attempts of earlier runs are added to its own.
+        """Add an image that failed; False if it has a record. Attempts of earlier runs are added to its own.
 
         Raises:
             OutputError: as in `append`.
@@ -116,20 +120,20 @@ class Writer:
         earlier = self.failed.get(failure.file)
         if earlier:
             failure = replace(failure, attempts=failure.attempts + earlier.attempts)
-            self._superseded = True
+            self._has_stale_failures = True
         self._write(self.folder / FAILURES, failure.to_line())
         self.failed[failure.file] = failure
         return True
 
     def require_weights(self, weights: Mapping[str, str]) -> None:
-        """State by which weights the coming pictures are labelled, and refuse others than those before.
+        """State the weights that label the following images, and refuse others than those so far.
 
         Args:
-            weights: by stage, as `grounded.models.weights.hashes` tells them apart. A stage that is missing here or in the
-                run is not compared.
+            weights: a hash for each stage, from `grounded.models.checkpoints.hash_checkpoints`. A stage that is missing
+                here or in the run is not compared.
 
         Raises:
-            ConfigError: those of a stage are others than the run was labelled with so far.
+            ConfigError: those of a stage differ from the ones that the run was labelled with so far.
             OutputError: it cannot be written.
         """
         known = self.run.weights
@@ -144,19 +148,19 @@ class Writer:
     def sync(self) -> None:
         """Wait until all lines so far are on the disk. Raises OutputError."""
         for path in sorted(self._unsynced):
-            with explained(path):
+            with output_errors(path):
                 os.fsync(self._files[path].fileno())
         self._unsynced.clear()
         self._synced_at = time.monotonic()
 
     def close(self) -> None:
-        """Sync, leave one line per picture in `failures.jsonl`, and let go of the folder. Raises OutputError."""
+        """Sync, leave one line per image in `failures.jsonl`, and unlock the folder. Raises OutputError."""
         try:
             self.sync()
-            if self._superseded:
+            if self._has_stale_failures:
                 lines = b"".join(failure.to_line() for failure in self.failed.values())
                 write_atomically(self.folder / FAILURES, lines)
-                self._superseded = False
+                self._has_stale_failures = False
         finally:
             for file in self._files.values():
                 file.close()
@@ -170,11 +174,11 @@ class Writer:
         try:
             self.close()
         except OutputError:
-            if error is None:  # else the first error is the one to hear of
+            if error is None:  # else the first error is the one to report
                 raise
 
     def _write(self, path: Path, line: bytes) -> None:
-        with explained(path):
+        with output_errors(path):
             file = self._files.get(path)
             if file is None:
                 new = not path.exists()
@@ -196,8 +200,29 @@ class Writer:
             self.sync()
 
 
-def _earlier(folder: Path, run: Run) -> Run | None:
-    """The run that the folder holds, if any. Raises ConfigError where its answers and those to `run` must not mix."""
+def _lock_folder(folder: Path) -> FileLock:
+    """Lock a folder; the system unlocks it when the process ends, however it ends.
+
+    Raises:
+        BusyError: another process, or another writer of this one, holds the lock.
+        OutputError: the lock's file cannot be written.
+    """
+    lock, owner_file = FileLock(folder / LOCK_FILE), folder / OWNER_FILE
+    with output_errors(folder / LOCK_FILE):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            owner = "unknown"
+            with suppress(OSError):
+                owner = owner_file.read_text(errors="replace").strip() or owner
+            raise BusyError(f"another run is writing into {folder}: {owner}") from error
+    with suppress(OSError):  # only informs; later writes find out about a full disk
+        owner_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    return lock
+
+
+def _read_earlier_run(folder: Path, run: Run) -> Run | None:
+    """The run that the folder holds, if any. Raises ConfigError if its records and those of `run` must not mix."""
     try:
         earlier = Run.read(folder)
     except ResultError as error:
@@ -225,12 +250,12 @@ def _changed_keys(before: object, after: object, prefix: str = "") -> list[str]:
     return [name for key in keys for name in _changed_keys(before.get(key), after.get(key), f"{prefix}{key}.")]
 
 
-def _put_aside(folder: Path) -> None:
-    """Move what a run left out of the way, `run.json` last: until then the folder cannot be taken for another run's."""
+def _move_aside(folder: Path) -> None:
+    """Move the files of a run to `replaced/`, `run.json` last: until then the folder stays recognisable as a run's."""
     names = [name for name in (RECORDS, FAILURES, REVIEWS, RUN_FILE) if (folder / name).exists()]
     if not names:
         return
-    with explained(folder):
+    with output_errors(folder):
         number = 1
         while (folder / "replaced" / f"{number:03d}").exists():
             number += 1
@@ -242,19 +267,19 @@ def _put_aside(folder: Path) -> None:
 
 
 def _repair(path: Path) -> None:
-    """Remove what follows the last line feed: a line that was being written when the process or the machine died."""
+    """Cut a file after its last line feed: the rest is a line that was written when the process or the machine died."""
     if not path.exists():
         return
-    with explained(path), path.open("r+b") as file:
+    with output_errors(path), path.open("r+b") as file:
         end = start = file.seek(0, os.SEEK_END)
-        kept = 0
-        while start and not kept:
+        whole = 0  # bytes up to the end of the last whole line
+        while start and not whole:
             start, stop = max(0, start - _BLOCK), start
             file.seek(start)
             feed = file.read(stop - start).rfind(b"\n")
-            kept = start + feed + 1 if feed >= 0 else 0
-        if kept != end:
-            file.truncate(kept)
+            whole = start + feed + 1 if feed >= 0 else 0
+        if whole != end:
+            file.truncate(whole)
 
 
 def _sync_path(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Large pictures in tiles: objects that are a dot in the whole picture are asked for at full size."""
+"""Segments large images tile by tile, so that objects which are a dot in the whole image are seen at full size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +9,10 @@ from jaxtyping import Int64
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.errors import ConfigError
-from grounded.labelling.tiling.merge import join
-from segany.utils.rle import RLE, decode_rle, encode_columns
+from grounded.labelling.tiling.merge import merge_views
+from segany.utils.rle import decode_rle, encode_columns
 
-Segment = Callable[[Sequence[SourceImage]], Sequence[Instances]]
+SegmentBatch = Callable[[Sequence[SourceImage]], Sequence[Instances]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Tiles:
     overlap: float = 0.25
 
     def __post_init__(self) -> None:
-        # In smaller tiles nothing can be recognised, and a slip of the pen would ask for millions of them.
+        # In smaller tiles nothing can be recognised, and a typo could create millions of them.
         if self.size < 32:
             raise ConfigError(f"the size of tiles must be at least 32 pixels, got {self.size}")
         # Without overlap nothing tells which pieces are of one object; beyond a half, most is looked at nine times.
@@ -57,15 +57,15 @@ class Tiles:
         return f"{self.size}:{self.overlap:g}"
 
     def boxes(self, image_size: tuple[int, int]) -> Int64[np.ndarray, "t 4"]:
-        """Return the tiles of a picture of (height, width) pixels, row by row: xyxy, whole pixels.
+        """Return the tiles of an image of (height, width) pixels, row by row: xyxy, whole pixels.
 
-        They cover the picture and nothing beyond it, and are of one size: the last of a row or column are moved
-        inwards, and where the picture is less wide or high than a tile, so are all tiles.
+        They cover the image and nothing beyond it, and are of one size: the last of a row or column are moved
+        inwards, and where the image is less wide or high than a tile, so are all tiles.
         """
         height, width = image_size
-        tall, wide = min(self.size, height), min(self.size, width)
+        tile_height, tile_width = min(self.size, height), min(self.size, width)
         corners = [(x, y) for y in self._starts(height) for x in self._starts(width)]
-        return np.array([(x, y, x + wide, y + tall) for x, y in corners], dtype=np.int64)
+        return np.array([(x, y, x + tile_width, y + tile_height) for x, y in corners], dtype=np.int64)
 
     def _starts(self, length: int) -> list[int]:
         step = self.size - int(np.ceil(self.size * self.overlap))
@@ -73,54 +73,50 @@ class Tiles:
 
 
 def segment_tiled(
-    segment: Segment,
-    picture: SourceImage,
+    segment: SegmentBatch,
+    image: SourceImage,
     tiles: Tiles,
     groups: Sequence[int] | None = None,
     tiles_at_once: int = 8,
 ) -> Instances:
-    """Ask for what is in a picture as a whole, for large objects, and in each of its tiles, for small ones.
+    """Segment an image as a whole, for large objects, and each of its tiles, for small ones.
 
-    How the answers become one is told in `grounded.labelling.tiling.merge`. A picture no larger than a tile is asked once,
-    and the answer is returned as it is. Masks are held run-length encoded, and decoded one by one in the frame of their
-    tile, so that memory does not grow with their number times the size of the picture.
+    `grounded.labelling.tiling.merge` describes how the instances are merged. An image no larger than a tile is
+    segmented once, and its instances are returned as they are. Masks are held run-length encoded, and decoded one by
+    one in the frame of their tile, so that memory does not grow with their number times the size of the image.
 
     Args:
-        segment: answers for pictures; here for the whole, then for up to `tiles_at_once` tiles at a time, which are of
-            one size. What it raises is passed on.
-        picture: what to look at.
+        segment: segments a batch; called with the whole image, then with up to `tiles_at_once` tiles at a time, which
+            are of one size. Its exceptions are passed on.
+        image: the image.
         tiles: how to cut it.
         groups: for each phrase a number that it shares with those that mean the same, such as `Vocabulary.groups`:
-            pieces of an object are then joined though they answer different ones. By default all differ.
+            pieces of an object are then merged across these phrases. By default all differ.
         tiles_at_once: most tiles that are cut out at a time.
 
     Returns:
-        instances in the frame of the whole picture, best first.
+        instances in the frame of the whole image, best first.
     """
-    boxes = tiles.boxes(picture.size)
-    answers = list(segment([picture]))
+    boxes = tiles.boxes(image.size)
+    parts = list(segment([image]))
     if len(boxes) == 1:
-        return answers[0]
+        return parts[0]
     for i in range(0, len(boxes), tiles_at_once):
-        some = boxes[i : i + tiles_at_once]
-        found = segment([SourceImage(picture.pixels.crop(tuple(box))) for box in some.tolist()])
-        answers += [placed(one, box, picture.size) for one, box in zip(found, some, strict=True)]
-    height, width = picture.size
+        batch = boxes[i : i + tiles_at_once]
+        found = segment([SourceImage(image.pixels.crop(tuple(box))) for box in batch.tolist()])
+        parts += [place_in_image(one, box, image.size) for one, box in zip(found, batch, strict=True)]
+    height, width = image.size
     views = np.concatenate([np.array([[0, 0, width, height]]), boxes])
-    return join(answers, views, groups)
+    return merge_views(parts, views, groups)
 
 
-def placed(instances: Instances, box: Int64[np.ndarray, "4"], image_size: tuple[int, int]) -> Instances:
-    """Move instances from the frame of the tile at `box` to that of a picture of (height, width) pixels."""
+def place_in_image(instances: Instances, box: Int64[np.ndarray, "4"], image_size: tuple[int, int]) -> Instances:
+    """Move instances from the frame of the tile at `box` to that of an image of (height, width) pixels."""
     x, y = int(box[0]), int(box[1])
+    columns = (decode_rle([rle]).transpose(1, 2).contiguous() for rle in instances.rles)
     return replace(
         instances,
         image_size=image_size,
         boxes=instances.boxes + np.array([x, y, x, y], dtype=np.float32),
-        rles=tuple(_placed(rle, (x, y), image_size) for rle in instances.rles),
+        rles=tuple(encode_columns(mask, (x, y), image_size)[0] for mask in columns),
     )
-
-
-def _placed(rle: RLE, corner: tuple[int, int], image_size: tuple[int, int]) -> RLE:
-    columns = decode_rle([rle]).transpose(1, 2).contiguous()
-    return encode_columns(columns, corner, image_size)[0]

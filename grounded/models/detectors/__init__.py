@@ -1,14 +1,20 @@
-"""Open-vocabulary detectors. Each file wraps one family and is imported only when it is asked for."""
+"""Open-vocabulary detectors, one file for each family. A family is imported only when a configuration names it.
 
+A new family is a file here with a class that follows the `Detector` protocol, a name in `KINDS`, and a branch in
+`build` and `locate`.
+"""
+
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grounded.config import DetectorConfig
 from grounded.errors import ConfigError
-from grounded.settings import DetectorConfig
 
 if TYPE_CHECKING:
     import torch
 
     from grounded.data.protocols import Detector
+    from segany.hub import HubModel
 
 KINDS = ("grounding-dino", "groundingdino-py", "owl")
 
@@ -32,4 +38,23 @@ def build(config: DetectorConfig, device: "str | torch.device" = "cpu") -> "Dete
         from grounded.models.detectors.owl import Owl
 
         return Owl.from_pretrained(config.checkpoint, config, device)
+    raise ConfigError(f"detector kind must be one of {', '.join(KINDS)}, got {config.kind!r}")
+
+
+def locate(config: DetectorConfig) -> "Path | HubModel":
+    """Return where the checkpoint of `config` is: a local file or folder, or a repository that may need a download.
+
+    Raises:
+        ConfigError: `config.kind` is unknown, or there are no such bundled weights.
+        CheckpointError: a local file or folder is missing.
+    """
+    if config.kind == "groundingdino-py":
+        from grounded.models.detectors.original.checkpoint import find_file
+
+        return find_file(config.checkpoint)
+    if config.kind in ("grounding-dino", "owl"):
+        from grounded.models.detectors import checkpoint
+
+        family = checkpoint.OWL if config.kind == "owl" else checkpoint.GROUNDING_DINO
+        return checkpoint.locate(config.checkpoint, family)
     raise ConfigError(f"detector kind must be one of {', '.join(KINDS)}, got {config.kind!r}")

@@ -1,4 +1,7 @@
-"""What the detectors on `transformers` have in common: loading, input, and scores that become detections."""
+"""Base of the detectors on `transformers`: loading, input, and the step from scores to detections.
+
+`open_inputs`, `to_pixels` and `select` serve detectors of any origin.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,31 +10,30 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from grounded.config import DetectorConfig
 from grounded.data.detections import Detections
-from grounded.data.image import ImageLike
-from grounded.errors import GroundedError
-from grounded.models.detectors.checkpoint import Family, load_parts
-from grounded.models.detectors.inputs import open_inputs
-from grounded.models.detectors.postprocess import select
-from grounded.settings import DetectorConfig
+from grounded.data.image import ImageLike, open_image
+from grounded.errors import GroundedError, PromptError
+from grounded.models.detectors.checkpoint import Family, load_checkpoint
+from segany.utils.boxes import batched_nms, clip_boxes, cxcywh_to_xyxy, nms
 
 _Self = TypeVar("_Self", bound="HubDetector")
 
 
 class HubDetector(ABC):
-    """A `Detector` out of a folder in the layout of the Hugging Face hub. It keeps nothing of pictures between calls.
+    """A `Detector` from a folder in the layout of the Hugging Face hub. It keeps nothing of an image between calls.
 
     Args:
         model: a network of `transformers`, in eval mode, on its device.
         image_processor: its saved image processor.
         tokenizer: its tokenizer.
-        config: thresholds and picture size; `kind` and `checkpoint` are not looked at.
-        batch_size: most passes in one forward, which is what memory grows with.
-        name: what results state as their detector; None for the family's.
+        config: thresholds and image size; `kind` and `checkpoint` are ignored.
+        batch_size: most images or passes in one forward, with which memory grows.
+        name: of the detector, as results state it; None for the family's.
     """
 
     family: ClassVar[Family]
@@ -51,6 +53,7 @@ class HubDetector(ABC):
         self.config = config or DetectorConfig()
         self.batch_size = batch_size
         self.name = name or self.default_name
+        self._prepare()
 
     @classmethod
     def from_pretrained(
@@ -68,48 +71,52 @@ class HubDetector(ABC):
             ConfigError: no bundled weights of that name, or a setting that the model cannot follow.
         """
         config = config or DetectorConfig()
-        model, image_processor, tokenizer = load_parts(source, dtype, cls.family)
-        network = cls._prepared(model, config).to(device)
+        model, image_processor, tokenizer = load_checkpoint(source, dtype, cls.family)
+        network = cls.accelerate(model, config).to(device)
         return cls(network, image_processor, tokenizer, config, batch_size, name=str(source))
 
     @classmethod
-    def _prepared(cls, model: nn.Module, config: DetectorConfig) -> nn.Module:
-        """A network that was just loaded, with such parts exchanged as can be bettered."""
+    def accelerate(cls, model: nn.Module, config: DetectorConfig) -> nn.Module:
+        """Hook: replace modules of a loaded network by faster ones that compute the same."""
         return model
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Check that model, tokenizer and configuration fit together, and set attributes that depend on them."""
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """The device of the network."""
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
     def detect(self, images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]) -> list[Detections]:
-        """Find the phrases of each picture in it.
+        """Find the phrases of each image in it.
 
         Args:
-            images: b pictures: PIL images, uint8 RGB arrays (h, w, 3) or paths.
-            phrases: for each picture its p phrases; a picture without phrases has no detections.
+            images: b images: PIL images, uint8 RGB arrays (h, w, 3) or paths.
+            phrases: for each image its p phrases; an image without phrases has no detections.
 
         Returns:
-            b Detections in pixels of their pictures, best first; p may differ between pictures.
+            b Detections in pixels of their images, best first; p may differ between images.
 
         Raises:
-            ValueError: not one list of phrases per picture.
-            ImageError: a picture is not one.
+            ValueError: not one list of phrases per image.
+            ImageError: an image is not one.
             PromptError: a phrase has no word, or is too long for the detector: it is not cut, because a detection's
                 label is the phrase, and a phrase that lost its end would be another phrase.
         """
-        return self._search(*open_inputs(images, phrases))
+        return self._detect(*open_inputs(images, phrases))
 
     @abstractmethod
-    def _search(self, pictures: Sequence[Image.Image], asked: Sequence[tuple[str, ...]]) -> list[Detections]:
-        """Find the phrases that were asked of each picture."""
+    def _detect(self, images: Sequence[Image.Image], phrases: Sequence[tuple[str, ...]]) -> list[Detections]:
+        """Find the phrases of each upright RGB image in it."""
 
-    def _pixels(self, pictures: Sequence[Image.Image], **options: Any) -> Float[Tensor, "b 3 h w"]:
-        """Resized to one size and normalised by the saved image processor."""
-        # The order of axes is stated, because it would be guessed wrongly for pictures of 1 or 3 pixels a side.
+    def _preprocess(self, images: Sequence[Image.Image], **options: Any) -> Float[Tensor, "b 3 h w"]:
+        """Resize images to one size and normalise them with the saved image processor."""
+        # The order of axes is stated, because it would be guessed wrongly for images of 1 or 3 pixels a side.
         processed = self.image_processor(
-            images=[np.asarray(picture) for picture in pictures],
+            images=[np.asarray(image) for image in images],
             input_data_format="channels_last",
             return_tensors="pt",
             **options,
@@ -117,12 +124,12 @@ class HubDetector(ABC):
         pixels: Tensor = processed["pixel_values"]
         return pixels.to(self.device, self.model.dtype)
 
-    def _check_answer(self, *answers: Tensor) -> None:
-        if any(answer.isnan().any() for answer in answers):
+    def _check_no_nan(self, *outputs: Tensor) -> None:
+        if any(output.isnan().any() for output in outputs):
             raise GroundedError(f"the detector's answer is not a number in {self.model.dtype}; use float32")
 
     def _select(self, boxes: Float[Tensor, "q 4"], scores: Float[Tensor, "q p"]) -> Detections:
-        """The queries that become detections; boxes in pixels."""
+        """Select detections by the thresholds of the configuration; boxes are xyxy pixels."""
         chosen, phrase_ids = select(
             boxes,
             scores,
@@ -132,3 +139,60 @@ class HubDetector(ABC):
             max_detections=self.config.max_detections,
         )
         return Detections(boxes[chosen].cpu().numpy(), scores[chosen].cpu().numpy(), phrase_ids.cpu().numpy())
+
+
+def open_inputs(
+    images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]
+) -> tuple[list[Image.Image], list[tuple[str, ...]]]:
+    """Return upright RGB images, and for each of them its phrases.
+
+    Raises:
+        ValueError: not one list of phrases per image.
+        ImageError: an image is not one.
+        PromptError: a text in the place of a sequence of phrases.
+    """
+    if len(images) != len(phrases):
+        raise ValueError(f"phrases must be one list per image, got {len(phrases)} for {len(images)} images")
+    for own in phrases:
+        if isinstance(own, str):
+            raise PromptError(f"the phrases of an image must be a sequence of phrases, got {own!r}")
+    return [open_image(image).pixels for image in images], [tuple(own) for own in phrases]
+
+
+def to_pixels(boxes: Float[Tensor, "q 4"], image_size: tuple[int, int]) -> Float[Tensor, "q 4"]:
+    """Return relative cxcywh boxes as xyxy pixels, clipped to an image of (height, width)."""
+    height, width = image_size
+    scale = boxes.new_tensor([width, height, width, height]).float()
+    return clip_boxes(cxcywh_to_xyxy(boxes.float()) * scale, image_size)
+
+
+def select(
+    boxes: Float[Tensor, "q 4"],
+    scores: Float[Tensor, "q p"],
+    *,
+    box_threshold: float,
+    nms_threshold: float,
+    cross_phrase_nms: float | None = None,
+    max_detections: int | None = None,
+) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
+    """Select the queries that become detections, best score first. Each belongs to the phrase that it scores highest.
+
+    Args:
+        boxes: xyxy pixels; boxes without area are never selected.
+        scores: of each query for each of at least one phrase.
+        box_threshold: lowest score for a query's own phrase.
+        nms_threshold: box IoU above which the weaker of two detections of one phrase is dropped.
+        cross_phrase_nms: the same for detections of different phrases; None keeps both.
+        max_detections: most detections; None for all.
+
+    Returns:
+        indices of the selected queries, and the phrase index of each.
+    """
+    own_scores, phrase_ids = scores.max(dim=1)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    chosen = torch.nonzero(has_area & (own_scores >= box_threshold)).squeeze(1)
+    chosen = chosen[batched_nms(boxes[chosen], own_scores[chosen], phrase_ids[chosen], nms_threshold)]
+    if cross_phrase_nms is not None:
+        chosen = chosen[nms(boxes[chosen], own_scores[chosen], cross_phrase_nms)]
+    chosen = chosen[:max_detections]
+    return chosen, phrase_ids[chosen]

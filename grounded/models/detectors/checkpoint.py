@@ -1,4 +1,4 @@
-"""Reading a detector of `transformers` in the layout of the Hugging Face hub: completely, or not at all."""
+"""Load a detector of `transformers` from the layout of the Hugging Face hub: completely, or not at all."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from grounded.config import bundled_folder
-from segany import CheckpointError
+from grounded.errors import CheckpointError, one_line
 from segany.hub import HubModel
 
 # The tokenizer's other files, and weights in several parts.
@@ -31,16 +31,16 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class Family:
-    """Detectors that are read alike: what messages call them, their types in config.json, and their vocabulary."""
+    """Detectors whose checkpoints have the same layout."""
 
-    article: str
+    article: str  # of the name, for messages
     name: str
-    model_types: tuple[str, ...]
-    vocabulary: str
+    model_types: tuple[str, ...]  # in config.json
+    vocabulary: str  # the file of a tokenizer without tokenizer.json
 
     @property
     def files(self) -> dict[str, tuple[str, ...]]:
-        """What a folder must hold, each with the names under which it may come."""
+        """The files that a folder must hold, each with the names that it may have."""
         return {
             "config.json": ("config.json",),
             "model.safetensors": ("model.safetensors", "model.safetensors.index.json"),
@@ -50,17 +50,17 @@ class Family:
 
     @property
     def wanted(self) -> str:
-        """The files in words."""
+        """The files, for messages."""
         return ", ".join(self.files)
 
 
-# LLMDet (Fu et al., 2025) was published for `transformers` as MM Grounding DINO, which it is but for its training.
+# LLMDet (Fu et al., 2025) was published for `transformers` as MM Grounding DINO: only its training differs.
 GROUNDING_DINO = Family("a", "Grounding DINO", ("grounding-dino", "mm-grounding-dino"), "vocab.txt")
 OWL = Family("an", "OWL-ViT", ("owlvit", "owlv2"), "vocab.json")
 
 
-class Parts(NamedTuple):
-    """What a checkpoint consists of: the network in eval mode, and the saved processors of pictures and text."""
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint: the network in eval mode, and the saved processors of images and text."""
 
     model: PreTrainedModel
     image_processor: Any
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
 
 
 def locate(source: str | PathLike[str], family: Family = GROUNDING_DINO) -> Path | HubModel:
-    """Where the files of `source` are: "bundled:NAME" and folders here, a hub id perhaps still to be downloaded.
+    """Return where `source` is: the folder of "bundled:NAME" or a local one, or a hub id that may need a download.
 
     Raises:
         CheckpointError: there is no such folder.
@@ -77,15 +77,17 @@ def locate(source: str | PathLike[str], family: Family = GROUNDING_DINO) -> Path
     folder = bundled_folder(str(source)) or Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if isinstance(source, PathLike) or not _may_be_hub_id(str(source)):
+    name = str(source)
+    may_be_hub_id = name.count("/") == 1 and not name.startswith(("/", ".", "~")) and not name.endswith("/")
+    if isinstance(source, PathLike) or not may_be_hub_id:
         raise CheckpointError(
             f"no such folder: {source}; {family.article} {family.name} is a folder with {family.wanted}, or a hub id"
         )
-    return HubModel(str(source), needed=tuple(family.files.values()), extra=_EXTRA, instead=_INSTEAD)
+    return HubModel(name, needed=tuple(family.files.values()), extra=_EXTRA, instead=_INSTEAD)
 
 
 def find_folder(source: str | PathLike[str], family: Family = GROUNDING_DINO) -> Path:
-    """The local folder that holds the files of `source`: "bundled:NAME", a folder, or a hub id, which is downloaded.
+    """Return the local folder of `source`: "bundled:NAME", a folder, or a hub id, which is downloaded where needed.
 
     Raises:
         CheckpointError: there is no such folder, a file is missing in it, or the hub cannot be reached.
@@ -101,19 +103,19 @@ def find_folder(source: str | PathLike[str], family: Family = GROUNDING_DINO) ->
     return folder
 
 
-def load_parts(
+def load_checkpoint(
     source: str | PathLike[str], dtype: torch.dtype = torch.float32, family: Family = GROUNDING_DINO
-) -> Parts:
+) -> Checkpoint:
     """Load a zero-shot detector of `transformers` with its processors.
 
     Args:
         source: "bundled:NAME", a folder or a hub id.
         dtype: of the parameters, whatever the file stores.
-        family: what the detector must be.
+        family: the expected family.
 
     Raises:
         CheckpointError: see `find_folder`; also where a file is damaged, the model is of another family, or the weights
-            do not fill it: a network that is partly random still answers, so it is never returned.
+            do not fill it: a network with some random weights still finds boxes, so it is never returned.
     """
     folder = find_folder(source, family)
     try:
@@ -136,17 +138,17 @@ def load_parts(
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # damaged files surface as errors of JSON, safetensors, tokenizers and pydantic alike
-        raise CheckpointError(f"cannot read the {family.name} in {folder}: {_first_line(error)}") from error
+    except Exception as error:  # damaged files raise errors of JSON, safetensors, tokenizers and pydantic alike
+        raise CheckpointError(f"cannot read the {family.name} in {folder}: {one_line(error, 300)}") from error
     check_filled(str(folder), report["missing_keys"], {entry[0] for entry in report["mismatched_keys"]})
-    return Parts(model.eval(), image_processor, tokenizer)
+    return Checkpoint(model.eval(), image_processor, tokenizer)
 
 
 def check_filled(source: str, missing: Collection[str], mismatched: Collection[str]) -> None:
-    """Refuse weights that leave parameters random. Surplus entries of a file do no harm.
+    """Check that weights leave no parameter random. Surplus entries of a file are ignored.
 
     Args:
-        source: what messages name.
+        source: the file or folder, for messages.
         missing: names of parameters that the file lacks.
         mismatched: names of parameters that have another shape in the file.
 
@@ -161,7 +163,7 @@ def check_filled(source: str, missing: Collection[str], mismatched: Collection[s
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the bars and tables of loading off stderr; what matters of them is raised as an error here."""
+    """Keep the progress bars and tables of loading off stderr; missing weights are raised as an error instead."""
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -171,13 +173,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bar:
             logging.enable_progress_bar()
-
-
-def _may_be_hub_id(source: str) -> bool:
-    """Whether `source` is of the form "owner/name"; anything else can only be a path."""
-    return source.count("/") == 1 and not source.startswith(("/", ".", "~")) and not source.endswith("/")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""Phrases as the token ids of one prompt, with the place of each phrase in them.
+"""Prompts of Grounding DINO: phrases as token ids, with the span of each phrase, in as many prompts as they need.
 
-Each phrase is tokenised by itself and the prompt is put together from the ids, so that the spans are exact by
+Each phrase is tokenised by itself and a prompt is put together from the ids, so that the spans are exact by
 construction. Looking phrases up in the text or in the ids of a whole prompt goes wrong where one is part of another.
 """
 
@@ -21,29 +21,23 @@ class Delimiters:
     padding: int
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Delimiters":
-        """The delimiters of a BERT tokenizer: [CLS], [SEP], "." and [PAD]."""
+    def from_tokenizer(cls, tokenizer: Any) -> "Delimiters":
+        """Return the delimiters of a BERT tokenizer: [CLS], [SEP], "." and [PAD]."""
         stop = tokenizer.convert_tokens_to_ids(".")
         return cls(tokenizer.cls_token_id, tokenizer.sep_token_id, stop, tokenizer.pad_token_id)
 
 
 @dataclass(frozen=True)
-class Query:
-    """One prompt for the detector.
+class Prompt:
+    """One text prompt for the detector, of k phrases."""
 
-    Attributes:
-        input_ids: token ids, "[CLS] a cat . a red mug . [SEP]".
-        spans: for each of its k phrases the first token and the one after the last, delimiters excluded.
-        phrase_ids: for each of its k phrases the index into the phrases that were asked.
-    """
-
-    input_ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
-    phrase_ids: tuple[int, ...]
+    input_ids: tuple[int, ...]  # "[CLS] a cat . a red mug . [SEP]"
+    spans: tuple[tuple[int, int], ...]  # of each phrase the first token and the one after the last, without delimiters
+    phrase_ids: tuple[int, ...]  # of each phrase its index among all phrases of the image
 
 
 def normalise(phrase: str) -> str:
-    """A phrase as the detector reads it: lower case, single spaces, and none of the marks that would cut it in two.
+    """Return a phrase as the detector reads it: lower case, single spaces, and no mark that would cut it in two.
 
     Grounding DINO ends a phrase at "." and "?", so these become spaces: "a 3.5 inch disk" is read as "a 3 5 inch disk".
     """
@@ -51,7 +45,7 @@ def normalise(phrase: str) -> str:
 
 
 def tokenise_phrases(tokenizer: Any, phrases: Sequence[str]) -> list[tuple[int, ...]]:
-    """Token ids of each phrase by itself, without delimiters.
+    """Return the token ids of each phrase by itself, without delimiters.
 
     Raises:
         PromptError: a phrase has no tokens, such as "?".
@@ -64,11 +58,41 @@ def tokenise_phrases(tokenizer: Any, phrases: Sequence[str]) -> list[tuple[int, 
     return tokens
 
 
-def join_phrases(tokens: Sequence[tuple[int, ...]], phrase_ids: Sequence[int], delimiters: Delimiters) -> Query:
-    """Put the phrases of `phrase_ids` together to one prompt, in that order. `tokens` holds the ids of all phrases."""
+def split_phrases(lengths: Sequence[int], max_tokens: int) -> list[range]:
+    """Split a list of phrases into runs whose prompts fit into the text length of a detector, never inside a phrase.
+
+    A prompt takes the tokens of its phrases, one delimiter after each of them, and two more at its ends.
+    Runs are filled in order, so that the phrases of an image share a prompt as far as possible.
+
+    Args:
+        lengths: number of tokens of each phrase, each of which must fit into a prompt by itself.
+        max_tokens: tokens of the longest prompt.
+
+    Returns:
+        consecutive ranges of indices into `lengths` which cover all of them; none for no phrases.
+
+    Raises:
+        ValueError: a phrase is longer than `max_tokens` allows.
+    """
+    runs: list[range] = []
+    start, used = 0, 2
+    for i, length in enumerate(lengths):
+        if length + 3 > max_tokens:
+            raise ValueError(f"phrase {i} has {length} tokens, at most {max_tokens - 3} fit into a prompt")
+        if used + length + 1 > max_tokens:
+            runs.append(range(start, i))
+            start, used = i, 2
+        used += length + 1
+    if lengths:
+        runs.append(range(start, len(lengths)))
+    return runs
+
+
+def build_prompt(tokens: Sequence[tuple[int, ...]], phrase_ids: Sequence[int], delimiters: Delimiters) -> Prompt:
+    """Join the phrases of `phrase_ids` to one prompt, in that order. `tokens` holds the ids of all phrases."""
     input_ids = [delimiters.start]
     spans = []
     for phrase_id in phrase_ids:
         spans.append((len(input_ids), len(input_ids) + len(tokens[phrase_id])))
         input_ids += [*tokens[phrase_id], delimiters.stop]
-    return Query((*input_ids, delimiters.end), tuple(spans), tuple(phrase_ids))
+    return Prompt((*input_ids, delimiters.end), tuple(spans), tuple(phrase_ids))

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from grounded.cli.browse import browse
 from grounded.labelling.review import log, server
 from tests.grounded.labelling.review.runs import example_run
-from tests.grounded.labelling.reviewed import said
+from tests.grounded.labelling.reviewed import make_review
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_help():
         pytest.param(["--config", "huge"], "no preset named 'huge'", id="preset"),
         pytest.param(["--port", "0"], "0 is not in the range", id="port"),
         pytest.param(["--limit", "0", "--static", "a.html"], "0 is not in the range", id="limit"),
-        pytest.param(["--images", "/none"], "/none", id="no such pictures"),
+        pytest.param(["--images", "/none"], "/none", id="no such images"),
         pytest.param(["--none-such"], "No such option", id="option"),
     ],
 )
@@ -52,7 +52,7 @@ def test_folders_that_hold_no_run(tmp_path: Path):
 
 
 def test_report(run: Path):
-    log.append(run, said("accept", 0, "picnic.png"), said("reject", 1, "picnic.png"))
+    log.append_reviews(run, make_review("accept", 0, "picnic.png"), make_review("reject", 1, "picnic.png"))
     result = invoke(run, "--report")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -69,14 +69,14 @@ def test_reviews_that_cannot_be_read(run: Path):
 def test_static(run: Path, tmp_path: Path):
     result = invoke(run, "--static", tmp_path / "sheet.html", "--limit", 2)
     assert result.exit_code == 0, result.output
-    assert result.stderr == f"{tmp_path / 'sheet.html'}: 2 pictures\n"
+    assert result.stderr == f"{tmp_path / 'sheet.html'}: 2 images\n"
     assert (tmp_path / "sheet.html").read_text().count("<figure>") == 2
 
 
-def test_pictures_that_were_moved(run: Path, tmp_path: Path):
-    shutil.move(run.parent / "pictures", tmp_path / "moved")
+def test_images_that_were_moved(run: Path, tmp_path: Path):
+    shutil.move(run.parent / "images", tmp_path / "moved")
     result = invoke(run, "--static", tmp_path / "sheet.html")
-    assert result.exit_code == 0 and "Say with --images where the pictures are now" in result.stderr
+    assert result.exit_code == 0 and "Say with --images where the images are now" in result.stderr
     grey = len((tmp_path / "sheet.html").read_bytes())
     result = invoke(run, "--static", tmp_path / "sheet.html", "--images", tmp_path / "moved")
     assert result.exit_code == 0 and "--images" not in result.stderr
@@ -96,7 +96,7 @@ def test_options_reach_the_server(run: Path, monkeypatch: pytest.MonkeyPatch):
     served: list[Any] = []
     monkeypatch.setattr(server, "serve", lambda *given: served.append(given))
     assert invoke(run, "--host", "::1", "--device", "cpu", "--config", "tiny").exit_code == 0
-    ((desk, host, taken),) = served
-    assert host == "::1" and taken.family == socket.AF_INET6
-    assert desk.folder == run and desk.redrawing.config.device == "cpu" and not desk.redrawing.is_loaded
-    assert desk.source.get("picnic.png").startswith(b"\x89PNG")
+    ((session, host, listener),) = served
+    assert host == "::1" and listener.family == socket.AF_INET6
+    assert session.folder == run and session.segmenter.config.device == "cpu" and not session.segmenter.is_loaded
+    assert session.source.get("picnic.png").startswith(b"\x89PNG")

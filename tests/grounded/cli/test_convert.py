@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +5,6 @@ import torch
 from click.testing import CliRunner, Result
 
 from grounded.cli.convert import convert_checkpoint
-from tests.data import ROOT
 from tests.grounded.models.detectors import tiny_models
 
 
@@ -64,7 +61,5 @@ def test_wrong_arguments(arguments: list[str], message: str):
     assert message in result.stderr
 
 
-def test_help_needs_no_model():
-    code = "import sys, grounded.cli.convert; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+def test_help():
     assert "CHECKPOINT" in run("--help").stdout

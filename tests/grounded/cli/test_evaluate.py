@@ -17,12 +17,12 @@ FILES = ["confusion.png", "evaluation.json", "evaluation.md", "reliability.png",
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run about two of three pictures, with its truth and its pictures beside it."""
+    """A run about two of three images, with its ground truth and its images beside it."""
     for name in ("a.png", "b.png", "c.png"):
-        (tmp_path / "pictures").mkdir(exist_ok=True)
-        Image.new("RGB", SIZE[::-1], (90, 140, 90)).save(tmp_path / "pictures" / name)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", SIZE[::-1], (90, 140, 90)).save(tmp_path / "images" / name)
     phrases = ("a dog", "kitten")
-    run = store.Run(source=str(tmp_path / "pictures"), phrases=phrases)
+    run = store.Run(source=str(tmp_path / "images"), phrases=phrases)
     with store.open_run(tmp_path / "run", run) as writer:
         writer.append(record("a.png", phrases, [("a dog", LEFT, 0.9), ("kitten", RIGHT, 0.6)], SIZE))
         writer.append(record("b.png", phrases, [("a dog", RIGHT, 0.4)], SIZE))
@@ -49,16 +49,16 @@ def test_all_files_are_written(folder: Path):
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (folder / "evaluation").iterdir()) == FILES
     assert result.stdout == (
-        "3 pictures, 1 classes: mask AP 33.7, box AP 33.7, precision 50.0, recall 33.3, mean IoU of found 100.0, "
-        f"boundary F of found 100.0, calibration error 25.0\n-> {folder / 'evaluation' / 'evaluation.md'}\n"
+        "3 images, 1 classes: mask AP 33.7, box AP 33.7, precision 50.0, recall 33.3, mean IoU of matches 100.0, "
+        f"boundary F of matches 100.0, calibration error 25.0\n-> {folder / 'evaluation' / 'evaluation.md'}\n"
     )
     assert result.stderr.splitlines() == [
-        "Warning: pictures of the truth without a record, measured as empty answers: 1 (c.png)",
-        "Warning: phrases that are no class of the truth, left out: 1 (kitten)",
-        "Warning: classes of the truth that were not asked, left out: 2 (cat, fox)",
+        "Warning: images of the ground truth without a record, counted as empty: 1 (c.png)",
+        "Warning: phrases that are no class of the ground truth, left out: 1 (kitten)",
+        "Warning: classes of the ground truth that no phrase asks for, left out: 2 (cat, fox)",
     ]
     sheet = np.asarray(Image.open(folder / "evaluation" / "worst.png"))
-    assert (sheet == (90, 140, 90)).all(axis=2).mean() > 0.02, "the pictures are on the sheet"
+    assert (sheet == (90, 140, 90)).all(axis=2).mean() > 0.02, "the images are on the sheet"
 
 
 def test_options(folder: Path, tmp_path: Path):
@@ -77,15 +77,15 @@ def test_options(folder: Path, tmp_path: Path):
 def test_corrections_count_unless_they_are_not_wanted(folder: Path):
     from grounded.labelling.review import log
 
-    log.append(folder, log.Review(file="b.png", instance=0, action="reject"))
+    log.append_reviews(folder, log.Review(file="b.png", instance=0, action="reject"))
     assert run(folder).exit_code == 0
     assert report(folder)["overall"]["answers"] == 1
     assert run(folder, "--as-found").exit_code == 0
     assert report(folder)["overall"]["answers"] == 2
 
 
-def test_pictures_that_were_moved(folder: Path):
-    (folder.parent / "pictures").rename(folder.parent / "moved")
+def test_images_that_were_moved(folder: Path):
+    (folder.parent / "images").rename(folder.parent / "moved")
     result = run(folder)
     assert result.exit_code == 0 and "--images says where they are" in result.stderr
     grey = (folder / "evaluation" / "worst.png").read_bytes()
@@ -104,11 +104,11 @@ def test_records_without_a_run(folder: Path):
     ("arguments", "message"),
     [
         pytest.param(["--map", "kitten"], "expected PHRASE=CLASS, got 'kitten'", id="no class"),
-        pytest.param(["--map", "kitten=cta"], "the truth has no such class; there is 'cat'", id="unknown class"),
+        pytest.param(["--map", "kitten=cta"], "the ground truth has no such class; there is 'cat'", id="unknown class"),
         pytest.param(["--truth", "none.json"], "'none.json' does not exist", id="no truth"),
         pytest.param(["--iou", "pixel"], "'pixel' is not one of", id="IoU of what"),
         pytest.param(["--iou-threshold", "0"], "0.0 is not in the range", id="threshold"),
-        pytest.param(["--images", "/none/such"], "/none/such", id="no pictures"),
+        pytest.param(["--images", "/none/such"], "/none/such", id="no images"),
     ],
 )
 def test_wrong_arguments(folder: Path, arguments: list[str], message: str):

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from grounded.cli.export import export
-from grounded.labelling.formats.exporting import FORMATS, NOTE
+from grounded.labelling.formats import EXPORT_FORMATS, NOTE
 from grounded.labelling.review import log
 from grounded.labelling.review.log import Review
 from grounded.labelling.store import Run, open_run
@@ -59,7 +59,7 @@ def test_what_it_prints_and_where_it_writes(run_folder: Path):
     assert (out / "labels" / "sub" / "nothing.txt").read_bytes() == b""
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
 def test_every_format(run_folder: Path, tmp_path: Path, name: str):
     if name == "parquet":
         pytest.importorskip("pyarrow")
@@ -92,7 +92,7 @@ def test_scores(run_folder: Path, tmp_path: Path):
 def reviewed(run_folder: Path) -> Path:
     """Of nine instances one is accepted, one rejected, two are called by new names, and one is added."""
     added = encode_rle(made.pixel()[None])[0]
-    log.append(
+    log.append_reviews(
         run_folder,
         Review(file="one.jpg", action="accept", instance=0),
         Review(file="holes.jpg", action="reject", instance=0),

@@ -26,7 +26,7 @@ def test_corrections(tmp_path: Path):
     expected = sum(len(made.shown(record)) for record in made.ALL) - 2
     assert result.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} pictures, {expected} accepted, 1 rejected\n"
     assert result.stderr == "  note: pictures of the run that are not annotated, left as they are: 1\n"
-    assert {review.source for review in log.read(folder)} == {"labelme"}
+    assert {review.source for review in log.read_reviews(folder)} == {"labelme"}
     again = run(path, "--into", folder, "--format", "labelme")
     assert again.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} pictures, nothing new\n"
 
@@ -39,7 +39,7 @@ def test_a_run_of_its_own(tmp_path: Path):
     instances = sum(len(made.shown(record)) for record in made.ALL)
     assert result.stdout == f"{path} -> {out}: {len(made.ALL)} pictures, {instances} instances\n"
     assert store.Run.read(out).source == str(path)
-    assert store.files_done(out) == {record.image.file for record in made.ALL}
+    assert store.read_done_files(out) == {record.image.file for record in made.ALL}
 
 
 def test_pictures_elsewhere(tmp_path: Path):
@@ -51,7 +51,7 @@ def test_pictures_elsewhere(tmp_path: Path):
     assert (
         "pictures that the source does not have, kept under the name that the file has: 1 (holes.jpg)" in result.stderr
     )
-    assert store.files_done(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}
+    assert store.read_done_files(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}
     assert store.Run.read(tmp_path / "new").source == str(tmp_path / "pictures")
 
 
@@ -67,7 +67,7 @@ def test_pictures_that_are_refused(tmp_path: Path):
     assert f"Error: turned.json: {path}/turned.json is not JSON: " in result.stderr
     assert "Error: one.jpg: the picture must be of 40 x 30 pixels, got 41 x 30\n" in result.stderr
     assert "Error: holes.jpg: " in result.stderr
-    assert {review.file for review in log.read(folder)}.isdisjoint({"one.jpg", "holes.jpg", "turned.jpg"})
+    assert {review.file for review in log.read_reviews(folder)}.isdisjoint({"one.jpg", "holes.jpg", "turned.jpg"})
 
 
 def test_no_picture_of_the_run(tmp_path: Path):
@@ -89,7 +89,7 @@ def test_no_picture_of_the_run(tmp_path: Path):
         pytest.param(["{tmp}/a.json", "--into", "{tmp}", "--restart"], 2, "go with --out", id="restart"),
         pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--keep-missing"], 2, "goes with --into", id="keep"),
         pytest.param(["{tmp}/a.json", "--out", "{tmp}/b"], 2, "cannot be told: name one of", id="unknown"),
-        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "coco"], 1, "not a COCO file", id="not COCO"),
+        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "coco"], 1, "must hold", id="not COCO"),
         pytest.param(["{tmp}/list.json", "--into", "{tmp}"], 1, "holds no run", id="no run"),
         pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "voc"], 2, "'voc' is not one of", id="format"),
     ],
@@ -101,3 +101,10 @@ def test_errors(arguments: list[str], status: int, message: str, tmp_path: Path)
     assert (result.exit_code, result.stdout) == (status, "")
     assert message in result.stderr
     assert not (tmp_path / "b").exists()
+
+
+def test_a_busy_folder(tmp_path: Path):
+    path, _ = as_coco(runs.write(tmp_path / "run"))
+    with store.open_run(tmp_path / "new", store.Run(source="x", phrases=("y",))):
+        result = run(path, "--out", tmp_path / "new")
+    assert result.exit_code == 1 and result.stderr.startswith("Error: another run is writing into")

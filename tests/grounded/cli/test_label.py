@@ -7,10 +7,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from grounded.cli.label import label
-from grounded.config import override
+from grounded.config import PipelineConfig, override
 from grounded.labelling.sources import open_source
-from grounded.labelling.store import Run, failures, open_run, records
-from grounded.settings import PipelineConfig
+from grounded.labelling.store import Run, open_run, read_failures, read_records
 from tests.grounded.conftest import picture, save_segmenter
 
 
@@ -45,7 +44,7 @@ def test_a_folder_is_labelled_and_then_done(images: Path, config: str, tmp_path:
     out = tmp_path / "out"
     result = run(images, "a cat. dog", "--config", config, "--out", out)
     assert result.exit_code == 0, result.output
-    found = {record.image.file: record for record in records(out)}
+    found = {record.image.file: record for record in read_records(out)}
     assert sorted(found) == ["0.png", "1.png", "2.png"]
     assert found["0.png"].instances.phrases == ("a cat", "dog")
     assert result.stdout.startswith("3 pictures labelled, 0 failures, in ")
@@ -61,9 +60,9 @@ def test_a_folder_is_labelled_and_then_done(images: Path, config: str, tmp_path:
     assert changed.exit_code == 2 and "differs in detector.box_threshold; use --restart" in changed.stderr
     restarted = run(images, "a cat", "--config", config, "--out", out, "--restart", "--no-phrase-scores")
     assert restarted.exit_code == 0, restarted.output
-    assert all(record.instances.phrases == ("a cat",) for record in records(out))
+    assert all(record.instances.phrases == ("a cat",) for record in read_records(out))
     assert "phrase_scores" not in (out / "records" / "00000.jsonl").read_text()
-    assert len(list(records(out / "replaced" / "001"))) == 3
+    assert len(list(read_records(out / "replaced" / "001"))) == 3
 
 
 def test_weights_that_changed_under_the_same_name(
@@ -78,10 +77,10 @@ def test_weights_that_changed_under_the_same_name(
     shutil.copy(segmenters[1], checkpoint)
     changed = run(images, "dog", "--config", config, "--out", out)
     assert changed.exit_code == 2 and "other weights of segmenter under the same name" in changed.stderr
-    assert len(list(records(out))) == 3
+    assert len(list(read_records(out))) == 3
     shutil.copy(segmenters[0], checkpoint)
     assert run(images, "dog", "--config", config, "--out", out).exit_code == 0
-    assert len(list(records(out))) == 4
+    assert len(list(read_records(out))) == 4
 
 
 def test_failures_are_told_and_retried(images: Path, config: str, tmp_path: Path):
@@ -93,7 +92,7 @@ def test_failures_are_told_and_retried(images: Path, config: str, tmp_path: Path
     assert result.exit_code == 1
     assert "3 pictures labelled, 2 failures" in result.stdout
     assert f"2 without a record, see {out / 'failures.jsonl'}; --retry-failures tries them again" in result.stderr
-    assert set(failures(out)) == {"broken.png", "large.png"}
+    assert set(read_failures(out)) == {"broken.png", "large.png"}
     again = run(*arguments)
     assert again.exit_code == 1 and "0 pictures labelled, 3 labelled before, 0 failures" in again.stdout
     picture().save(images / "broken.png")
@@ -102,7 +101,7 @@ def test_failures_are_told_and_retried(images: Path, config: str, tmp_path: Path
     retried = run(*arguments, "--retry-failures")
     assert retried.exit_code == 0, retried.output
     assert "2 pictures labelled, 3 labelled before" in retried.stdout
-    assert failures(out) == {}
+    assert read_failures(out) == {}
 
 
 def test_a_vocabulary_file_and_tiles(images: Path, config: str, tmp_path: Path):
@@ -124,7 +123,7 @@ def test_a_vocabulary_file_and_tiles(images: Path, config: str, tmp_path: Path):
     )
     result = run(images / "0.png", words, "--out", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
-    assert [record.instances.phrases for record in records(tmp_path / "out")] == [("animal", "mug")]
+    assert [record.instances.phrases for record in read_records(tmp_path / "out")] == [("animal", "mug")]
     assert Run.read(tmp_path / "out").tiles == {"size": 64, "overlap": 0.5}
 
 
@@ -132,7 +131,7 @@ def test_a_coco_file_with_its_root(images: Path, config: str, tmp_path: Path):
     (tmp_path / "coco.json").write_text(json.dumps({"images": [{"file_name": "1.png"}]}))
     result = run(tmp_path / "coco.json", "dog", "--config", config, "--root", images, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert [record.image.file for record in records(tmp_path / "out")] == ["1.png"]
+    assert [record.image.file for record in read_records(tmp_path / "out")] == ["1.png"]
     assert open_source(Run.read(tmp_path / "out").source).get("1.png") == (images / "1.png").read_bytes()
 
 
@@ -166,7 +165,7 @@ def test_wrong_arguments(images: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_another_run_is_not_disturbed(images: Path, config: str, tmp_path: Path):
     with open_run(tmp_path / "out", Run(source="x", phrases=("y",))):
         result = run(images, "dog", "--config", config, "--out", tmp_path / "out", "--restart")
-    assert result.exit_code == 2 and "another run is writing into" in result.stderr
+    assert result.exit_code == 1 and result.stderr.startswith("Error: another run is writing into")
 
 
 def test_weights_that_are_missing(images: Path, random_config: PipelineConfig, tmp_path: Path):

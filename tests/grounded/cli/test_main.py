@@ -8,9 +8,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from grounded import __version__
-from grounded.cli.main import main
+from grounded.cli.main import COMMANDS, load_command, main
+from grounded.config import PipelineConfig
 from grounded.data.instances import Instances
-from grounded.settings import PipelineConfig
 from tests.data import PICNIC, ROOT
 from tests.grounded.conftest import picture
 
@@ -112,6 +112,23 @@ def test_wrong_arguments(
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_are_listed_by_their_own_names_and_help(name: str):
+    command = load_command(name)
+    assert command.name == name
+    assert command.get_short_help_str(1000) == COMMANDS[name][-1] == main.commands[name].help
+
+
+def test_help_imports_no_command():
+    code = (
+        "import sys; from click.testing import CliRunner; from grounded.cli.main import main\n"
+        "assert 'convert-checkpoint' in CliRunner().invoke(main, ['--help']).output\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('grounded')))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["grounded", "grounded.cli", "grounded.cli.main"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["--version"]], ids=" ".join)

@@ -6,22 +6,21 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from grounded.cli.options import NAMES, pipeline_options, settings
-from grounded.config import load
-from grounded.settings import PipelineConfig
+from grounded.cli.options import pipeline_options, read_config
+from grounded.config import PipelineConfig, load
+from grounded.query import QuerySettings, query_parameter
 
 
 @click.command()
 @pipeline_options
 @click.pass_context
 def command(context: click.Context, **fields: Any) -> None:
-    assert sorted(fields) == sorted(NAMES)
     context.exit(0)
 
 
-def asked(*options: str) -> PipelineConfig:
+def config_of(*options: str) -> PipelineConfig:
     with command.make_context("command", list(options)) as context:
-        return settings(**context.params)
+        return read_config(**context.params)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +33,8 @@ def asked(*options: str) -> PipelineConfig:
         pytest.param(("--filter",), "filtering", "enabled", True, id="filter"),
         pytest.param(("--clip-threshold", "0.3"), "filtering", "clip_threshold", 0.3, id="CLIP threshold"),
         pytest.param(("--min-mask-region-area", "40"), "refinement", "min_mask_region_area", 40, id="small regions"),
-        pytest.param(("--zoom", "2.5"), "refinement", "zoom", 2.5, id="closer look"),
-        pytest.param(("--zoom", "0"), "refinement", "zoom", None, id="no closer look"),
+        pytest.param(("--zoom", "2.5"), "refinement", "zoom", 2.5, id="zoom"),
+        pytest.param(("--zoom", "0"), "refinement", "zoom", None, id="no zoom"),
         pytest.param(("--refine-rounds", "2"), "refinement", "refine_rounds", 2, id="refinement"),
         pytest.param(("--fallback", "automatic"), "fallback", "source", "automatic", id="fallback"),
     ],
@@ -43,16 +42,22 @@ def asked(*options: str) -> PipelineConfig:
 def test_an_option_changes_its_field_and_nothing_else(
     options: tuple[str, ...], section: str, field: str, expected: Any
 ):
-    config, preset = asked(*options), load("tiny")
+    config, preset = config_of(*options), load("tiny")
     assert getattr(getattr(config, section), field) == expected
     other = {key: value for key, value in config.to_dict().items() if key != section}
     assert other == {key: value for key, value in preset.to_dict().items() if key != section}
 
 
 def test_without_options_it_is_the_preset():
-    assert asked() == load("tiny")
-    assert asked("--config", "base") == load("base")
-    assert asked("--device", "cpu").device == "cpu"
+    assert config_of() == load("tiny")
+    assert config_of("--config", "base") == load("base")
+    assert config_of("--device", "cpu").device == "cpu"
+
+
+def test_help_is_what_the_settings_say():
+    lines = " ".join(CliRunner().invoke(command, ["--help"]).stdout.split())
+    offered = [name for name in QuerySettings.__dataclass_fields__ if name != "fallback_threshold"]
+    assert all(query_parameter(name).description in lines for name in offered)
 
 
 @pytest.mark.parametrize("options", [("--box-threshold", "2"), ("--mode", "sound"), ("--zoom", "30")], ids=str)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from grounded.data.clicks import assign_points, validate_points
+from grounded.data.clicks import Clicks, validate_points
 from grounded.errors import PromptError
 
 SIZE = (48, 64)
@@ -36,9 +36,9 @@ def test_no_points(points):
         ([[1, 2]], [-1], "labels must be 1"),
         ([[1, float("nan")]], [1], "points must be finite"),
         ([[1, float("inf")]], [1], "points must be finite"),
-        ([[1, 2], [65, 2]], [1, 1], r"points must lie in the picture of 64 x 48 pixels, got \[65.0, 2.0\]"),
-        ([[1, 49]], [1], "points must lie in the picture"),
-        ([[-1, 4]], [1], "points must lie in the picture"),
+        ([[1, 2], [65, 2]], [1, 1], r"points must lie in the image of 64 x 48 pixels, got \[65.0, 2.0\]"),
+        ([[1, 49]], [1], "points must lie in the image"),
+        ([[-1, 4]], [1], "points must lie in the image"),
         ([[1, 2], [3]], [1, 1], "points must be numbers in a rectangular array"),
         ([["a", "b"]], [1], "points must be numbers"),
         ([[1, 2]], [None], "labels must be numbers"),
@@ -49,43 +49,16 @@ def test_other_points_are_refused(points, labels, message):
         validate_points(points, labels, SIZE)
 
 
-BOXES = np.array([[0, 0, 40, 40], [10, 10, 20, 20], [30, 30, 60, 45]], np.float32)
+class TestRead:
+    def test_no_labels_mean_foreground(self):
+        clicks = Clicks.read([[1, 2], [3, 4]], None, SIZE)
+        assert clicks.points.tolist() == [[1, 2], [3, 4]] and clicks.labels.tolist() == [1, 1]
+        assert len(clicks) == 2
 
+    @pytest.mark.parametrize("points", [None, []], ids=["none", "empty"])
+    def test_no_points(self, points):
+        assert len(Clicks.read(points, None, SIZE)) == 0
 
-@pytest.mark.parametrize(
-    ("points", "labels", "expected", "stray"),
-    [
-        ([[15, 15]], [1], [[], [([15, 15], 1)], []], []),
-        ([[15, 15]], [0], [[([15, 15], 0)], [([15, 15], 0)], []], []),
-        ([[35, 35]], [1], [[], [], [([35, 35], 1)]], []),
-        ([[62, 2]], [1], [[], [], []], [0]),
-        ([[62, 2]], [0], [[], [], []], []),
-        (
-            [[62, 2], [2, 2], [50, 40], [5, 5], [35, 32]],
-            [1, 1, 1, 0, 0],
-            [[([2, 2], 1), ([5, 5], 0), ([35, 32], 0)], [], [([50, 40], 1), ([35, 32], 0)]],
-            [0],
-        ),
-        ([], [], [[], [], []], []),
-    ],
-    ids=["smallest box", "every box", "overlap", "stray", "background beside all", "several", "none"],
-)
-def test_assigned_points(points, labels, expected, stray):
-    points, labels = np.array(points, np.float32).reshape(-1, 2), np.array(labels, np.int64)
-    shared, kinds, outside = assign_points(BOXES, points, labels)
-    assert outside == stray
-    most = max(len(own) for own in expected)
-    assert shared.shape == (3, most, 2) and kinds.shape == (3, most)
-    for row, row_kinds, own in zip(shared, kinds, expected, strict=True):
-        assert row_kinds.tolist() == [kind for _, kind in own] + [-1] * (most - len(own))
-        assert row[: len(own)].tolist() == [point for point, _ in own]
-
-
-def test_no_boxes():
-    shared, kinds, stray = assign_points(np.zeros((0, 4), np.float32), np.ones((2, 2), np.float32), np.array([1, 0]))
-    assert shared.shape == (0, 0, 2) and kinds.shape == (0, 0) and stray == [0]
-
-
-def test_equal_boxes_share_no_foreground():
-    _, kinds, _ = assign_points(BOXES[[1, 1]], np.array([[12, 12]], np.float32), np.array([1]))
-    assert kinds.tolist() == [[1], [-1]]
+    def test_labels_alone(self):
+        with pytest.raises(PromptError, match="point_labels need points, got none"):
+            Clicks.read(None, [1], SIZE)

@@ -54,6 +54,9 @@ def assert_same(actual: Instances, expected: Instances):
 def test_labels_and_masks():
     instances = build()
     assert instances.labels.tolist() == ["pizza", "a dog", "pizza"]
+    assert set(map(type, instances.labels)) == {str}
+    assert (instances.labels == "pizza").tolist() == [True, False, True]
+    assert (Instances.empty(("a", "b"), (2, 3)).labels == "a").shape == (0,)
     assert instances.masks.dtype == bool
     np.testing.assert_array_equal(instances.masks, MASKS)
 
@@ -96,6 +99,38 @@ def test_sorted_is_stable():
     shuffled = build(scores=np.array([0.5, 0.9, 0.5], np.float32))
     assert shuffled.sorted().predicted_iou.tolist()[:2] == shuffled.predicted_iou[[1, 0]].tolist()
     assert shuffled.sorted().sources.tolist() == ["text", "detector", "automatic"]
+
+
+def test_concatenate():
+    instances = build()
+    joined = Instances.concatenate([instances[2:], Instances.empty(instances.phrases, (30, 40)), instances[:2]])
+    assert_same(joined, instances[[2, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("others", "got"),
+    [
+        pytest.param(None, "no part", id="none"),
+        pytest.param([Instances.empty(("a dog",), (30, 40))], "2 different ones", id="other phrases"),
+        pytest.param([build()[:0], Instances.empty(("a",), (3, 4))], "2 different ones", id="other size"),
+    ],
+)
+def test_instances_that_cannot_be_joined(others: list[Instances] | None, got: str):
+    with pytest.raises(ValueError, match=f"with the same phrases and image size, got {got}"):
+        Instances.concatenate([] if others is None else [build(), *others])
+
+
+def test_from_masks():
+    rles = encode_rle(MASKS)
+    made = Instances.from_masks(("a", "b"), (30, 40), rles, np.array([1, 0, 1]), np.array([0.5, 0.25, 0.75]), "text")
+    assert_same(made[:0], Instances.empty(("a", "b"), (30, 40)))
+    assert made.labels.tolist() == ["b", "a", "b"]
+    rows, columns = np.nonzero(MASKS[1])
+    assert made.boxes[1].tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert made.scores.tolist() == made.predicted_iou.tolist() == [0.5, 0.25, 0.75]
+    assert np.isnan(made.detector_scores).all() and np.isnan(made.clip_scores).all()
+    assert np.isnan(made.phrase_scores).all() and made.phrase_scores.shape == (3, 2)
+    assert made.sources.tolist() == ["text"] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Small truths, answers and records, of masks that are drawn as text."""
+"""Small ground truths, predictions and records, of masks that are rectangles."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from grounded.data.instances import Instances
-from grounded.evaluation.cases import Answer, Case
-from grounded.evaluation.truth import TrueObject, Truth, truth_from_coco
+from grounded.evaluation.dataset import GroundTruth, GroundTruthObject, ImagePair, Prediction, ground_truth_from_coco
+from grounded.labelling.formats.coco import coco_from_dict
 from grounded.labelling.records import ImageInfo, Record
 from segany.utils.rle import RLE, encode_rle
 
@@ -31,23 +31,24 @@ def tight_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def true(label: str, mask: np.ndarray, is_crowd: bool = False) -> TrueObject:
-    return TrueObject(label, tight_box(mask), float(mask.sum()), rle(mask), is_crowd)
+def target(label: str, mask: np.ndarray, is_crowd: bool = False) -> GroundTruthObject:
+    return GroundTruthObject(label, tight_box(mask), float(mask.sum()), rle(mask), is_crowd)
 
 
-def answer(label: str, mask: np.ndarray, score: float = 0.9, phrase: str | None = None) -> Answer:
-    return Answer(label, phrase or label, score, tight_box(mask), rle(mask))
+def predicted(label: str, mask: np.ndarray, score: float = 0.9, phrase: str | None = None) -> Prediction:
+    return Prediction(label, phrase or label, score, tight_box(mask), rle(mask))
 
 
-def case(
-    truths: Sequence[TrueObject] = (),
-    answers: Sequence[Answer] = (),
-    asked: Sequence[str] | Mapping[str, str] = ("dog",),
+def image_pair(
+    ground_truth: Sequence[GroundTruthObject] = (),
+    predictions: Sequence[Prediction] = (),
+    prompt: Sequence[str] | Mapping[str, str] = ("dog",),
     file: str = "a.jpg",
     size: tuple[int, int] = SIZE,
-) -> Case:
-    phrases = dict(asked) if isinstance(asked, Mapping) else {label: label for label in asked}
-    return Case(file, file, size, phrases, tuple(truths), tuple(answers))
+) -> ImagePair:
+    """An image whose prompt is class names, or phrases with their classes."""
+    phrase_classes = dict(prompt) if isinstance(prompt, Mapping) else {label: label for label in prompt}
+    return ImagePair(file, file, size, phrase_classes, tuple(ground_truth), tuple(predictions))
 
 
 def record(
@@ -77,19 +78,19 @@ def record(
 
 
 def coco(
-    pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]],
+    images: Mapping[str, Sequence[tuple[str, np.ndarray]]],
     classes: Sequence[str] = ("dog", "cat"),
     size: tuple[int, int] = SIZE,
 ) -> dict[str, Any]:
-    """A COCO annotation file of pictures {file: [(class, mask), ...]}."""
-    images = [{"id": 7 + i, "file_name": f, "height": size[0], "width": size[1]} for i, f in enumerate(pictures)]
+    """A COCO annotation file of images {file: [(class, mask), ...]}."""
+    listed = [{"id": 7 + i, "file_name": f, "height": size[0], "width": size[1]} for i, f in enumerate(images)]
     entries = [
         {"image_id": image["id"], "category_id": 3 + classes.index(label), "segmentation": dict(rle(mask))}
-        for image, things in zip(images, pictures.values(), strict=True)
-        for label, mask in things
+        for image, objects in zip(listed, images.values(), strict=True)
+        for label, mask in objects
     ]
     return {
-        "images": images,
+        "images": listed,
         "annotations": [
             {
                 "id": i,
@@ -104,5 +105,7 @@ def coco(
     }
 
 
-def truth(pictures: Mapping[str, Sequence[tuple[str, np.ndarray]]], classes: Sequence[str] = ("dog", "cat")) -> Truth:
-    return truth_from_coco(coco(pictures, classes))
+def ground_truth(
+    images: Mapping[str, Sequence[tuple[str, np.ndarray]]], classes: Sequence[str] = ("dog", "cat")
+) -> GroundTruth:
+    return ground_truth_from_coco(coco_from_dict(coco(images, classes)))

@@ -96,13 +96,13 @@ def test_a_given_embedding_saves_the_encoder(bundled: Pipeline, unnamed: Instanc
         found = bundled.everything(PICNIC, stopwatch=watch, embedding=embedding, **OPTIONS)
     assert found.to_dict() == unnamed.to_dict()
     assert set(calls) == {"decode"}
-    assert list(watch.seconds) == ["automatic"]
+    assert list(watch.seconds) == ["automatic_masks"]
 
 
 def test_the_time_of_each_stage(bundled: Pipeline):
     watch = Stopwatch()
     bundled.everything(PICNIC, "pizza", watch, **OPTIONS)
-    assert list(watch.seconds) == ["encode", "automatic", "score"]
+    assert list(watch.seconds) == ["encode", "automatic_masks", "score"]
 
 
 def test_a_segmenter_without_text_prompt_does(random_pipelines: dict[str, Pipeline]):

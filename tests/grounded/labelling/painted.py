@@ -1,4 +1,4 @@
-"""Pictures in which each colour is an object, and what a perfect segmenter answers about them or any part of them."""
+"""Images in which each colour is an object, and a perfect segmenter of them or of any part of them."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,6 @@ from PIL import Image
 
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
-from grounded.stages.answers import from_masks
 from segany.utils.rle import encode_rle
 
 PHRASES = ("a dog", "a cat", "a hound")
@@ -28,7 +27,7 @@ def ring(x: int, y: int, radius: int, size: tuple[int, int] = (70, 100)) -> np.n
 
 
 def paint(objects: Sequence[tuple[int, np.ndarray]], size: tuple[int, int] = (70, 100)) -> SourceImage:
-    """A picture of objects, each a phrase and a mask; red is the number of the object, green its phrase."""
+    """An image of objects, each a phrase and a mask; red is the number of the object, green its phrase."""
     pixels = np.zeros((*size, 3), np.uint8)
     for number, (phrase, mask) in enumerate(objects, start=1):
         pixels[mask] = number, phrase, 0
@@ -38,21 +37,21 @@ def paint(objects: Sequence[tuple[int, np.ndarray]], size: tuple[int, int] = (70
 def perfect(
     least_share: float = 0.0, blind_at: tuple[int, int] | None = None
 ) -> Callable[[Sequence[SourceImage]], list[Instances]]:
-    """Segments painted objects that fill at least this share of the picture; the more of it, the higher the score.
+    """Return a segmenter of painted objects that fill at least this share of the image; larger ones score higher.
 
-    In pictures of size `blind_at` it sees nothing.
+    In images of size `blind_at` it finds nothing.
     """
 
-    def look(picture: SourceImage) -> Instances:
-        pixels = np.asarray(picture.pixels)
+    def segment(image: SourceImage) -> Instances:
+        pixels = np.asarray(image.pixels)
         found = []
         for number in sorted(set(pixels[..., 0].ravel().tolist()) - {0}):
             mask = pixels[..., 0] == number
-            if mask.mean() >= least_share and picture.size != blind_at:
+            if mask.mean() >= least_share and image.size != blind_at:
                 found.append((int(pixels[mask][0, 1]), mask))
-        masks = np.array([mask for _, mask in found], bool).reshape(len(found), *picture.size)
+        masks = np.array([mask for _, mask in found], bool).reshape(len(found), *image.size)
         scores = masks.mean(axis=(1, 2), dtype=np.float32) if found else np.zeros(0, np.float32)
         ids = np.array([phrase for phrase, _ in found], np.int64)
-        return from_masks(PHRASES, picture.size, encode_rle(masks), ids, scores, "text")
+        return Instances.from_masks(PHRASES, image.size, encode_rle(masks), ids, scores, "text")
 
-    return lambda pictures: [look(picture) for picture in pictures]
+    return lambda images: [segment(image) for image in images]

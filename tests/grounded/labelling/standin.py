@@ -1,4 +1,4 @@
-"""Labelling without models: small pictures, a step that finds their bright half, and runs of it in other processes."""
+"""Labelling without models: small images, a task that segments bright pixels, and runs of it in other processes."""
 
 import multiprocessing
 import os
@@ -14,13 +14,13 @@ from PIL import Image
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.labelling.engines.local import Options, label
-from grounded.labelling.interrupts import interruptible
-from grounded.labelling.progress import Summary
+from grounded.labelling.engines.local import EngineOptions, label_local
+from grounded.labelling.interrupts import catch_interrupts
+from grounded.labelling.progress import RunSummary
 from grounded.labelling.records import ImageInfo, Record
 from grounded.labelling.sources import open_source
 from grounded.labelling.store import Run, open_run
-from grounded.labelling.task import Labelled
+from grounded.labelling.task import LabelledImage
 from segany.utils.rle import encode_rle
 
 PHRASES = ("bright", "dark")
@@ -48,28 +48,28 @@ def bright(pixels: Image.Image) -> Instances:
 
 @dataclass(frozen=True)
 class Bright:
-    """A step. Of a picture with "hard" in its name it raises, and of batches of several sizes."""
+    """A task. It raises for images with "hard" in their name, and for batches of several sizes."""
 
-    seconds: float = 0.0  # for each picture
+    seconds: float = 0.0  # for each image
 
-    def __call__(self, pictures: Sequence[SourceImage]) -> list[Labelled]:
-        if len({picture.size for picture in pictures}) > 1:
-            raise ValueError("pictures of a batch must be of equal size")
-        if any(picture.path and "hard" in picture.path.name for picture in pictures):
+    def __call__(self, images: Sequence[SourceImage]) -> list[LabelledImage]:
+        if len({image.size for image in images}) > 1:
+            raise ValueError("images of a batch must be of equal size")
+        if any(image.path and "hard" in image.path.name for image in images):
             raise PromptError("too hard")
-        time.sleep(self.seconds * len(pictures))
-        return [Labelled(bright(picture.pixels), {"look": 0.001}) for picture in pictures]
+        time.sleep(self.seconds * len(images))
+        return [LabelledImage(bright(image.pixels), {"look": 0.001}) for image in images]
 
 
 def record(file: str, size: tuple[int, int] = SIZES[0]) -> Record:
-    """The record of a picture that never was."""
+    """A record of random pixels."""
     pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
     info = ImageInfo(file=file, width=size[1], height=size[0], sha256="0" * 64)
     return Record(image=info, instances=bright(pixels), models={"detector": "none"}, config="1", seconds={"look": 0.5})
 
 
-def write_pictures(folder: Path, count: int) -> Path:
-    """Write small pictures of several sizes. Returns the folder."""
+def write_images(folder: Path, count: int) -> Path:
+    """Write small images of several sizes. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         height, width = SIZES[number % len(SIZES)]
@@ -78,12 +78,13 @@ def write_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def label_folder(images: Path, out: Path, seconds: float = 0.0, config: str = "1", **options: object) -> Summary:
+def label_folder(images: Path, out: Path, seconds: float = 0.0, config: str = "1", **options: object) -> RunSummary:
     """Label a folder with `Bright`, stopped by Ctrl-C where signals arrive."""
     source = open_source(images)
     run = Run(source=source.spec, phrases=PHRASES, models={"detector": "none"}, config=config)
-    with interruptible() as stop, open_run(out, run) as writer:
-        return label(source, Bright(seconds), writer, Options(**{"batch": 2, "workers": 2, **options}), stop=stop)
+    with catch_interrupts() as interrupt, open_run(out, run) as writer:
+        scheduling = EngineOptions(**{"batch": 2, "workers": 2, **options})
+        return label_local(source, Bright(seconds), writer, scheduling, should_stop=interrupt)
 
 
 def _in_process(images: Path, out: Path, seconds: float) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from grounded.errors import ImageError
 from grounded.labelling import loading
-from grounded.labelling.loading import Loaded, by_size, decode, describe, load, read_ahead
+from grounded.labelling.loading import LoadedImage, decode_image, group_by_size, load_ahead, load_image
 from grounded.labelling.sources import Item
 from grounded.labelling.store import Failure
 
@@ -32,13 +32,13 @@ def item(name: str, data: bytes | Exception) -> Item:
     return Item(name, read)
 
 
-def test_a_loaded_picture():
+def test_a_loaded_image():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(8, 5, "JPEG", exif=exif)
-    loaded = load(item("folder/a.jpg", data))
-    assert isinstance(loaded, Loaded)
-    assert loaded.picture.size == (8, 5) and loaded.area == 40
+    loaded = load_image(item("folder/a.jpg", data))
+    assert isinstance(loaded, LoadedImage)
+    assert loaded.image.size == (8, 5) and loaded.area == 40
     info = loaded.info
     assert (info.file, info.width, info.height, info.orientation) == ("folder/a.jpg", 5, 8, 6)
     assert info.sha256 == hashlib.sha256(data).hexdigest()
@@ -48,8 +48,8 @@ def test_notes_are_kept():
     frames = [Image.new("L", (4, 3), shade) for shade in (0, 255)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
-    loaded = load(item("a.gif", buffer.getvalue()))
-    assert isinstance(loaded, Loaded) and loaded.info.notes == ("animated: the first of 2 frames is used",)
+    loaded = load_image(item("a.gif", buffer.getvalue()))
+    assert isinstance(loaded, LoadedImage) and loaded.info.notes == ("animated: the first of 2 frames is used",)
 
 
 FAILURES = {
@@ -64,9 +64,9 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_what_is_wrong_with_a_picture_is_its_failure(case: str):
+def test_an_unreadable_image_is_a_failure(case: str):
     data, kind, reason = FAILURES[case]
-    failure = load(item("a.png", data), max_pixels=None if case == "cut off" else 1000)
+    failure = load_image(item("a.png", data), max_pixels=None if case == "cut off" else 1000)
     assert isinstance(failure, Failure)
     assert (failure.file, failure.kind, failure.attempts) == ("a.png", kind, 1)
     assert re.search(reason, failure.reason) and "\n" not in failure.reason
@@ -77,17 +77,17 @@ def test_the_limit_is_looked_up_in_the_header():
     claimed[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height of a PNG: 10 GB, were it decoded
     claimed[29:33] = zlib.crc32(claimed[12:29]).to_bytes(4, "big")
     with pytest.raises(ImageError, match="60000 x 60000 pixels"):
-        decode(bytes(claimed), "a.png", 200_000_000)
+        decode_image(bytes(claimed), "a.png", 200_000_000)
 
 
 def test_loading_ahead_keeps_the_order():
     def slow(number: int) -> Item:
         return Item(str(number), lambda: time.sleep(0.01 * (number % 3)) or encoded(number + 1))
 
-    found = list(read_ahead((slow(number) for number in range(20)), threads=4, ahead=6))
+    found = list(load_ahead((slow(number) for number in range(20)), threads=4, ahead=6))
     assert [one.file for one in found] == [str(number) for number in range(20)]
-    assert [one.picture.size[1] for one in found if isinstance(one, Loaded)] == list(range(1, 21))
-    assert list(read_ahead([])) == []
+    assert [one.image.size[1] for one in found if isinstance(one, LoadedImage)] == list(range(1, 21))
+    assert list(load_ahead([])) == []
 
 
 def counting(taken: list[str], size: int = 4, count: int = 1000) -> Iterator[Item]:
@@ -97,9 +97,9 @@ def counting(taken: list[str], size: int = 4, count: int = 1000) -> Iterator[Ite
 
 
 @pytest.mark.parametrize("ahead", [1, 5])
-def test_no_more_is_asked_for_than_is_loaded_ahead(ahead: int):
+def test_no_item_is_taken_before_it_is_loaded(ahead: int):
     taken: list[str] = []
-    loaded = read_ahead(counting(taken), ahead=ahead)
+    loaded = load_ahead(counting(taken), ahead=ahead)
     for number in range(10):
         next(loaded)
         assert len(taken) == number + ahead
@@ -107,10 +107,10 @@ def test_no_more_is_asked_for_than_is_loaded_ahead(ahead: int):
     assert len(taken) == 9 + ahead
 
 
-def test_large_pictures_are_fewer(monkeypatch: pytest.MonkeyPatch):
+def test_fewer_large_images_are_loaded_ahead(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loading, "WAITING_PIXELS", 30_000)
     taken: list[str] = []
-    loaded = read_ahead(counting(taken, size=100), ahead=50)
+    loaded = load_ahead(counting(taken, size=100), ahead=50)
     next(loaded)
     for number in range(1, 10):
         next(loaded)
@@ -119,23 +119,23 @@ def test_large_pictures_are_fewer(monkeypatch: pytest.MonkeyPatch):
     loaded.close()
 
 
-def test_threads_end_with_their_reader():
+def test_threads_end_with_the_iterator():
     before = threading.active_count()
-    loaded = read_ahead(counting([]), threads=3)
+    loaded = load_ahead(counting([]), threads=3)
     next(loaded)
     assert threading.active_count() > before
     loaded.close()
     assert threading.active_count() == before
 
 
-def pictures(*sizes: int | None) -> list[Loaded | Failure]:
-    """A picture of each width, and a failure for None."""
-    made = [Failure(file="x", reason="y") if size is None else load(item("", encoded(size))) for size in sizes]
-    return [one for one in made if isinstance(one, (Loaded, Failure))]
+def images(*sizes: int | None) -> list[LoadedImage | Failure]:
+    """An image of each width, and a failure for None."""
+    made = [Failure(file="x", reason="y") if size is None else load_image(item("", encoded(size))) for size in sizes]
+    return [one for one in made if isinstance(one, (LoadedImage, Failure))]
 
 
-def widths(groups: Iterator[list[Loaded] | Failure]) -> list[list[int] | None]:
-    return [None if isinstance(group, Failure) else [one.picture.size[1] for one in group] for group in groups]
+def widths(groups: Iterator[list[LoadedImage] | Failure]) -> list[list[int] | None]:
+    return [None if isinstance(group, Failure) else [one.image.size[1] for one in group] for group in groups]
 
 
 @pytest.mark.parametrize(
@@ -150,28 +150,16 @@ def widths(groups: Iterator[list[Loaded] | Failure]) -> list[list[int] | None]:
         ([1, 2, 1], 2, 0, [[1], [2], [1]]),
     ],
 )
-def test_pictures_of_equal_size_go_together(
+def test_images_of_equal_size_are_grouped(
     sizes: list[int | None], batch: int, window: int | None, expected: list[list[int] | None]
 ):
-    assert widths(by_size(pictures(*sizes), batch, window)) == expected
+    assert widths(group_by_size(images(*sizes), batch, window)) == expected
 
 
-def test_large_pictures_are_not_held_back(monkeypatch: pytest.MonkeyPatch):
+def test_large_images_do_not_wait_for_others(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loading, "WAITING_PIXELS", 20)
-    assert widths(by_size(pictures(4, 5, 4), 8)) == [[4], [5], [4]]
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (ImageError("too\n  large"), "too large"),
-        (ValueError("odd"), "ValueError: odd"),
-        (MemoryError(), "MemoryError"),
-    ],
-)
-def test_errors_are_one_line(error: Exception, line: str):
-    assert describe(error) == line
+    assert widths(group_by_size(images(4, 5, 4), 8)) == [[4], [5], [4]]
 
 
 def test_decoded_pixels_are_those_of_the_file():
-    assert np.asarray(decode(encoded(), "a.png").pixels).tolist() == [[[255, 0, 0]] * 4] * 3
+    assert np.asarray(decode_image(encoded(), "a.png").pixels).tolist() == [[[255, 0, 0]] * 4] * 3

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from grounded.labelling.progress import Bar, Lines, Silent, Summary, Tally, on
+from grounded.labelling.progress import NoProgress, ProgressBar, ProgressLines, RunCounter, RunSummary, open_progress
 from grounded.labelling.store import Failure
 from tests.grounded.labelling.standin import PHRASES, record
 
@@ -14,18 +14,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def tally(pictures: int = 3, failures: int = 1) -> Tally:
-    counted = Tally(PHRASES)
-    for number in range(pictures):
+def counter(images: int = 3, failures: int = 1) -> RunCounter:
+    counted = RunCounter(PHRASES)
+    for number in range(images):
         counted.add(record(f"{number}.png"))
     for number in range(failures):
         counted.add(Failure(file=f"x{number}.png", reason=""))
     return counted
 
 
-def test_a_tally():
-    counted = tally()
-    assert (counted.pictures, counted.failures, counted.handled, counted.found) == (3, 1, 4, 3)
+def test_a_counter():
+    counted = counter()
+    assert (counted.images, counted.failures, counted.done, counted.instances) == (3, 1, 4, 3)
     summary = counted.summary(skipped=7, interrupted=True)
     assert summary.instances == {"bright": 3, "dark": 0}
     assert (summary.skipped, summary.interrupted) == (7, True)
@@ -35,9 +35,9 @@ def test_a_tally():
 @pytest.mark.parametrize(
     ("summary", "lines"),
     [
-        (Summary(), ["0 pictures labelled, 0 failures, in 0.0 s, 0.00 pictures/s", "0 instances"]),
+        (RunSummary(), ["0 pictures labelled, 0 failures, in 0.0 s, 0.00 pictures/s", "0 instances"]),
         (
-            Summary(pictures=1, failures=2, skipped=3, instances={"a": 1, "b": 20}, seconds=100.0),
+            RunSummary(images=1, failures=2, skipped=3, instances={"a": 1, "b": 20}, seconds=100.0),
             [
                 "1 picture labelled, 3 labelled before, 2 failures, in 1 min 40 s, 0.03 pictures/s",
                 "21 instances",
@@ -46,36 +46,36 @@ def test_a_tally():
             ],
         ),
         (
-            Summary(pictures=8000, seconds=7620.0, interrupted=True),
+            RunSummary(images=8000, seconds=7620.0, interrupted=True),
             ["interrupted: 8000 pictures labelled, 0 failures, in 2 h 07 min, 1.05 pictures/s", "0 instances"],
         ),
     ],
     ids=["nothing", "some", "interrupted"],
 )
-def test_summaries(summary: Summary, lines: list[str]):
+def test_summaries(summary: RunSummary, lines: list[str]):
     assert str(summary).splitlines() == lines
 
 
 def test_a_long_vocabulary_is_cut_short():
-    lines = str(Summary(instances={str(number): 1000 - number for number in range(100)})).splitlines()
+    lines = str(RunSummary(instances={str(number): 1000 - number for number in range(100)})).splitlines()
     assert len(lines) == 23
     assert lines[2] == "      1000  0" and lines[-1].endswith("80 other phrases")
 
 
 def test_lines_come_now_and_then():
     stream = io.StringIO()
-    lines = Lines(stream, every=0.5)
-    lines.begin(10, lambda: 100)
-    counted = tally()
-    lines.show(counted)
+    lines = ProgressLines(stream, every=0.5)
+    lines.start(10, lambda: 100)
+    counted = counter()
+    lines.update(counted)
     assert stream.getvalue() == ""
     time.sleep(0.6)
-    lines.show(counted)
-    lines.show(counted)
+    lines.update(counted)
+    lines.update(counted)
     assert stream.getvalue().count("\n") == 1
     assert stream.getvalue().startswith("14 of 100 pictures, ")
     assert " pictures/s, " in stream.getvalue() and stream.getvalue().endswith(" left, 3 instances, 1 failure\n")
-    lines.end(counted)
+    lines.close(counted)
     assert stream.getvalue().count("\n") == 2
 
 
@@ -86,45 +86,45 @@ def failing() -> int:
 @pytest.mark.parametrize("count", [lambda: None, failing], ids=["unknown", "failing"])
 def test_without_a_total(count: object):
     stream = io.StringIO()
-    lines = Lines(stream)
-    lines.begin(0, count)
+    lines = ProgressLines(stream)
+    lines.start(0, count)
     time.sleep(0.01)
-    lines.end(tally())
+    lines.close(counter())
     assert stream.getvalue().startswith("4 pictures, ") and " left" not in stream.getvalue()
 
 
-def test_counting_is_not_waited_for():
+def test_counting_does_not_delay_the_run():
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = ProgressLines(stream)
     ended = threading.Event()
-    lines.begin(0, lambda: 5 if ended.wait(30) else 6)
-    lines.end(tally())
+    lines.start(0, lambda: 5 if ended.wait(30) else 6)
+    lines.close(counter())
     ended.set()
     assert stream.getvalue().startswith("4 pictures, ")
 
 
 def test_a_bar():
     stream = Terminal()
-    bar = on(stream)
-    assert isinstance(bar, Bar)
-    bar.begin(10, lambda: 100)
+    bar = open_progress(stream)
+    assert isinstance(bar, ProgressBar)
+    bar.start(10, lambda: 100)
     time.sleep(0.05)
-    counted = Tally(PHRASES)
+    counted = RunCounter(PHRASES)
     for number in range(3):
         counted.add(record(f"{number}.png"))
-        bar.show(counted)
-    bar.end(counted)
+        bar.update(counted)
+    bar.close(counted)
     last = stream.getvalue().split("\r")[-1]
     assert "13/100" in last and "instances=3" in last and "failures=0" in last and "picture" in last
 
 
 def test_lines_where_there_is_no_terminal():
-    assert isinstance(on(io.StringIO()), Lines)
+    assert isinstance(open_progress(io.StringIO()), ProgressLines)
 
 
-def test_silence():
-    silent = Silent()
-    silent.begin(0, failing)
-    silent.show(tally())
-    silent.end(tally())
-    assert str(tally().summary()).startswith("3 pictures")
+def test_no_progress():
+    silent = NoProgress()
+    silent.start(0, failing)
+    silent.update(counter())
+    silent.close(counter())
+    assert str(counter().summary()).startswith("3 pictures")

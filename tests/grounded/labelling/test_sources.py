@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from grounded.errors import ConfigError, ImageError
-from grounded.labelling.sources import TarSource, open_source, picture_suffixes
+from grounded.labelling.sources import TarSource, image_suffixes, open_source
 from grounded.labelling.sources.opening import expand_braces
 
 FILES = ("B.JPG", "a.png", "sub/c.webp", "sub/deep/d.tiff", "sub.x/e.bmp")
@@ -66,8 +66,8 @@ def names(spec: str | Path, root: Path | None = None) -> list[str]:
 
 
 def test_suffixes():
-    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm"} <= picture_suffixes()
-    assert not {".eps", ".mpg", ".h5", ".txt", ".pdf"} & picture_suffixes()
+    assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".ppm"} <= image_suffixes()
+    assert not {".eps", ".mpg", ".h5", ".txt", ".pdf"} & image_suffixes()
 
 
 def test_a_folder(folder: Path):
@@ -280,7 +280,7 @@ BAD = {
     "binary": ("binary.dat", "neither a picture or a TAR"),
     "list of nothing": ("gone.txt", "lists pictures that do not exist"),
     "no COCO": ("list.json", "not a COCO file"),
-    "no JSON": ("broken.json", "not a COCO file"),
+    "no JSON": ("broken.json", "broken.json is not JSON"),
     "empty TAR": ("empty.tar", "holds no picture"),
     "root of a missing list": ("nowhere.txt::empty", "no such file"),
     "missing root": ("empty.txt::nowhere", "no such folder"),

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from grounded.errors import ConfigError, OutputError, ResultError
+from grounded.errors import BusyError, ConfigError, OutputError, ResultError
 from grounded.labelling.store import (
     Failure,
     Run,
-    failures,
-    files_done,
     fingerprint,
+    index_records,
     open_run,
-    record_at,
-    record_index,
-    records,
+    read_done_files,
+    read_failures,
+    read_record_at,
+    read_records,
 )
 from tests.grounded.failures import unprivileged
 from tests.grounded.labelling.standin import PHRASES, record
@@ -38,7 +38,7 @@ def fill(folder: Path, *files: str, run: Run = RUN, worker: int = 0) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return [found.image.file for found in records(folder)]
+    return [found.image.file for found in read_records(folder)]
 
 
 def test_a_run_reads_back(tmp_path: Path):
@@ -75,15 +75,20 @@ def test_records_are_read_shard_by_shard_and_once(tmp_path: Path):
     fill(tmp_path, "c.png", worker=12)
     (tmp_path / "records" / "00099.jsonl").write_bytes(record("a.png").to_line() + record("d.png").to_line())
     assert names(tmp_path) == ["a.png", "b.png", "c.png", "d.png"]
-    assert files_done(tmp_path) == {"a.png", "b.png", "c.png", "d.png"}
-    index = record_index(tmp_path)
+    assert read_done_files(tmp_path) == {"a.png", "b.png", "c.png", "d.png"}
+    index = index_records(tmp_path)
     assert index["c.png"] == (tmp_path / "records" / "00012.jsonl", 0)
-    assert {file: record_at(*place).image.file for file, place in index.items()} == {file: file for file in index}
+    assert {file: read_record_at(*place).image.file for file, place in index.items()} == {file: file for file in index}
 
 
 def test_an_empty_run(tmp_path: Path):
     fill(tmp_path)
-    assert (names(tmp_path), files_done(tmp_path), failures(tmp_path), record_index(tmp_path)) == ([], set(), {}, {})
+    assert (names(tmp_path), read_done_files(tmp_path), read_failures(tmp_path), index_records(tmp_path)) == (
+        [],
+        set(),
+        {},
+        {},
+    )
 
 
 def test_a_picture_has_one_record(tmp_path: Path):
@@ -93,13 +98,13 @@ def test_a_picture_has_one_record(tmp_path: Path):
         assert not writer.append(record("a.png"))
         assert not writer.fail(Failure(file="a.png", reason="late"))
     assert names(tmp_path) == ["a.png"]
-    assert failures(tmp_path) == {}
+    assert read_failures(tmp_path) == {}
 
 
 @pytest.mark.parametrize("name", ["a.png", 'q"uo\\te.png', "犬.png", "\\xff.png"])
 def test_names_are_read_without_the_rest(tmp_path: Path, name: str):
     fill(tmp_path, name)
-    assert files_done(tmp_path) == {name}
+    assert read_done_files(tmp_path) == {name}
 
 
 @pytest.mark.parametrize("line", [b"nonsense\n", b"{}\n", b"\n", b'{"image": []}\n'])
@@ -107,19 +112,19 @@ def test_a_line_in_the_midst_that_is_no_record_is_an_error(tmp_path: Path, line:
     fill(tmp_path, "a.png")
     shard = tmp_path / "records" / "00000.jsonl"
     shard.write_bytes(line + shard.read_bytes())
-    for read in (files_done, names, record_index):
+    for read in (read_done_files, names, index_records):
         with pytest.raises(ResultError, match=r"00000\.jsonl"):
             read(tmp_path)
 
 
 def test_reading_what_is_not_there(tmp_path: Path):
     with pytest.raises(ResultError, match="no such folder"):
-        files_done(tmp_path / "nowhere")
+        read_done_files(tmp_path / "nowhere")
     with pytest.raises(ResultError, match="cannot read"):
-        record_at(tmp_path / "nowhere.jsonl", 0)
+        read_record_at(tmp_path / "nowhere.jsonl", 0)
     fill(tmp_path, "a.png")
     with pytest.raises(ResultError, match="3 bytes"):
-        record_at(tmp_path / "records" / "00000.jsonl", 3)
+        read_record_at(tmp_path / "records" / "00000.jsonl", 3)
 
 
 def test_a_line_cut_off_anywhere_is_not_read_and_then_removed(tmp_path: Path):
@@ -129,7 +134,7 @@ def test_a_line_cut_off_anywhere_is_not_read_and_then_removed(tmp_path: Path):
     first = whole.index(b"\n") + 1
     for end in range(first, len(whole)):
         shard.write_bytes(whole[:end])
-        assert files_done(tmp_path) == {"a.png"}
+        assert read_done_files(tmp_path) == {"a.png"}
         with open_run(tmp_path, RUN) as writer:
             assert writer.done == {"a.png"}
             assert shard.stat().st_size == first
@@ -154,15 +159,15 @@ def test_failures(tmp_path: Path):
     with open_run(tmp_path, RUN) as writer:
         writer.fail(Failure(file="a.png", reason="no\tpicture", kind="image"))
         writer.fail(Failure(file="b.png", reason="out of memory"))
-    assert failures(tmp_path)["a.png"] == Failure(file="a.png", reason="no\tpicture", kind="image", attempts=1)
+    assert read_failures(tmp_path)["a.png"] == Failure(file="a.png", reason="no\tpicture", kind="image", attempts=1)
     with (tmp_path / "failures.jsonl").open("ab") as file:
         file.write(b'{"file": "c.pn')
     with open_run(tmp_path, RUN) as writer:
         assert set(writer.failed) == {"a.png", "b.png"}
         writer.fail(Failure(file="a.png", reason="again"))
         writer.append(record("b.png"))
-        assert failures(tmp_path)["a.png"].attempts == 2  # also while the run goes on
-        assert set(failures(tmp_path)) == {"a.png"}
+        assert read_failures(tmp_path)["a.png"].attempts == 2  # also while the run goes on
+        assert set(read_failures(tmp_path)) == {"a.png"}
     lines = (tmp_path / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"file": "a.png", "reason": "again", "kind": "model", "attempts": 2}
@@ -252,7 +257,7 @@ def test_records_without_their_run_are_not_mixed_with_others(tmp_path: Path):
 def test_two_runs_at_once_are_refused(tmp_path: Path):
     with open_run(tmp_path, RUN) as writer:
         for restart in (False, True):
-            with pytest.raises(ConfigError, match=f"another run is writing into {tmp_path}: process {os.getpid()}"):
+            with pytest.raises(BusyError, match=f"another run is writing into {tmp_path}: process {os.getpid()}"):
                 open_run(tmp_path, RUN, restart=restart)
         writer.append(record("a.png"))
     assert names(tmp_path) == ["a.png"]

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from grounded.errors import OutputError
-from grounded.labelling.store import Failure, failures, files_done, open_run, records
+from grounded.errors import BusyError, OutputError
+from grounded.labelling.store import Failure, open_run, read_done_files, read_failures, read_records
 from tests.data import PICNIC, ROOT
 from tests.grounded.labelling.engines.test_local import RUN, contents
-from tests.grounded.labelling.standin import label_folder, start, write_pictures
+from tests.grounded.labelling.standin import label_folder, start, write_images
 
-PICTURES = 40
+IMAGES = 40
 
 
 def lines(out: Path) -> int:
@@ -30,7 +30,7 @@ def lines(out: Path) -> int:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures, one of them broken."""
-    folder = write_pictures(tmp_path_factory.mktemp("images"), PICTURES)
+    folder = write_images(tmp_path_factory.mktemp("images"), IMAGES)
     (folder / "0020.png").write_bytes(b"no picture")
     return folder
 
@@ -57,13 +57,13 @@ def kill_and_resume(images: Path, out: Path, moments: int, seed: int) -> None:
     """Kill a run at random moments, each time after it has got a little further, and let the last one finish."""
     chance = random.Random(seed)
     for moment in range(moments):
-        reached = (PICTURES - 2) * moment // moments
+        reached = (IMAGES - 2) * moment // moments
         process = start(images, out, seconds=0.002)
         wait_for(reached, out)
         time.sleep(chance.uniform(0, 0.01))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        assert reached == 0 or len(files_done(out)) >= reached
+        assert reached == 0 or len(read_done_files(out)) >= reached
     label_folder(images, out)
 
 
@@ -72,9 +72,9 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_twice(
     images: Path, undisturbed: dict[str, dict], tmp_path: Path, moments: int
 ):
     kill_and_resume(images, tmp_path / "out", moments, seed=moments)
-    assert lines(tmp_path / "out") == PICTURES - 1
+    assert lines(tmp_path / "out") == IMAGES - 1
     assert contents(tmp_path / "out") == undisturbed
-    assert set(failures(tmp_path / "out")) == {"0020.png"}
+    assert set(read_failures(tmp_path / "out")) == {"0020.png"}
 
 
 def test_ctrl_c_finishes_what_is_in_work(images: Path, undisturbed: dict[str, dict], tmp_path: Path):
@@ -83,7 +83,7 @@ def test_ctrl_c_finishes_what_is_in_work(images: Path, undisturbed: dict[str, di
     os.kill(process.pid or 0, signal.SIGINT)
     process.join(30)
     assert process.exitcode == 130
-    assert 3 <= len(files_done(tmp_path / "out")) < PICTURES - 1
+    assert 3 <= len(read_done_files(tmp_path / "out")) < IMAGES - 1
     assert all(shard.read_bytes().endswith(b"\n") for shard in (tmp_path / "out" / "records").glob("*.jsonl"))
     label_folder(images, tmp_path / "out")
     assert contents(tmp_path / "out") == undisturbed
@@ -100,7 +100,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once(images: Path, tmp_path: Path):
     process.join(30)
     assert process.exitcode == 130
     assert time.monotonic() - begun < 3.5  # a batch of two takes 5 s
-    assert lines(tmp_path / "out") == len(files_done(tmp_path / "out")) > 0
+    assert lines(tmp_path / "out") == len(read_done_files(tmp_path / "out")) > 0
 
 
 def test_sigterm_ends_a_run_cleanly(images: Path, tmp_path: Path):
@@ -114,12 +114,12 @@ def test_sigterm_ends_a_run_cleanly(images: Path, tmp_path: Path):
 def test_two_processes_cannot_write_into_one_folder(images: Path, tmp_path: Path):
     process = start(images, tmp_path / "out", seconds=0.05)
     wait_for(1, tmp_path / "out")
-    with pytest.raises(ValueError, match=f"another run is writing into .*: process {process.pid} on "):
+    with pytest.raises(BusyError, match=f"another run is writing into .*: process {process.pid} on "):
         label_folder(images, tmp_path / "out")
     process.kill()
     process.join()
     label_folder(images, tmp_path / "out")  # the lock has gone with its process
-    assert lines(tmp_path / "out") == PICTURES - 1
+    assert lines(tmp_path / "out") == IMAGES - 1
 
 
 @pytest.fixture
@@ -139,15 +139,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_an_error_and_the_folder_resumes(tmp_path: Path, small_disk: Path):
-    images = write_pictures(tmp_path / "many", 300)
+    images = write_images(tmp_path / "many", 300)
     with pytest.raises(OutputError, match="the disk is full"):
         label_folder(images, small_disk / "out")
-    done = files_done(small_disk / "out")
+    done = read_done_files(small_disk / "out")
     assert 0 < len(done) < 300
     assert all(shard.read_bytes().endswith(b"\n") for shard in (small_disk / "out" / "records").glob("*.jsonl"))
     with pytest.raises(OutputError, match="the disk is full"):  # nothing has changed
         label_folder(images, small_disk / "out")
-    assert files_done(small_disk / "out") >= done
+    assert read_done_files(small_disk / "out") >= done
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
     label_folder(images, small_disk / "out")
     label_folder(images, tmp_path / "undisturbed")
@@ -184,7 +184,7 @@ def test_killed_with_models(tmp_path: Path):
     for out in ("out", "undisturbed"):
         subprocess.run([*command, str(tmp_path / out)], cwd=ROOT, check=True, capture_output=True)
     assert lines(tmp_path / "out") == 12
-    killed, whole = ({r.image.file: r for r in records(tmp_path / out)} for out in ("out", "undisturbed"))
+    killed, whole = ({r.image.file: r for r in read_records(tmp_path / out)} for out in ("out", "undisturbed"))
     assert killed.keys() == whole.keys()
     for file, record in killed.items():
         assert record.instances.to_dict() == whole[file].instances.to_dict()

@@ -9,7 +9,7 @@ import pytest
 from grounded.data.instances import Instances
 from grounded.data.phrases import parse
 from grounded.errors import ConfigError, PromptError
-from grounded.labelling.vocabulary import Vocabulary
+from grounded.labelling.vocabulary import ClassPhrase, LabelClass, Vocabulary
 from grounded.pipeline import Pipeline
 from segany.utils.rle import encode_rle
 from tests.data import PICNIC, ROOT
@@ -41,11 +41,11 @@ def instances(queries: tuple[str, ...], found: list[Found], matrix: list[list[fl
     )
 
 
-def listed(answer: Instances) -> list[tuple[str, float, int]]:
+def listed(instances: Instances) -> list[tuple[str, float, int]]:
     """Class, score and first column of each instance."""
     return [
         (str(label), round(float(score), 3), int(box[0]))
-        for label, score, box in zip(answer.labels, answer.scores, answer.boxes, strict=True)
+        for label, score, box in zip(instances.labels, instances.scores, instances.boxes, strict=True)
     ]
 
 
@@ -114,12 +114,12 @@ NEGATIVES = {"classes": ["dog", "cat"], "negatives": ["toy", "statue"]}  # queri
         pytest.param(NEGATIVES, [(3, 0.8, (0, 9)), (0, 0.8, (0, 9))], [("dog", 0.8, 0)], id="as good a negative"),
     ],
 )
-def test_answer(vocabulary: dict, found: list[Found], expected: list[tuple[str, float, int]]):
-    asked = Vocabulary.from_dict(vocabulary)
-    answer = asked.answer(instances(asked.queries, found))
-    assert answer.phrases == asked.classes
-    assert answer.phrase_scores.shape == (len(answer), len(asked.classes))
-    assert str(listed(answer)) == str(expected)  # nan is unlike itself
+def test_to_classes(vocabulary: dict, found: list[Found], expected: list[tuple[str, float, int]]):
+    words = Vocabulary.from_dict(vocabulary)
+    labelled = words.to_classes(instances(words.queries, found))
+    assert labelled.phrases == words.class_names
+    assert labelled.phrase_scores.shape == (len(labelled), len(words.class_names))
+    assert str(listed(labelled)) == str(expected)  # nan is unlike itself
 
 
 @pytest.mark.parametrize(
@@ -134,52 +134,52 @@ def test_answer(vocabulary: dict, found: list[Found], expected: list[tuple[str, 
     ],
 )
 def test_scores_of_classes(vocabulary: dict, row: list[float], expected: list[float] | None):
-    asked = Vocabulary.from_dict(vocabulary)
-    answer = asked.answer(instances(asked.queries, [(0, 0.5, (0, 10))], [row]))
-    np.testing.assert_allclose(answer.phrase_scores, np.empty((0, 2)) if expected is None else [expected], rtol=1e-6)
+    words = Vocabulary.from_dict(vocabulary)
+    labelled = words.to_classes(instances(words.queries, [(0, 0.5, (0, 10))], [row]))
+    np.testing.assert_allclose(labelled.phrase_scores, np.empty((0, 2)) if expected is None else [expected], rtol=1e-6)
 
 
 def test_a_phrase_that_found_nothing_of_its_own_is_no_rival():
-    asked = Vocabulary.from_dict({"classes": {"car": ["car", "taxi"]}, "negatives": ["toy"]})
+    words = Vocabulary.from_dict({"classes": {"car": ["car", "taxi"]}, "negatives": ["toy"]})
     rows = [[0.5, 0.7, 0.6]]  # the toy is likelier than the car, and less so than the taxi
-    assert len(asked.answer(instances(asked.queries, [(0, 0.5, (0, 10))], rows))) == 1
+    assert len(words.to_classes(instances(words.queries, [(0, 0.5, (0, 10))], rows))) == 1
 
 
 @pytest.mark.parametrize("text", ["a dog. pizza", ["a dog", "pizza. with cheese", "A Dog"], "dog"], ids=repr)
-def test_text_answers_as_it_is(text: str | list[str]):
-    asked = Vocabulary.from_text(text)
-    assert asked.queries == asked.classes == parse(text)
-    found = instances(asked.queries, [(0, 0.1, (0, 10)), (0, 0.9, (0, 10))])
-    assert asked.answer(found) is found
+def test_text_leaves_instances_as_they_are(text: str | list[str]):
+    words = Vocabulary.from_text(text)
+    assert words.queries == words.class_names == parse(text)
+    found = instances(words.queries, [(0, 0.1, (0, 10)), (0, 0.9, (0, 10))])
+    assert words.to_classes(found) is found
 
 
 def test_a_file_that_says_no_more_than_a_text_is_that_text():
-    asked = Vocabulary.from_dict({"classes": {"a dog": None, "pizza": ["pizza"]}, "negatives": []})
-    assert asked == Vocabulary.from_text("a dog. pizza")
-    assert asked.to_dict() == Vocabulary.from_text("a dog. pizza").to_dict()
+    words = Vocabulary.from_dict({"classes": {"a dog": None, "pizza": ["pizza"]}, "negatives": []})
+    assert words == Vocabulary.from_text("a dog. pizza")
+    assert words.to_dict() == Vocabulary.from_text("a dog. pizza").to_dict()
 
 
-def test_groups_are_what_means_the_same():
-    asked = Vocabulary.from_dict({"classes": {"car": ["car", "taxi"], "dog": None}, "negatives": ["toy", "statue"]})
-    assert asked.queries == ("car", "taxi", "dog", "toy", "statue")
-    assert asked.groups == (0, 0, 1, 2, 3)
+def test_groups_number_the_classes():
+    words = Vocabulary.from_dict({"classes": {"car": ["car", "taxi"], "dog": None}, "negatives": ["toy", "statue"]})
+    assert words.queries == ("car", "taxi", "dog", "toy", "statue")
+    assert words.groups == (0, 0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("data", [SYNONYMS, THRESHOLDS, NEGATIVES], ids=["synonyms", "thresholds", "negatives"])
 def test_round_trips(data: dict):
-    asked = Vocabulary.from_dict(data)
-    assert Vocabulary.from_dict(json.loads(json.dumps(asked.to_dict()))) == asked
-    assert pickle.loads(pickle.dumps(asked)) == asked
+    words = Vocabulary.from_dict(data)
+    assert Vocabulary.from_dict(json.loads(json.dumps(words.to_dict()))) == words
+    assert pickle.loads(pickle.dumps(words)) == words
     reordered = (
         {**data, "classes": dict(reversed(data["classes"].items()))} if isinstance(data["classes"], dict) else {}
     )
-    assert reordered == {} or Vocabulary.from_dict(reordered).to_dict() != asked.to_dict()
+    assert reordered == {} or Vocabulary.from_dict(reordered).to_dict() != words.to_dict()
 
 
 def test_errors():
-    asked = Vocabulary.from_text("dog. cat")
+    words = Vocabulary.from_text("dog. cat")
     with pytest.raises(ValueError, match=r"must be of the phrases \('dog', 'cat'\), got \('cat', 'dog'\)"):
-        asked.answer(Instances.empty(("cat", "dog"), (4, 5)))
+        words.to_classes(Instances.empty(("cat", "dog"), (4, 5)))
     with pytest.raises(PromptError, match="holds no phrase"):
         Vocabulary.from_text(" . ")
     with pytest.raises(ConfigError, match="vocabulary: unknown key names"):
@@ -190,12 +190,149 @@ def test_the_example_of_the_documentation(tmp_path: Path):
     text = (ROOT / "docs" / "vocabulary.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "vocabulary.yaml").write_text(example, encoding="utf-8")
-    asked = Vocabulary.from_yaml(tmp_path / "vocabulary.yaml")
-    assert asked.classes == ("dog", "cat", "car", "bus")
+    words = Vocabulary.from_yaml(tmp_path / "vocabulary.yaml")
+    assert words.class_names == ("dog", "cat", "car", "bus")
     phrases = ("dog", "a sleeping cat", "car", "taxi", "van", "bus", "minibus")
-    assert asked.queries == (*phrases, "toy car", "statue of a dog")
-    thresholds = [entry["threshold"] for one in asked.to_dict()["classes"] for entry in one["phrases"]]
+    assert words.queries == (*phrases, "toy car", "statue of a dog")
+    thresholds = [entry["threshold"] for one in words.to_dict()["classes"] for entry in one["phrases"]]
     assert thresholds == [0.2, 0.2, 0.2, 0.2, 0.2, 0.3, 0.5]
+
+
+def write_yaml(folder: Path, text: str) -> Path:
+    path = folder / "vocabulary.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def plain(*names: str) -> Vocabulary:
+    return Vocabulary(tuple(LabelClass(name, (ClassPhrase(name),)) for name in names))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("classes: [dog, a cat]", plain("dog", "a cat"), id="a list of names"),
+        pytest.param("classes: {dog: , a cat: }", plain("dog", "a cat"), id="names without more"),
+        pytest.param("classes: {dog: {}, a cat: {}}", plain("dog", "a cat"), id="empty entries"),
+        pytest.param("classes: {dog: dog, a cat: [a cat]}", plain("dog", "a cat"), id="names stated again"),
+        pytest.param("classes: ['  dog ', \"a\\n cat\"]", plain("dog", "a cat"), id="needless white space"),
+        pytest.param("classes: [{name: dog}, a cat]", plain("dog", "a cat"), id="a list of both"),
+        pytest.param("classes: [a dog. a cat]", plain("a dog. a cat"), id="a phrase is not split"),
+        pytest.param(
+            "classes: {car: [car, taxi]}",
+            Vocabulary((LabelClass("car", (ClassPhrase("car"), ClassPhrase("taxi"))),)),
+            id="synonyms",
+        ),
+        pytest.param(
+            "classes: [{name: car, phrases: taxi, threshold: 1}]",
+            Vocabulary((LabelClass("car", (ClassPhrase("taxi", 1.0),)),)),
+            id="other words, and a threshold",
+        ),
+        pytest.param(
+            "{threshold: 0.1, classes: {a: , b: {threshold: 0.2, phrases: [c, {phrase: d, threshold: 1}, e]}}}",
+            Vocabulary(
+                (
+                    LabelClass("a", (ClassPhrase("a", 0.1),)),
+                    LabelClass("b", (ClassPhrase("c", 0.2), ClassPhrase("d", 1.0), ClassPhrase("e", 0.2))),
+                )
+            ),
+            id="the narrower threshold counts",
+        ),
+        pytest.param(
+            "{threshold: 0.1, classes: {a: {threshold: 0}}}",
+            Vocabulary((LabelClass("a", (ClassPhrase("a", 0.0),)),)),
+            id="a threshold of nothing",
+        ),
+        pytest.param(
+            "{negatives: [toy  dog], classes: [dog]}", Vocabulary(plain("dog").classes, ("toy dog",)), id="negatives"
+        ),
+        pytest.param(
+            "classes: {a: {phrases: b}, b: a}",
+            Vocabulary((LabelClass("a", (ClassPhrase("b"),)), LabelClass("b", (ClassPhrase("a"),)))),
+            id="names are not phrases",
+        ),
+        pytest.param(
+            "classes:\n  a: &x {threshold: 0.5}\n  b: {<<: *x, phrases: c}",
+            Vocabulary((LabelClass("a", (ClassPhrase("a", 0.5),)), LabelClass("b", (ClassPhrase("c", 0.5),)))),
+            id="anchors",
+        ),
+    ],
+)
+def test_files(text: str, expected: Vocabulary, tmp_path: Path):
+    loaded = Vocabulary.from_yaml(write_yaml(tmp_path, text))
+    assert loaded == expected
+    assert Vocabulary.from_dict(loaded.to_dict()) == loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "classes must hold at least one class, got none", id="empty file"),
+        pytest.param("classes: []", "classes must hold at least one class, got none", id="no class"),
+        pytest.param("negatives: [a]", "classes must hold at least one class, got none", id="negatives alone"),
+        pytest.param("- dog", "the file must be a mapping, got list ['dog']", id="not a mapping"),
+        pytest.param("clases: [a]", "unknown key clases: expected one of classes, negatives, threshold", id="key"),
+        pytest.param("classes: dog", "classes must be a mapping or a list, got str 'dog'", id="classes is text"),
+        pytest.param(
+            "classes: {a: {phrase: b}}",
+            "classes.a: unknown key phrase: expected one of phrases, threshold",
+            id="in class",
+        ),
+        pytest.param("classes: [{phrases: b}]", "classes[0] must have the key name, got phrases", id="no name"),
+        pytest.param("classes: {a: []}", "classes.a: phrases must hold at least one phrase, got none", id="no phrase"),
+        pytest.param(
+            "classes: {a: [{phrase: b, weight: 1}]}",
+            "classes.a: phrases: unknown key weight: expected one of phrase, threshold",
+            id="in phrase",
+        ),
+        pytest.param(
+            "classes: {a: [{threshold: 1}]}",
+            "classes.a: phrases must each have the key phrase, got threshold",
+            id="no words",
+        ),
+        pytest.param("classes: [no]", "classes[0] must be text, got bool False: put it in quotes", id="bare no"),
+        pytest.param("classes: {1: a}", "classes must be text, got int 1: put it in quotes", id="bare number"),
+        pytest.param("classes: {a: [b, 2]}", "classes.a: phrases must be text, got int 2", id="number for a phrase"),
+        pytest.param("classes: [null]", "classes[0] must be text, got null", id="null for a name"),
+        pytest.param("classes: ['...']", "classes[0]: the text holds no phrase", id="nothing but punctuation"),
+        pytest.param("{classes: [a], negatives: b}", "negatives must be a list of str, got str 'b'", id="negatives"),
+        pytest.param("{classes: [a], negatives: ['']}", "negatives: the text holds no phrase", id="empty negative"),
+        pytest.param("{classes: [a], threshold: 1.5}", "threshold must lie in [0, 1], got 1.5", id="too high"),
+        pytest.param("{classes: [a], threshold: .nan}", "threshold must lie in [0, 1], got nan", id="not a number"),
+        pytest.param("{classes: [a], threshold: yes}", "threshold must be float or null, got bool True", id="a bool"),
+        pytest.param("classes: {a: {threshold: -1}}", "classes.a: threshold must lie in [0, 1], got -1", id="too low"),
+        pytest.param(
+            "classes: {a: [{phrase: b, threshold: 2}]}",
+            "phrases: threshold must lie in [0, 1], got 2",
+            id="of a phrase",
+        ),
+        pytest.param("classes: {a: b, c: B}", "the phrase 'B' appears twice, in class 'a' and class 'c'", id="phrases"),
+        pytest.param("classes: {a: [b, b]}", "the phrase 'b' appears twice, in class 'a'", id="within one class"),
+        pytest.param("classes: [a, A]", "the name 'A' appears twice, in classes", id="names"),
+        pytest.param("classes: {Straße: a, STRASSE: b}", "the name 'STRASSE' appears twice", id="names, by any case"),
+        pytest.param(
+            "{classes: [a], negatives: [a]}", "the phrase 'a' appears twice, in class 'a' and negatives", id="negative"
+        ),
+        pytest.param("classes: {a: b, a: c}", "is not valid YAML: the key 'a' is stated twice", id="a key twice"),
+        pytest.param("classes: [a", "is not valid YAML", id="not YAML"),
+        pytest.param("classes: {? [a] : b}", "is not valid YAML", id="a key that is a list"),
+    ],
+)
+def test_a_message_names_file_and_key(text: str, message: str, tmp_path: Path):
+    path = write_yaml(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        Vocabulary.from_yaml(path)
+    assert str(path) in str(raised.value)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_unreadable_files(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"cannot read vocabulary .*none\.yaml: No such file"):
+        Vocabulary.from_yaml(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"classes: [caf\xe9]")
+    with pytest.raises(ConfigError, match=r"latin\.yaml is not valid YAML"):
+        Vocabulary.from_yaml(tmp_path / "latin.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -204,24 +341,24 @@ def boxes_alone(bundled: Pipeline) -> Pipeline:
     return bundled.with_config(mode="box", zoom=None, filtering={"enabled": False})
 
 
-def test_a_real_answer(boxes_alone: Pipeline):
-    asked = Vocabulary.from_dict(
+def test_with_the_bundled_models(boxes_alone: Pipeline):
+    words = Vocabulary.from_dict(
         {"classes": {"party": ["balloon", "dog"], "food": "pizza"}, "negatives": ["watermelon"]}
     )
-    found = boxes_alone.segment(PICNIC, asked.queries, box_threshold=0.4)
+    found = boxes_alone.segment(PICNIC, words.queries, box_threshold=0.4)
     assert sorted(found.labels.tolist()) == ["balloon", "dog", "pizza", "watermelon"]
-    assert sorted(asked.answer(found).labels.tolist()) == ["food", "party", "party"]
+    assert sorted(words.to_classes(found).labels.tolist()) == ["food", "party", "party"]
 
 
 def test_three_hundred_phrases(boxes_alone: Pipeline):
     """They do not fit into one prompt; what is there is found all the same."""
     others = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
-    asked = Vocabulary.from_text(["dog", *others, "pizza"])
-    assert len(asked.queries) == 302
-    answer = asked.answer(boxes_alone.segment(PICNIC, asked.queries, box_threshold=0.3))
-    assert {"dog", "pizza"} <= set(answer.labels.tolist())
-    assert answer.phrase_scores.shape == (len(answer), 302)
-    assert len(answer) <= boxes_alone.config.detector.max_detections  # which bounds the matrix, whatever is asked
+    words = Vocabulary.from_text(["dog", *others, "pizza"])
+    assert len(words.queries) == 302
+    labelled = words.to_classes(boxes_alone.segment(PICNIC, words.queries, box_threshold=0.3))
+    assert {"dog", "pizza"} <= set(labelled.labels.tolist())
+    assert labelled.phrase_scores.shape == (len(labelled), 302)
+    assert len(labelled) <= boxes_alone.config.detector.max_detections  # which bounds the matrix
 
 
 COLOURS = "black white grey silver golden pink violet brown beige turquoise wooden metal plastic paper glass".split()

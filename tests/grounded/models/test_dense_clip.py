@@ -5,26 +5,26 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from grounded.config import ScoringConfig
 from grounded.errors import ConfigError
-from grounded.models.clip import ClipTextEncoder
+from grounded.models.clip import ClipEncoder
 from grounded.models.dense_clip import DenseClip, DensePrompts, OpenClipEncoder, heat_prompts
-from grounded.settings import ScoringConfig
 from tests.data import PICNIC, disk, picnic_truth
 from tests.grounded import builders
 
 CONFIG = ScoringConfig(negatives=("background", "a wall"))
 SIDE = 32
-# Mean and standard deviation 0.5 keep the pictures of the tests between -1 and 1.
+# Mean and standard deviation 0.5 keep the images of the tests between -1 and 1.
 PREPROCESS = open_clip.image_transform(SIDE, is_train=False, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash")
 
 
-def random_encoder(**vision: object) -> ClipTextEncoder:
+def random_encoder(**vision: object) -> ClipEncoder:
     """A small CLIP with random weights; keywords change its image tower."""
     config = builders.CLIP_CONFIG
     torch.manual_seed(0)
     model = open_clip.CLIP(**{**config, "vision_cfg": {**config["vision_cfg"], "layers": 2, **vision}}).eval()
     tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-    return ClipTextEncoder(model, tokenizer, PREPROCESS, templates=("{}",))
+    return ClipEncoder(model, tokenizer, PREPROCESS, templates=("{}",))
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def dense() -> DenseClip:
 
 @pytest.fixture(scope="module")
 def bundled() -> DenseClip:
-    return DenseClip(ClipTextEncoder.from_pretrained("bundled:clip", templates=("{}",)))
+    return DenseClip(ClipEncoder.from_pretrained("bundled:clip", templates=("{}",)))
 
 
-def picture(height: int, width: int) -> Image.Image:
+def random_image(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -50,17 +50,18 @@ def picture(height: int, width: int) -> Image.Image:
         pytest.param(1, 500, (1, 64), id="thin"),
     ],
 )
-def test_maps_have_the_shape_of_the_picture(dense: DenseClip, height: int, width: int, grid: tuple[int, int]):
-    heat = dense.heat_maps(picture(height, width), ["a cat", "a mug"])
+def test_maps_have_the_shape_of_the_random_image(dense: DenseClip, height: int, width: int, grid: tuple[int, int]):
+    heat = dense.heat_maps(random_image(height, width), ["a cat", "a mug"])
     assert heat.shape == (2, *grid)
     assert (heat > 0).all() and (heat < 1).all()
-    assert dense.heat_maps(picture(height, width), []).shape == (0, *grid)
+    assert dense.heat_maps(random_image(height, width), []).shape == (0, *grid)
 
 
 def test_other_phrases_change_nothing(dense: DenseClip):
-    together = dense.heat_maps(picture(40, 60), ["a cat", "a mug", "a dog"])
+    image = random_image(40, 60)
+    together = dense.heat_maps(image, ["a cat", "a mug", "a dog"])
     for index, phrase in enumerate(["a cat", "a mug", "a dog"]):
-        torch.testing.assert_close(dense.heat_maps(picture(40, 60), [phrase])[0], together[index], rtol=0, atol=1e-6)
+        torch.testing.assert_close(dense.heat_maps(image, [phrase])[0], together[index], rtol=0, atol=1e-6)
     assert not torch.allclose(together[0], together[1])
 
 
@@ -75,7 +76,7 @@ def test_other_phrases_change_nothing(dense: DenseClip):
     ],
 )
 def test_towers_of_open_clip(vision: dict):
-    heat = DenseClip(random_encoder(**vision), CONFIG).heat_maps(picture(40, 60), ["a cat"])
+    heat = DenseClip(random_encoder(**vision), CONFIG).heat_maps(random_image(40, 60), ["a cat"])
     assert heat.shape == (1, 43, 64)
     assert heat.std() > 0
 
@@ -83,7 +84,7 @@ def test_towers_of_open_clip(vision: dict):
 def test_patches_are_embedded_by_the_values_of_the_last_block():
     encoder = random_encoder(layers=2)
     dense = DenseClip(encoder, CONFIG)
-    pixels = PREPROCESS(picture(32, 32))[None]
+    pixels = PREPROCESS(random_image(32, 32))[None]
     tower, block = encoder.model.visual, encoder.model.visual.transformer.resblocks[-1]
     captured = []
     hook = block.register_forward_pre_hook(lambda _, arguments: captured.append(arguments[0]))

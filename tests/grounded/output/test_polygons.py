@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from grounded.output.polygons import TOLERANCE, Polygon, joined, mask_to_polygons, polygons_to_mask
+from grounded.output.polygons import TOLERANCE, Polygon, join_holes, mask_to_polygons, polygons_to_mask
 from segany.utils.rle import encode_rle
 from tests.data import build_unchecked, disk
 
@@ -194,7 +194,7 @@ def test_joined_is_the_same_mask(mask: np.ndarray, tolerance: float, turn: int):
         Polygon(polygon.outer, tuple(hole[::turn] for hole in polygon.holes))
         for polygon in mask_to_polygons(mask, tolerance)
     ]
-    rings = [joined(polygon) for polygon in polygons]
+    rings = [join_holes(polygon) for polygon in polygons]
     expected = polygons_to_mask(polygons, mask.shape)
     np.testing.assert_array_equal(polygons_to_mask([Polygon(ring) for ring in rings], mask.shape), expected)
     for polygon, ring in zip(polygons, rings, strict=True):
@@ -205,7 +205,7 @@ def test_joined_is_the_same_mask(mask: np.ndarray, tolerance: float, turn: int):
 
 def test_bridges_pass_through_the_mask():
     (polygon,) = mask_to_polygons(drawn("#######", "#.##.##", "#######"), 0.0)
-    ring = joined(polygon)
+    ring = join_holes(polygon)
     assert len(ring) == corners([polygon]) + 3 * len(polygon.holes)
     ends = np.roll(ring, -1, axis=0)
     horizontal = {(x0, x1, y) for (x0, y), (x1, y1) in zip(ring.tolist(), ends.tolist(), strict=True) if y == y1}

@@ -1,8 +1,9 @@
-"""StageCache answers: a stage runs again only where its input changed, and no answer is another one for it."""
+"""StageCache: a stage runs again exactly where its input changed, and a result never stands for other input."""
 
 import gc
+import threading
 import weakref
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,243 +11,327 @@ import pytest
 import torch
 from PIL import Image
 
+from grounded.config import PipelineConfig
+from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
+from grounded.models import build
 from grounded.pipeline import Pipeline
-from grounded.stages.cache import StageCache, frozen
+from grounded.stages.cache import StageCache, cache_key
 from grounded.utils.timing import Stopwatch
 from tests.data import PICNIC
 from tests.grounded.conftest import picture
 from tests.grounded.counting import counted
 
 DOG, PIZZA = [[470.0, 270.0]], [[200.0, 380.0]]
-SETTINGS = ("mode", "filtering", "refine_rounds", "zoom", "min_mask_region_area", "fallback")
-LENIENT = {"fallback_threshold": 0.0, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.3, "points_per_side": 2}
-
-
-def ask(
-    pipeline: Pipeline, kept: StageCache | None = None, watch: Stopwatch | None = None, **question: Any
-) -> Instances:
-    """Ask about the example: "dog. pizza" above 0.2, without a closer look, unless the question says otherwise."""
-    settings = {"zoom": None} | {name: question.pop(name) for name in SETTINGS if name in question}
-    asked = {"image": PICNIC, "text": "dog. pizza", "box_threshold": 0.2, **question}
-    return pipeline.with_config(**settings).segment(stopwatch=watch, cache=kept, **asked)
-
-
-def clip(threshold: float) -> dict[str, Any]:
-    return {"filtering": {"enabled": True, "clip_threshold": threshold}}
-
-
-def fallback(source: str, **changes: Any) -> dict[str, Any]:
-    return {"fallback": {"source": source, **LENIENT, **changes}}
-
-
 OFF = {"filtering": {"enabled": False}}
-ABSENT = {"text": "dog. helicopter"}  # there is no helicopter: the fallback answers for it
-# The question before, the one after, and what the second one may run of what the first one ran.
-CHANGES = [
+# Every stage has something to do: there is no helicopter, so the fallback looks for it.
+QUERY: dict[str, Any] = {
+    "text": "dog. helicopter",
+    "box_threshold": 0.2,
+    "mode": "box+text",
+    "filtering": {"enabled": True, "clip_threshold": 0.01},
+    "zoom": 3.0,
+    "min_mask_region_area": 30,
+    "fallback": {
+        "source": "automatic",
+        "fallback_threshold": 0.0,
+        "pred_iou_thresh": 0.3,
+        "stability_score_thresh": 0.3,
+        "points_per_side": 2,
+    },
+}
+ARGUMENTS = ("image", "text", "box_threshold", "points", "point_labels", "embedding")
+
+
+def run(pipeline: Pipeline, cache: StageCache | None = None, watch: Stopwatch | None = None, **query: Any) -> Instances:
+    """Segment the example, with arguments of `segment` and settings mixed."""
+    settings = {name: value for name, value in query.items() if name not in ARGUMENTS}
+    arguments = {"image": PICNIC} | {name: value for name, value in query.items() if name in ARGUMENTS}
+    return pipeline.with_config(**settings).segment(stopwatch=watch, cache=cache, **arguments)
+
+
+def changed(query: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The query with some values replaced, those of sections one by one."""
+    merged = {n: {**query[n], **v} if isinstance(v, dict) and n in query else v for n, v in change.items()}
+    return {**query, **merged}
+
+
+@pytest.fixture(scope="module")
+def both(bundled: Pipeline) -> Pipeline:
+    """The bundled models with both kinds of text prompts."""
+    clip = build.load_clip(bundled.config, torch.device("cpu"))
+    return replace(bundled, dense_prompter=build.dense_clip(clip, bundled.config))
+
+
+MASKS = {"segment", "zoom", "clean", "score"}
+# One setting that is changed -> the stages that run again, for every setting that can be changed on loaded models.
+SETTINGS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "prompting.mode": ({"mode": "box"}, MASKS),
+    "prompting.text_prompt": ({"text_prompt": "dense-clip"}, {"dense_prompts", *MASKS}),
+    "prompting.multimask_output": ({"multimask_output": True}, MASKS),
+    "prompting.mask_nms_threshold": ({"mask_nms_threshold": 0.7}, {"zoom"}),
+    "prompting.mask_containment_threshold": ({"mask_containment_threshold": 0.95}, {"zoom"}),
+    "filtering.enabled": (OFF, set()),
+    "filtering.clip_threshold": ({"filtering": {"clip_threshold": 0.02}}, set()),
+    "refinement.refine_rounds": ({"refine_rounds": 1}, {"segment"}),  # finds nothing to correct here
+    "refinement.zoom": ({"zoom": 4.0}, {"zoom", "clean", "score"}),
+    "refinement.min_mask_region_area": ({"min_mask_region_area": 10**5}, {"clean", "automatic_masks", "score"}),
+    "fallback.source": ({"fallback": {"source": "text"}}, {"embed_text", "segment", "clean", "score"}),
+    "fallback.fallback_threshold": ({"fallback": {"fallback_threshold": 0.5}}, set()),
+    "fallback.points_per_side": ({"fallback": {"points_per_side": 3}}, {"automatic_masks", "score"}),
+    "fallback.pred_iou_thresh": ({"fallback": {"pred_iou_thresh": 0.2}}, {"automatic_masks", "score"}),
+    "fallback.stability_score_thresh": ({"fallback": {"stability_score_thresh": 0.2}}, {"automatic_masks", "score"}),
+    "fallback.max_instances": ({"fallback": {"max_instances": 1}}, set()),
+}
+CHANGES = [pytest.param({}, change, stages, id=name) for name, (change, stages) in SETTINGS.items()] + [
     pytest.param({}, {}, set(), id="nothing"),
-    pytest.param({}, {"text": ["dog", "pizza"]}, set(), id="another form of the text"),
-    pytest.param({}, {"text": "dog. red apple"}, {"detect", "decode", "score"}, id="text"),
-    pytest.param({}, {"box_threshold": 0.73}, {"decode", "score"}, id="box threshold"),
-    pytest.param({}, {"box_threshold": 1.0}, set(), id="box threshold that drops all"),
-    pytest.param(clip(0.01), clip(0.99999), set(), id="CLIP threshold"),
-    pytest.param(clip(0.01), OFF, set(), id="filtering off"),
-    pytest.param(OFF, clip(0.01), {"score"}, id="filtering on"),
-    pytest.param({}, {"refine_rounds": 1}, {"decode"}, id="refinement that finds nothing wrong"),
-    pytest.param({}, {"zoom": 3.0}, {"encode", "decode", "score"}, id="closer look"),
-    pytest.param({}, {"min_mask_region_area": 10**6}, {"decode", "score"}, id="small regions"),
-    pytest.param({"zoom": 3.0}, {"zoom": 3.0}, set(), id="closer look, nothing"),
-    pytest.param({"zoom": 3.0}, {"zoom": 3.0, "mode": "box"}, {"decode", "score"}, id="closer look, other prompts"),
-    pytest.param({}, {"mode": "box"}, {"decode", "score"}, id="boxes only"),
-    pytest.param({}, {"mode": "text"}, {"decode", "score"}, id="text only"),
-    pytest.param({"mode": "text"}, {}, {"detect", "decode", "score"}, id="from text to boxes"),
-    pytest.param({"mode": "text"}, {"mode": "text"}, set(), id="text only, nothing"),
-    pytest.param({"mode": "text"}, {"mode": "text", "box_threshold": 0.9}, set(), id="text only, box threshold"),
-    pytest.param({"mode": "text"}, {"mode": "text", "text": "pizza"}, {"decode", "score"}, id="text only, text"),
-    pytest.param({"mode": "text"}, {"mode": "text", **clip(0.99999)}, set(), id="text only, CLIP threshold"),
-    pytest.param({}, {"points": DOG}, {"decode", "score"}, id="click"),
-    pytest.param({"points": DOG}, {"points": PIZZA}, {"decode", "score"}, id="another click"),
-    pytest.param({"points": DOG}, {"points": DOG, "point_labels": [0]}, {"decode", "score"}, id="kind of click"),
+    pytest.param({}, {"text": ["dog", "helicopter"]}, set(), id="another form of the text"),
+    pytest.param({}, {"text": "dog. red apple"}, {"detect", "embed_text", *MASKS}, id="text"),
+    pytest.param({"text": "dog. pizza"}, {"text": "dog. pizza", "box_threshold": 0.73}, MASKS, id="box threshold"),
+    pytest.param(OFF, {}, {"score"}, id="filtering on"),
+    pytest.param({"mode": "text"}, {}, {"detect", *MASKS, "automatic_masks"}, id="from text to boxes"),
+    pytest.param({"mode": "text"}, {"mode": "text", "box_threshold": 0.9}, set(), id="box threshold without boxes"),
+    pytest.param({}, {"points": DOG}, MASKS, id="click"),
     pytest.param({"points": DOG}, {"points": np.array(DOG), "point_labels": [1]}, set(), id="the same click"),
-    pytest.param(ABSENT, {**ABSENT, **fallback("text")}, {"decode", "score"}, id="text fallback on"),
-    pytest.param(ABSENT, {**ABSENT, **fallback("automatic")}, {"decode", "score"}, id="automatic fallback on"),
-    *(
-        pytest.param({**ABSENT, **fallback(source)}, {**ABSENT, **fallback(source, **change)}, ran, id=f"{source}, {i}")
-        for source in ("text", "automatic")
-        for i, change, ran in (
-            ("nothing", {}, set()),
-            ("its threshold", {"fallback_threshold": 0.9}, set()),
-            ("its most instances", {"max_instances": 1}, set()),
-        )
-    ),
-    pytest.param(
-        {**ABSENT, **fallback("automatic")},
-        {**ABSENT, **fallback("automatic", points_per_side=3)},
-        {"decode", "score"},
-        id="grid of the fallback",
-    ),
+    pytest.param({"points": DOG}, {"points": DOG, "point_labels": [0]}, MASKS, id="kind of click"),
+    pytest.param({}, {"fallback": {"source": "none"}}, set(), id="fallback off"),
 ]
 
 
-@pytest.mark.parametrize(("before", "after", "ran"), CHANGES)
-def test_a_change_runs_only_what_depends_on_it(bundled: Pipeline, before: dict, after: dict, ran: set[str]):
-    kept, watch = StageCache(), Stopwatch()
-    ask(bundled, kept, **before)
-    with counted(bundled) as calls:
-        found = ask(bundled, kept, watch, **after)
-    assert set(calls) == ran
-    assert {"detect", "score"} & set(watch.seconds) == {"detect", "score"} & ran
-    assert "encode" not in watch.seconds and ("closer" in watch.seconds) >= ("encode" in ran)
-    assert bool({"decode", "refine", "automatic"} & set(watch.seconds)) == ("decode" in ran)
-    assert found.to_dict() == ask(bundled, **after).to_dict()
+def test_every_setting_is_tested():
+    config = PipelineConfig()
+    loaded_with = ("detector", "clip", "segmenter", "scoring")
+    sections = [f.name for f in fields(config) if is_dataclass(getattr(config, f.name)) and f.name not in loaded_with]
+    assert set(SETTINGS) == {f"{name}.{f.name}" for name in sections for f in fields(getattr(config, name))}
 
 
-def test_the_counters_count(bundled: Pipeline):
-    with counted(bundled) as calls:
-        ask(bundled, StageCache())
-    assert set(calls) == {"detect", "encode", "decode", "score"}
-    assert calls["detect"] == calls["encode"] == calls["score"] == 1
+@pytest.mark.parametrize(("before", "after", "stages"), CHANGES)
+def test_exactly_the_stages_that_depend_on_a_change_run(both: Pipeline, before: dict, after: dict, stages: set[str]):
+    cache, watch = StageCache(), Stopwatch()
+    before, after = changed(QUERY, before), changed(QUERY, after)
+    run(both, cache, **before)
+    found = run(both, cache, watch, **after)
+    assert set(watch.seconds) - {"open"} == stages
+    assert found.to_dict() == run(both, **after).to_dict()
+
+
+def test_every_stage_runs_at_first(both: Pipeline):
+    watch = Stopwatch()
+    with counted(both) as calls:
+        run(both, StageCache(), watch, **QUERY)
+    assert set(watch.seconds) == {"open", "detect", "embed_text", "encode", "automatic_masks", *MASKS}
+    assert calls["detect"] == 1
+    assert calls["encode"] == 2  # the image, and the window around the dog
+
+
+def test_a_given_embedding_is_no_other_input(both: Pipeline):
+    cache, watch = StageCache(), Stopwatch()
+    embedding = both.encode(PICNIC, cache)
+    run(both, cache, embedding=embedding, **QUERY)
+    run(both, cache, watch, **QUERY)
+    assert set(watch.seconds) == {"open"}
+
+
+def test_windows_are_kept_where_prompts_change(both: Pipeline):
+    cache = StageCache()
+    run(both, cache, **QUERY)
+    with counted(both) as calls:
+        run(both, cache, **{**QUERY, "mode": "box"})
+    assert "encode" not in calls
+
+
+def test_threads_with_other_images_share_a_cache(bundled: Pipeline):
+    cache, images = StageCache(), [Image.open(PICNIC).convert("RGB")]
+    images.append(images[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    expected = [run(bundled, image=image, text="dog").to_dict() for image in images]
+    found: list[list[Any]] = [[], []]
+
+    def work(i: int) -> None:
+        for _ in range(5):
+            found[i].append(run(bundled, cache, image=images[i], text="dog").to_dict())
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in (0, 1):
+        assert found[i] == [expected[i]] * 5
 
 
 @pytest.mark.parametrize("mode", ["box", "box+text"])
 def test_back_and_forth(bundled: Pipeline, mode: str):
-    kept = StageCache()
-    questions: list[dict] = [{}, {"text": "orange"}, {"box_threshold": 0.73}, {"points": DOG}]
-    answers = [ask(bundled, kept, mode=mode, **question) for question in questions]
+    cache = StageCache()
+    queries: list[dict] = [{"box_threshold": 0.2}, {"text": "orange"}, {"box_threshold": 0.73}, {"points": DOG}]
+    results = [run(bundled, cache, **{"text": "dog. pizza", "mode": mode, **query}) for query in queries]
     with counted(bundled) as calls:
-        again = [ask(bundled, kept, mode=mode, **question) for question in questions]
+        again = [run(bundled, cache, **{"text": "dog. pizza", "mode": mode, **query}) for query in queries]
     assert not calls
-    assert [found.to_dict() for found in again] == [found.to_dict() for found in answers]
-    assert len({str(found.to_dict()) for found in answers}) == len(questions)
+    assert [found.to_dict() for found in again] == [found.to_dict() for found in results]
+    assert len({str(found.to_dict()) for found in results}) == len(queries)
 
 
 def test_dense_clip_is_kept(bundled: Pipeline):
     dense = Pipeline.from_config("tiny", load_all=True, text_prompt="dense-clip", device="cpu")
-    kept, watch = StageCache(), Stopwatch()
-    expected = dense.segment(PICNIC, "dog", cache=kept)
-    assert dense.segment(PICNIC, "dog", watch, box_threshold=0.2, cache=kept).to_dict() == expected.to_dict()
+    cache, watch = StageCache(), Stopwatch()
+    expected = dense.segment(PICNIC, "dog", cache=cache)
+    assert dense.segment(PICNIC, "dog", watch, box_threshold=0.2, cache=cache).to_dict() == expected.to_dict()
     assert set(watch.seconds) == {"open"}
-    assert dense.with_config(mode="text").segment(PICNIC, "dog", watch, cache=kept).sources.tolist() == ["text"]
+    assert dense.with_config(mode="text").segment(PICNIC, "dog", watch, cache=cache).sources.tolist() == ["text"]
     assert not {"text", "encode", "detect"} & set(watch.seconds)  # the heat of a phrase does not depend on the mode
 
 
-def test_another_picture_empties_it(bundled: Pipeline):
-    kept, image = StageCache(), Image.open(PICNIC).convert("RGB")
-    first = ask(bundled, kept, image=image)
+def test_another_image_empties_it(bundled: Pipeline):
+    cache, image = StageCache(), Image.open(PICNIC).convert("RGB")
+    first = run(bundled, cache, image=image)
     with counted(bundled) as calls:
-        ask(bundled, kept, image=np.asarray(image))
-        ask(bundled, kept, image=image.copy())
+        run(bundled, cache, image=np.asarray(image))
+        run(bundled, cache, image=image.copy())
     assert not calls  # the same pixels
     with counted(bundled) as calls:
-        turned = ask(bundled, kept, image=image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        turned = run(bundled, cache, image=image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         assert calls["encode"] == calls["detect"] == 1
-        assert ask(bundled, kept, image=image).to_dict() == first.to_dict()
+        assert run(bundled, cache, image=image).to_dict() == first.to_dict()
         assert calls["encode"] == calls["detect"] == 2
     assert turned.to_dict() != first.to_dict()
 
 
-def test_a_picture_that_was_drawn_on_is_another_one(bundled: Pipeline):
-    kept, image = StageCache(), Image.open(PICNIC).convert("RGB")
-    assert len(ask(bundled, kept, image=image)) == 2
+def test_an_image_that_was_drawn_on_is_another_one(bundled: Pipeline):
+    cache, image = StageCache(), Image.open(PICNIC).convert("RGB")
+    assert len(run(bundled, cache, image=image)) == 2
     image.paste("white", (0, 0, *image.size))
-    assert len(ask(bundled, kept, image=image)) == 0
+    assert len(run(bundled, cache, image=image)) == 0
 
 
 def test_other_models_empty_it(bundled: Pipeline, random_pipelines: dict[str, Pipeline]):
-    kept = StageCache()
-    ask(bundled, kept)
+    cache = StageCache()
+    run(bundled, cache)
     other = random_pipelines["box+text"]
     asked = {"filtering": {"enabled": False}, "box_threshold": 0.0}
-    assert ask(other, kept, **asked).to_dict() == ask(other, **asked).to_dict()
-    assert other.encode(PICNIC, kept).fingerprint == other.segmenter.fingerprint
-    assert ask(bundled, kept).to_dict() == ask(bundled).to_dict()
+    assert run(other, cache, **asked).to_dict() == run(other, **asked).to_dict()
+    assert other.encode(PICNIC, cache).fingerprint == other.segmenter.fingerprint
+    assert run(bundled, cache).to_dict() == run(bundled).to_dict()
 
 
 def test_what_is_returned_may_be_changed(bundled: Pipeline):
-    kept = StageCache()
-    found = ask(bundled, kept, **OFF)
+    cache = StageCache()
+    found = run(bundled, cache, **OFF)
     expected = found.to_dict()
     for name in ("boxes", "scores", "phrase_ids", "predicted_iou", "phrase_scores"):
         getattr(found, name)[:] = 0
-    assert ask(bundled, kept, **OFF).to_dict() == expected
+    assert run(bundled, cache, **OFF).to_dict() == expected
 
 
-def test_few_answers_are_kept_of_each_stage(bundled: Pipeline):
-    kept = StageCache(answers_per_stage=1)
+def test_few_results_of_each_stage_are_kept(bundled: Pipeline):
+    cache = StageCache(results_per_stage=1)
     with counted(bundled) as calls:
         for text in ("dog", "pizza", "dog"):
-            ask(bundled, kept, text=text)
+            run(bundled, cache, text=text)
     assert calls["detect"] == 3
     assert calls["encode"] == 1
 
 
-class TestKept:
-    def ask(self, kept: StageCache, stage: str, given: Any) -> list:
-        """Return a new list unless one is kept."""
-        return kept.answer(stage, given, lambda: [stage, given])
+class TestRun:
+    """The cache with made-up stages."""
 
-    def test_an_input_is_answered_once(self):
-        kept = StageCache()
-        assert self.ask(kept, "a", 1) is self.ask(kept, "a", 1)
-        assert self.ask(kept, "a", 2) == ["a", 2]
-        assert self.ask(kept, "b", 1) == ["b", 1]
+    @staticmethod
+    def stage(*inputs: Any) -> list:
+        return list(inputs)
 
-    def test_none_is_an_answer(self):
-        kept = StageCache()
-        assert kept.answer("a", 1, lambda: None) is None
-        assert kept.answer("a", 1, lambda: 1 / 0) is None
+    @staticmethod
+    def other_stage(*inputs: Any) -> list:
+        return [*inputs, "other"]
+
+    def test_an_input_is_computed_once(self):
+        cache = StageCache()
+        assert cache.run(self.stage, 1) is cache.run(self.stage, 1)
+        assert cache.run(self.stage, 2) == [2]
+        assert cache.run(self.other_stage, 1) == [1, "other"]
+
+    def test_helpers_are_no_input(self):
+        cache = StageCache()
+        assert cache.run(lambda_with_helper, 1, helper="a") == (1, "a")
+        assert cache.run(lambda_with_helper, 1, helper="b") == (1, "a")
+
+    def test_the_watch_receives_what_runs(self):
+        cache, watch = StageCache(), Stopwatch()
+        cache.run(self.stage, 1)
+        cache.run(self.stage, 1, watch=watch)
+        cache.run(self.other_stage, 1, watch=watch)
+        assert list(watch.seconds) == ["other_stage"]
+
+    def test_none_is_a_result(self):
+        cache, calls = StageCache(), []
+        for _ in range(2):
+            assert cache.run(calls.append, 1) is None
+        assert calls == [1]
 
     def test_a_failure_is_not_kept(self):
-        kept = StageCache()
+        cache, calls = StageCache(), []
+
+        def fails_at_first(value: int) -> int:
+            calls.append(value)
+            return value // (len(calls) - 1)
+
         with pytest.raises(ZeroDivisionError):
-            kept.answer("a", 1, lambda: 1 / 0)
-        assert self.ask(kept, "a", 1) == ["a", 1]
+            cache.run(fails_at_first, 1)
+        assert cache.run(fails_at_first, 1) == 1
 
     def test_the_latest_are_kept(self):
-        kept = StageCache(answers_per_stage=2)
-        first, second = self.ask(kept, "a", 1), self.ask(kept, "a", 2)
-        assert self.ask(kept, "a", 1) is first  # and is now later than the second
-        self.ask(kept, "a", 3)
-        assert self.ask(kept, "a", 1) is first
-        assert self.ask(kept, "a", 2) is not second
+        cache = StageCache(results_per_stage=2)
+        first, second = cache.run(self.stage, 1), cache.run(self.stage, 2)
+        assert cache.run(self.stage, 1) is first  # and is now later than the second
+        cache.run(self.stage, 3)
+        assert cache.run(self.stage, 1) is first
+        assert cache.run(self.stage, 2) is not second
 
     @pytest.mark.parametrize("most", [1, 4])
     def test_the_others_are_let_go(self, most: int):
-        kept = StageCache(answers_per_stage=most)
-        answers = [kept.answer("a", i, lambda: torch.zeros(1)) for i in range(most + 3)]
-        alive = [weakref.ref(answer) for answer in answers]
-        del answers
+        cache = StageCache(results_per_stage=most)
+        results = [cache.run(torch.full, (1,), float(i)) for i in range(most + 3)]
+        alive = [weakref.ref(result) for result in results]
+        del results
         gc.collect()
         assert [ref() is not None for ref in alive] == [False] * 3 + [True] * most
 
-    def test_none_at_all_are_too_few(self):
-        with pytest.raises(ValueError, match="answers_per_stage must be at least 1, got 0"):
-            StageCache(answers_per_stage=0)
+    @pytest.mark.parametrize("name", ["results_per_stage", "windows"])
+    def test_none_at_all_are_too_few(self, name: str):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            StageCache(**{name: 0})
 
+
+def lambda_with_helper(value: int, *, helper: str) -> tuple[int, str]:
+    return value, helper
+
+
+class TestRecall:
     @pytest.mark.parametrize(
-        ("other", "models", "is_kept"),
+        ("other", "same"),
         [
-            pytest.param(picture(), ("m",), True, id="the same pixels"),
-            pytest.param(picture(seed=1), ("m",), False, id="other pixels"),
-            pytest.param(Image.new("RGB", (80, 60)), ("m",), False, id="black"),
-            pytest.param(picture(), ("n",), False, id="another model"),
-            pytest.param(picture(), (), False, id="fewer models"),
-            pytest.param(picture(), ("m", "n"), False, id="more models"),
+            pytest.param(picture(), True, id="the same pixels"),
+            pytest.param(picture(seed=1), False, id="other pixels"),
+            pytest.param(Image.new("RGB", (80, 60)), False, id="black"),
+            pytest.param(picture(80, 60), False, id="another shape"),
         ],
     )
-    def test_turning_to_a_picture(self, other: Image.Image, models: tuple, is_kept: bool):
-        kept = StageCache()
-        kept.reset_for(picture(), "m")
-        answer = self.ask(kept, "a", 1)
-        kept.reset_for(other, *models)
-        assert (self.ask(kept, "a", 1) is answer) == is_kept
+    def test_an_image_is_known_by_its_pixels(self, other: Image.Image, same: bool):
+        cache = StageCache()
+        known = cache.recall(SourceImage(picture()))
+        result = cache.run(TestRun.stage, 1)
+        assert (cache.recall(SourceImage(other)) is known) == same
+        assert (cache.run(TestRun.stage, 1) is result) == same
 
-    def test_pictures_of_the_same_bytes_but_another_shape(self):
-        kept = StageCache()
-        kept.reset_for(Image.new("RGB", (6, 2)))
-        answer = self.ask(kept, "a", 1)
-        kept.reset_for(Image.new("RGB", (2, 6)))
-        assert self.ask(kept, "a", 1) is not answer
+    def test_the_same_bytes_in_another_shape(self):
+        cache = StageCache()
+        known = cache.recall(SourceImage(Image.new("RGB", (6, 2))))
+        assert cache.recall(SourceImage(Image.new("RGB", (2, 6)))) is not known
+
+    def test_drawing_on_an_image_does_not_change_the_known_one(self):
+        cache, drawn_on = StageCache(), picture()
+        known = cache.recall(SourceImage(drawn_on))
+        drawn_on.paste("white", (0, 0, 80, 60))
+        assert cache.recall(SourceImage(picture())) is known
+        assert np.array_equal(np.asarray(known.pixels), np.asarray(picture()))
 
 
 @pytest.mark.parametrize(
@@ -262,15 +347,20 @@ class TestKept:
         pytest.param({"a": 1}, {"a": 2}, False, id="values"),
         pytest.param(("a", "b"), ["a", "b"], True, id="sequences"),
         pytest.param(("ab",), ("a", "b"), False, id="strings"),
+        pytest.param(True, 1, False, id="types"),
+        pytest.param(Instances.empty(("a",), (2, 3)), Instances.empty(("a",), (2, 3)), True, id="values"),
+        pytest.param(Instances.empty(("a",), (2, 3)), Instances.empty(("b",), (2, 3)), False, id="other values"),
+        pytest.param(SourceImage(picture()), SourceImage(picture()), False, id="images, by identity"),
+        pytest.param(object(), object(), False, id="models, by identity"),
         pytest.param(None, (), False, id="none and nothing"),
     ],
 )
 def test_keys(one: Any, other: Any, same: bool):
-    assert (frozen(one) == frozen(other)) == same
+    assert (cache_key(one) == cache_key(other)) == same
     if same:
-        assert hash(frozen(one)) == hash(frozen(other))
+        assert hash(cache_key(one)) == hash(cache_key(other))
 
 
 def test_settings_are_keys(bundled: Pipeline):
     prompting = bundled.config.prompting
-    assert frozen(prompting) == frozen(replace(prompting)) != frozen(replace(prompting, multimask_output=True))
+    assert cache_key(prompting) == cache_key(replace(prompting)) != cache_key(replace(prompting, multimask_output=True))

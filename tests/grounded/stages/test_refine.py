@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from grounded.data.instances import Instances
 from grounded.errors import PromptError
-from grounded.stages.refine import correction_points, refine
+from grounded.stages.refine import clean, correction_points, refine
 from segany import Prompts
+from segany.utils.rle import decode_rle, encode_rle
 from tests.data import disk
 
 SIZE = (96, 128)  # of the picture; logits have a quarter of it
@@ -123,33 +125,33 @@ class TestRefine:
     @pytest.mark.parametrize("rounds", [1, 2, 4])
     def test_predicted_iou_never_falls(self, predictor, embedding, boxes, first, rounds):
         jittered = boxes + torch.randn(boxes.shape, generator=torch.Generator().manual_seed(0)) * 12
-        refined = refine(predictor, embedding, first, jittered, rounds=rounds)
+        refined = refine(predictor, embedding, first, Prompts(boxes=jittered), rounds)
         assert refined.low_res_logits.shape == first.low_res_logits.shape
         assert (refined.predicted_iou >= first.predicted_iou).all()
 
     def test_no_rounds(self, predictor, embedding, boxes, first):
-        assert refine(predictor, embedding, first, boxes, rounds=0) is first
+        assert refine(predictor, embedding, first, Prompts(boxes=boxes), 0) is first
 
     @pytest.mark.parametrize("rounds", [0, 2])
     def test_no_instances(self, predictor, embedding, boxes, first, rounds):
-        refined = refine(predictor, embedding, first[:0], boxes[:0], rounds=rounds)
+        refined = refine(predictor, embedding, first[:0], Prompts(boxes=boxes[:0]), rounds)
         assert len(refined) == 0 and refined.masks.shape == (0, 1, 480, 640)
 
     def test_a_leak_is_taken_back(self, predictor, embedding, boxes, first, truth):
         spoiled, leak = with_leak(first, predictor, embedding, boxes[0], claimed_iou=-1.0)
-        refined = refine(predictor, embedding, spoiled, boxes[:1])
+        refined = refine(predictor, embedding, spoiled, Prompts(boxes=boxes[:1]))
         before, after, wanted = spoiled.masks[0, 0], refined.masks[0, 0], torch.from_numpy(truth[0])
         assert (after & leak).sum() < 0.5 * (before & leak).sum()
         assert (after & wanted).sum() / (after | wanted).sum() > (before & wanted).sum() / (before | wanted).sum()
 
     def test_what_is_not_better_is_not_taken(self, predictor, embedding, boxes, first):
         spoiled, _ = with_leak(first, predictor, embedding, boxes[0], claimed_iou=2.0)
-        refined = refine(predictor, embedding, spoiled, boxes[:1], rounds=3)
+        refined = refine(predictor, embedding, spoiled, Prompts(boxes=boxes[:1]), 3)
         assert torch.equal(refined.low_res_logits, spoiled.low_res_logits)
 
     def test_without_anything_to_correct_nothing_changes(self, predictor, embedding, first):
-        picture = torch.tensor([[0.0, 0.0, 640.0, 480.0]])
-        refined = refine(predictor, embedding, first[0], picture, rounds=2)
+        whole = torch.tensor([[0.0, 0.0, 640.0, 480.0]])
+        refined = refine(predictor, embedding, first[0], Prompts(boxes=whole), 2)
         assert torch.equal(refined.low_res_logits, first[0].low_res_logits)
 
     def test_instances_apart_are_refined_as_if_alone(self, predictor, embedding, boxes, first):
@@ -160,21 +162,70 @@ class TestRefine:
             low_res_logits=torch.cat([spoiled.low_res_logits, empty]),
             predicted_iou=spoiled.predicted_iou.repeat(2, 1),
         )
-        together = refine(predictor, embedding, two, boxes[[0, 1]])
-        alone = refine(predictor, embedding, spoiled, boxes[:1])
+        together = refine(predictor, embedding, two, Prompts(boxes=boxes[[0, 1]]))
+        alone = refine(predictor, embedding, spoiled, Prompts(boxes=boxes[:1]))
         torch.testing.assert_close(together[0].low_res_logits, alone.low_res_logits, rtol=1e-4, atol=1e-4)
         assert torch.equal(together[1].low_res_logits, empty)
 
     def test_text_and_clicks_are_asked_again(self, predictor, embedding, boxes, first):
         spoiled, _ = with_leak(first, predictor, embedding, boxes[0], claimed_iou=-1.0)
-        plain = refine(predictor, embedding, spoiled, boxes[:1])
+        plain = refine(predictor, embedding, spoiled, Prompts(boxes=boxes[:1]))
         text = torch.nn.functional.normalize(torch.ones(1, 1, predictor.model.config.text_dim), dim=-1)
         middle = (boxes[:1, None, :2] + boxes[:1, None, 2:]) / 2
-        for more in ({"text": text}, {"points": middle, "labels": torch.zeros(1, 1, dtype=torch.int64)}):
-            refined = refine(predictor, embedding, spoiled, boxes[:1], **more)
+        for more in ({"text": text}, {"points": middle, "point_labels": torch.zeros(1, 1, dtype=torch.int64)}):
+            refined = refine(predictor, embedding, spoiled, Prompts(boxes=boxes[:1], **more))
             assert not torch.allclose(refined.low_res_logits, plain.low_res_logits, atol=1e-3)
 
     def test_several_masks_are_refused(self, predictor, embedding, boxes):
         several = predictor.predict(embedding, Prompts(boxes=boxes), multimask_output=True)
         with pytest.raises(PromptError, match="one mask for each instance, got 3"):
-            refine(predictor, embedding, several, boxes)
+            refine(predictor, embedding, several, Prompts(boxes=boxes))
+
+    def test_prompts_without_boxes_are_refused(self, predictor, embedding, first):
+        with pytest.raises(PromptError, match="refine needs prompts with boxes"):
+            refine(predictor, embedding, first, Prompts(points=[[[5.0, 5.0]]], point_labels=[[1]]))
+
+
+def instances(*masks: np.ndarray, source: str = "detector") -> Instances:
+    """Instances of one phrase with the given masks."""
+    rles = encode_rle(torch.from_numpy(np.stack(masks)))
+    iou = np.full(len(masks), 0.9, np.float32)
+    ids = np.zeros(len(masks), np.int64)
+    return Instances.from_masks(("a dog",), masks[0].shape, rles, ids, iou, source)
+
+
+def speckled() -> np.ndarray:
+    """A square with a hole of four pixels, and an island of one."""
+    mask = np.zeros((60, 80), bool)
+    mask[10:40, 10:40] = True
+    mask[20:22, 20:22] = False
+    mask[50, 70] = True
+    return mask
+
+
+class TestClean:
+    @pytest.mark.parametrize(
+        ("min_area", "hole", "island"),
+        [(1, True, True), (2, True, False), (4, True, False), (5, False, False)],
+    )
+    def test_smaller_regions_go(self, min_area: int, hole: bool, island: bool):
+        (rle,) = clean(instances(speckled()), min_area).rles
+        mask = decode_rle([rle])[0].numpy()
+        assert (not mask[20, 20], bool(mask[50, 70])) == (hole, island)
+        assert mask[10:40, 10:40].sum() == 900 - 4 * hole
+
+    def test_boxes_follow_the_masks_but_for_those_of_the_detector(self):
+        drawn, detected = (clean(instances(speckled(), source=name), 5) for name in ("text", "detector"))
+        assert drawn.boxes.tolist() == [[10, 10, 40, 40]]
+        assert detected.boxes.tolist() == [[10, 10, 71, 51]]
+        assert drawn.boxes.dtype == np.float32
+
+    def test_what_was_clean_stays_as_it_was(self):
+        clean = np.zeros((60, 80), bool)
+        clean[3:9, 4:20] = True
+        before = instances(clean, speckled())
+        after = clean(before, 5)
+        assert after.rles[0] is before.rles[0] and after.rles[1] is not before.rles[1]
+
+    def test_nothing(self):
+        assert len(clean(Instances.empty(("a dog",), (6, 8)), 5)) == 0

@@ -25,10 +25,9 @@ from PIL import Image
 from grounded.data.instances import Instances
 from grounded.errors import ConfigError
 from grounded.ui import serving
-from grounded.ui.api import Api
-from grounded.ui.endpoints import ENDPOINTS, add_endpoints
-from grounded.ui.limits import Limits
-from grounded.ui.studio import Studio
+from grounded.ui.actions import Actions
+from grounded.ui.api import ENDPOINTS, Api, add_endpoints
+from grounded.ui.state import Limits
 from tests.data import PICNIC, ROOT, picnic_truth
 
 # By which a third burst may raise the resident memory: 1.3 MB a picture. Until then allocators take what they keep.
@@ -48,11 +47,11 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def url(studio: Studio, folder: Path) -> Iterator[str]:
-    serving.warm_up(studio)
+def url(actions: Actions, folder: Path) -> Iterator[str]:
+    serving.warm_up(actions)
     with gr.Blocks() as demo:
-        add_endpoints(studio)
-    with serving.running(demo, studio.limits) as address:
+        add_endpoints(actions)
+    with serving.running(demo, actions.limits) as address:
         yield address
     assert not folder.exists()
 
@@ -69,7 +68,7 @@ def found(client: Client) -> dict[str, Any]:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Any:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     return handle_file(tmp_path / "broken.png")
 
 
@@ -137,7 +136,7 @@ def test_addresses_stand_for_uploads(client: Client, found: dict[str, Any], fold
         pytest.param("label", {"images": "x"}, "images must be a list of uploaded files, got str", id="no list"),
     ],
 )
-def test_bad_input_is_told_in_plain_words(
+def test_bad_input_is_reported_in_plain_words(
     client: Client,
     found: dict[str, Any],
     broken: Any,
@@ -180,7 +179,7 @@ def post(url: str, path: str, data: Any) -> dict[str, Any]:
         return json.loads(answer.read())
 
 
-def test_files_of_the_server_cannot_be_asked_for(url: str):
+def test_files_of_the_server_cannot_be_read(url: str):
     for image in ({"path": str(PICNIC), "meta": {"_type": "gradio.FileData"}}, {"path": str(PICNIC)}, str(PICNIC)):
         event = post(url, "call/segment", {"data": [image, "a dog"]})["event_id"]
         with urllib.request.urlopen(f"{url}gradio_api/call/segment/{event}", timeout=60) as answer:
@@ -188,7 +187,7 @@ def test_files_of_the_server_cannot_be_asked_for(url: str):
         assert "event: error" in text and "instances" not in text
 
 
-def test_no_request_passes_the_queue_by(url: str):
+def test_no_request_bypasses_the_queue(url: str):
     with pytest.raises(urllib.error.HTTPError) as caught:
         post(url, "run/segment", {"data": [None, "a dog"]})
     assert caught.value.code == 404
@@ -214,11 +213,11 @@ def burst(url: str, pictures: list[Path], users: int) -> list[dict[str, Any]]:
     return [job.result(timeout=600) for job in jobs]
 
 
-def check_burst(results: list[dict[str, Any]], pictures: list[Path], studio: Studio) -> None:
+def check_burst(results: list[dict[str, Any]], pictures: list[Path], actions: Actions) -> None:
     for picture, result in zip(pictures, results, strict=True):
         assert result["image"]["file"] == picture.name
         assert (result["image"]["width"], result["image"]["height"]) == Image.open(picture).size
-        alone = Api(studio).segment(picture, "a dog. watermelon")
+        alone = Api(actions).segment(picture, "a dog. watermelon")
         assert result["instances"] == alone["instances"]
 
 
@@ -228,18 +227,18 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_every_answer_belongs_to_its_request(url: str, studio: Studio, tmp_path: Path):
+def test_every_result_belongs_to_its_request(url: str, actions: Actions, tmp_path: Path):
     pictures = distinct(6, tmp_path)
     results = burst(url, pictures, users=3)
     assert sum(len(result["instances"]) for result in results) > 0
-    check_burst(results, pictures, studio)
+    check_burst(results, pictures, actions)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory from /proc")
-def test_a_burst_of_fifty(url: str, studio: Studio, tmp_path: Path):
+def test_a_burst_of_fifty(url: str, actions: Actions, tmp_path: Path):
     pictures = distinct(50, tmp_path)
-    check_burst(burst(url, pictures, users=10), pictures, studio)
+    check_burst(burst(url, pictures, users=10), pictures, actions)
     burst(url, pictures, users=10)
     before = resident()
     assert len(burst(url, pictures, users=10)) == 50

@@ -1,9 +1,20 @@
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from grounded.errors import OutputError
-from grounded.utils.files import check_folder, json_bytes, write_atomically, written_together
+from grounded.utils.files import (
+    atomic_files,
+    atomic_folder,
+    check_folder,
+    image_bytes,
+    json_bytes,
+    open_new,
+    write_atomically,
+    write_new,
+)
 from tests.grounded.failures import fill_disk, unprivileged
 
 
@@ -35,7 +46,7 @@ def tree(folder: Path) -> list[str]:
 
 
 def test_together_in_the_order_of_writing(tmp_path: Path):
-    with written_together() as write:
+    with atomic_files() as write:
         write(tmp_path / "a" / "one", b"1")
         write(tmp_path / "two", b"2")
         assert not (tmp_path / "two").exists()
@@ -46,7 +57,7 @@ def test_together_in_the_order_of_writing(tmp_path: Path):
 def test_none_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "old").write_bytes(b"old")
     monkeypatch.chdir(tmp_path)
-    with written_together():
+    with atomic_files():
         assert tree(tmp_path) == ["old"]
     assert tree(tmp_path) == ["old"]
     assert (tmp_path / "old").read_bytes() == b"old"
@@ -55,7 +66,7 @@ def test_none_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_all_the_old_files(error: type[BaseException], tmp_path: Path):
     (tmp_path / "one").write_bytes(b"old")
-    with pytest.raises(error), written_together() as write:
+    with pytest.raises(error), atomic_files() as write:
         write(tmp_path / "one", b"new")
         write(tmp_path / "new" / "folder" / "two", b"new")
         raise error
@@ -67,7 +78,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.
     fill_disk(monkeypatch, "two")
     (tmp_path / "one").write_bytes(b"old")
     message = rf"^cannot write {tmp_path}/new/two: the disk is full$"
-    with pytest.raises(OutputError, match=message), written_together() as write:
+    with pytest.raises(OutputError, match=message), atomic_files() as write:
         write(tmp_path / "one", b"new")
         write(tmp_path / "new" / "two", b"new")
     assert tree(tmp_path) == ["one"]
@@ -110,3 +121,55 @@ def test_json_bytes():
     assert json_bytes({"猫": [1, None]}) == '{\n "猫": [\n  1,\n  null\n ]\n}\n'.encode()
     with pytest.raises(ValueError, match="not JSON compliant"):
         json_bytes([float("nan")])
+
+
+def test_image_bytes():
+    image = Image.new("RGB", (40, 30), "red")
+    assert Image.open(io.BytesIO(image_bytes(image))).format == "PNG"
+    assert len(image_bytes(image, "JPEG", quality=95)) > len(image_bytes(image, "JPEG", quality=10))
+
+
+def test_a_folder_takes_its_place_when_it_is_complete(tmp_path: Path):
+    with atomic_folder(tmp_path / "new" / "folder") as folder:
+        write_new(folder / "a" / "one", b"1")
+        assert not (tmp_path / "new" / "folder").exists()
+    assert tree(tmp_path) == ["new", "new/folder", "new/folder/a", "new/folder/a/one"]
+
+
+def test_a_folder_with_the_mark_is_replaced(tmp_path: Path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mark").write_bytes(b"")
+    (tmp_path / "link").symlink_to("old")
+    with atomic_folder(tmp_path / "link", mark="mark") as folder:
+        write_new(folder / "one", b"1")
+    assert (tmp_path / "link").is_symlink()
+    assert tree(tmp_path / "old") == ["one"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_of_a_folder_that_fails_nothing_is_left(error: type[BaseException], tmp_path: Path):
+    with pytest.raises(error), atomic_folder(tmp_path / "new" / "folder") as folder:
+        write_new(folder / "one", b"1")
+        raise error
+    assert tree(tmp_path) == []
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").write_bytes(b"")
+    for mark, message in ((None, "must be new or empty, got"), ("mark", "must be new, empty, or have mark in it, got")):
+        with pytest.raises(OutputError, match=message), atomic_folder(tmp_path / "old", mark):
+            pytest.fail("the body must not run")
+    with pytest.raises(OutputError, match="must be a folder, got the file"), atomic_folder(tmp_path / "old" / "file"):
+        pytest.fail("the body must not run")
+    assert tree(tmp_path) == ["old", "old/file"]
+
+
+def test_new_files_are_never_written_over_old_ones(tmp_path: Path):
+    with open_new(tmp_path / "new" / "file") as write:
+        write(b"one")
+        write(b", two")
+    assert (tmp_path / "new" / "file").read_bytes() == b"one, two"
+    with pytest.raises(OutputError, match=r"cannot write .*file: File exists"):
+        write_new(tmp_path / "new" / "file", b"")
+    assert (tmp_path / "new" / "file").read_bytes() == b"one, two"

@@ -11,7 +11,7 @@ def features():
     return torch.randn(1, 64, 16, 16, generator=torch.Generator().manual_seed(3))
 
 
-def answer(sam, features, prompts, multimask_output):
+def predict(sam, features, prompts, multimask_output):
     """What the reference says."""
     sparse, dense = sam.prompt_encoder(**reference.sam_arguments(prompts))
     return sam.mask_decoder(features, sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output)
@@ -22,7 +22,7 @@ def answer(sam, features, prompts, multimask_output):
 @torch.no_grad()
 def test_answers_equal_the_reference(sam, model, features, kind, multimask_output):
     prompts = reference.random_prompts(kind, 3, (256, 256), SMALL.low_res_size)
-    expected_logits, expected_iou = answer(sam, features, prompts, multimask_output)
+    expected_logits, expected_iou = predict(sam, features, prompts, multimask_output)
     logits, predicted_iou = model.decode(features, prompts, multimask_output)
     assert_close(logits, expected_logits)
     assert_close(predicted_iou, expected_iou)

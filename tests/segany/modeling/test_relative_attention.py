@@ -68,8 +68,8 @@ def straightforward_module(attention: RelativeAttention, x: Tensor) -> Tensor:
             q, k, v = attention.qkv(window).reshape(batch, side**2, 3, heads, -1).permute(2, 0, 3, 1, 4)
             bias = torch.einsum("bnid,ijd->bnij", q, attention.rel_pos_h[row] + attention.rel_pos_w[column])
             scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + bias
-            answer = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(batch, side, side, dim)
-            out[:, top : top + side, left : left + side] = attention.proj(answer)
+            attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(batch, side, side, dim)
+            out[:, top : top + side, left : left + side] = attention.proj(attended)
     return out[:, :height, :width]
 
 

@@ -1,6 +1,6 @@
 """The reference is timm's TinyViT, with one stride as in MobileSAM and Segment Anything's neck after it.
 
-MobileSAM's own code is no package that could be installed. What timm cannot tell is taken from its published source:
+MobileSAM's own code is not an installable package. Facts that timm does not give are taken from its published source:
 the names in its checkpoint, the stride, and that the neck follows the last stage without a normalisation.
 """
 
@@ -120,7 +120,7 @@ def test_training_equals_the_reference():
     assert [name for name, parameter in encoder.named_parameters() if not parameter.grad.any()] == []
 
 
-def test_batch_statistics_are_those_of_the_whole_picture():
+def test_batch_statistics_are_those_of_the_whole_image():
     """Training without gradients, as for calibrating statistics, must not work band by band."""
     encoder = like(timm_encoder(SMALL_MOBILE), SMALL_MOBILE).train()
     pixels = torch.randn(1, 3, 256, 256)

@@ -42,13 +42,11 @@ def task(count: int) -> tuple[torch.Tensor, torch.Tensor, Prompts]:
 def test_each_round_gives_a_loss_and_one_mask_per_prompt(rounds: int) -> None:
     model = SegAny(CONFIG)
     pixels, truths, prompts = task(3)
-    answers = list(interactive_rounds(model, model.encode_image(pixels), prompts, truths, rounds))
-    assert len(answers) == rounds
-    for answer in answers:
-        assert torch.isfinite(answer.total) and answer.total.requires_grad
-        assert (
-            answer.logits.shape == (3, 1, CONFIG.low_res_size, CONFIG.low_res_size) and not answer.logits.requires_grad
-        )
+    losses = list(interactive_rounds(model, model.encode_image(pixels), prompts, truths, rounds))
+    assert len(losses) == rounds
+    for loss in losses:
+        assert torch.isfinite(loss.total) and loss.total.requires_grad
+        assert loss.logits.shape == (3, 1, CONFIG.low_res_size, CONFIG.low_res_size) and not loss.logits.requires_grad
 
 
 @pytest.mark.parametrize("first", ["box", "text"])
@@ -83,9 +81,7 @@ def test_a_small_network_learns() -> None:
     history = []
     for _ in range(25):
         optimizer.zero_grad()
-        total = sum(
-            answer.total for answer in interactive_rounds(model, model.encode_image(pixels), prompts, truths, 1)
-        )
+        total = sum(loss.total for loss in interactive_rounds(model, model.encode_image(pixels), prompts, truths, 1))
         assert isinstance(total, torch.Tensor)
         total.backward()
         optimizer.step()

@@ -8,8 +8,7 @@ SIZES = [(100, 100), (480, 641), (37, 53), (1200, 300)]
 
 
 @pytest.mark.parametrize("image_size", SIZES, ids=str)
-@pytest.mark.parametrize("layers", [0, 1, 3])
-@pytest.mark.parametrize("overlap", [0.0, 512 / 1500, 0.5])
+@pytest.mark.parametrize(("layers", "overlap"), [(0, 512 / 1500), (1, 0.0), (1, 512 / 1500), (3, 512 / 1500), (3, 0.5)])
 def test_layers_same_as_segment_anything(image_size, layers, overlap):
     crops = layered_crops(image_size, layers, overlap)
     boxes, layer_ids = amg.generate_crop_boxes(image_size, layers, overlap)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segany.errors import ImageError
-from segany.utils.images import read
+from segany.utils.images import read_image
 from tests.data import unchecked
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -35,7 +35,7 @@ MODES = {
 
 def shown(image: Image.Image | np.ndarray | Path) -> tuple[int, ...]:
     """The RGB value of the first pixel."""
-    pixels = read(image).pixels
+    pixels = read_image(image).pixels
     assert pixels.mode == "RGB" and type(pixels) is Image.Image
     return tuple(np.asarray(pixels)[0, 0].tolist())
 
@@ -54,7 +54,7 @@ def png(path: Path, width: int, height: int, data: bytes = b"") -> Path:
 def assert_image_or_error(path: Path) -> None:
     """Whatever is in a file, it is opened as RGB or refused with an error that names it."""
     try:
-        assert read(path).pixels.mode == "RGB"
+        assert read_image(path).pixels.mode == "RGB"
     except ImageError as error:
         assert str(path) in str(error)
 
@@ -83,7 +83,7 @@ class TestModes:
     def test_alpha_lies_over_white(self, mode: str, value: tuple[int, ...], expected: tuple[int, ...]):
         image = Image.new(mode, (5, 4), value)
         assert shown(image) == expected
-        assert read(image).notes == ("transparent pixels are shown on white",)
+        assert read_image(image).notes == ("transparent pixels are shown on white",)
 
     @pytest.mark.parametrize(
         ("mode", "transparency"), [("P", 1), ("P", b"\xff\x00"), ("L", 1), ("RGB", (1, 1, 1)), ("1", 255)], ids=str
@@ -99,15 +99,15 @@ class TestModes:
         image = Image.new("P", (5, 4), 1)
         image.putpalette([0, 0, 0, 1, 2, 3])
         assert shown(image) == (1, 2, 3)
-        assert read(image).notes == ()
+        assert read_image(image).notes == ()
 
     @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
     def test_16_bit_files_keep_the_upper_8(self, suffix: str, tmp_path: Path):
         values = np.array([[0, 255, 256, 40_000, 65_535]], np.uint16)
         Image.fromarray(values).save(tmp_path / f"image.{suffix}")
-        picture = read(tmp_path / f"image.{suffix}")
-        np.testing.assert_array_equal(np.asarray(picture.pixels)[..., 0], values >> 8)
-        assert picture.notes == ("16 bits per pixel: the upper 8 are used",)
+        loaded = read_image(tmp_path / f"image.{suffix}")
+        np.testing.assert_array_equal(np.asarray(loaded.pixels)[..., 0], values >> 8)
+        assert loaded.notes == ("16 bits per pixel: the upper 8 are used",)
 
     @pytest.mark.parametrize(
         ("values", "expected", "note"),
@@ -128,10 +128,10 @@ class TestModes:
     )
     def test_deep_values(self, values: list[float], expected: list[int], note: str | None):
         dtype = np.float32 if isinstance(values[0], float) else np.int32
-        picture = read(Image.fromarray(np.array([values], dtype)))
-        np.testing.assert_array_equal(np.asarray(picture.pixels)[0, :, 1], expected)
-        assert len(picture.notes) == (note is not None)
-        assert all(one.startswith(note) and one.endswith("are stretched to 0..255") for one in picture.notes)
+        loaded = read_image(Image.fromarray(np.array([values], dtype)))
+        np.testing.assert_array_equal(np.asarray(loaded.pixels)[0, :, 1], expected)
+        assert len(loaded.notes) == (note is not None)
+        assert all(one.startswith(note) and one.endswith("are stretched to 0..255") for one in loaded.notes)
 
 
 class TestArrays:
@@ -143,7 +143,7 @@ class TestArrays:
     def test_channels(self, shape: tuple[int, ...], value: int | tuple[int, ...], expected: tuple[int, ...]):
         assert shown(np.full(shape, value, np.uint8)) == expected
         assert shown(np.full(shape, value, np.uint8)[::-1, ::-1]) == expected  # not contiguous
-        assert read(np.full(shape, value, np.uint8)).pixels.size == (5, 4)
+        assert read_image(np.full(shape, value, np.uint8)).pixels.size == (5, 4)
 
     @pytest.mark.parametrize(
         ("array", "message"),
@@ -160,12 +160,12 @@ class TestArrays:
     )
     def test_others_are_refused(self, array: np.ndarray, message: str):
         with pytest.raises(ImageError, match=rf"must be uint8 \(h, w\), \(h, w, 3\) or \(h, w, 4\), {message}"):
-            read(array)
+            read_image(array)
 
 
 def test_wrong_type():
     with pytest.raises(ImageError, match="must be a path, bytes, a PIL image or a uint8 array, got list"):
-        unchecked(read)([1, 2])
+        unchecked(read_image)([1, 2])
 
 
 class TestSize:
@@ -175,7 +175,7 @@ class TestSize:
     ):
         Image.new("RGB", (side, side)).save(tmp_path / "image.png")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-        assert read(tmp_path / "image.png").pixels.size == (side, side)
+        assert read_image(tmp_path / "image.png").pixels.size == (side, side)
         assert Image.MAX_IMAGE_PIXELS == 100
         assert not recwarn.list
 
@@ -183,7 +183,7 @@ class TestSize:
         Image.new("RGB", (20, 20)).save(tmp_path / "image.webp")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
         try:
-            assert read(tmp_path / "image.webp").pixels.size == (20, 20)
+            assert read_image(tmp_path / "image.webp").pixels.size == (20, 20)
         except ImageError as error:  # some versions of Pillow look at it while they open a WebP
             assert "image.webp is too large: Image size (400 pixels)" in str(error)
 
@@ -191,32 +191,32 @@ class TestSize:
         with pytest.raises(
             ImageError, match=r"too large: 60000 x 50000 pixels, 3000 megapixels, and the limit is 200$"
         ):
-            read(png(tmp_path / "image.png", 60_000, 50_000))
+            read_image(png(tmp_path / "image.png", 60_000, 50_000))
 
     def test_the_limit_can_be_set(self, tmp_path: Path):
         Image.new("RGB", (50, 40)).save(tmp_path / "image.png")
         for source in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
             with pytest.raises(ImageError, match=r"50 x 40 pixels, 0.002 megapixels, and the limit is 0.001999"):
-                read(source, max_pixels=1999)
+                read_image(source, max_pixels=1999)
             for max_pixels in (2000, None):
-                assert read(source, max_pixels=max_pixels).pixels.size == (50, 40)
+                assert read_image(source, max_pixels=max_pixels).pixels.size == (50, 40)
 
     def test_what_is_in_memory_has_no_limit(self):
         for image in (Image.new("RGB", (50, 40)), np.zeros((40, 50), np.uint8)):
-            assert read(image, max_pixels=1).pixels.size == (50, 40)
+            assert read_image(image, max_pixels=1).pixels.size == (50, 40)
 
     def test_no_copy_of_what_is_right_already(self):
         image = Image.new("RGB", (5, 4))
-        assert read(image).pixels is image
+        assert read_image(image).pixels is image
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)], ids=str)
     def test_thin_images(self, size: tuple[int, int], tmp_path: Path):
         Image.new("RGB", size).save(tmp_path / "image.png")
-        assert read(tmp_path / "image.png").pixels.size == size
+        assert read_image(tmp_path / "image.png").pixels.size == size
 
     def test_empty_image(self):
         with pytest.raises(ImageError, match="the image is empty: 0 x 4 pixels"):
-            read(Image.new("RGB", (0, 4)))
+            read_image(Image.new("RGB", (0, 4)))
 
 
 class TestFrames:
@@ -232,17 +232,17 @@ class TestFrames:
     def test_the_first_is_used_and_it_is_said(self, suffix: str, note: str, tmp_path: Path):
         frames = [Image.new("RGB", (32, 32), (value, 0, 0)) for value in (250, 120, 10)]
         frames[0].save(tmp_path / f"image.{suffix}", save_all=True, append_images=frames[1:], duration=100)
-        picture = read(tmp_path / f"image.{suffix}")
-        assert picture.notes == (note,)
-        assert np.abs(np.asarray(picture.pixels) - np.array([250, 0, 0])).max() < 4  # WebP is not exact
+        loaded = read_image(tmp_path / f"image.{suffix}")
+        assert loaded.notes == (note,)
+        assert np.abs(np.asarray(loaded.pixels) - np.array([250, 0, 0])).max() < 4  # WebP is not exact
 
     def test_an_image_at_another_frame(self, tmp_path: Path):
         frames = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (250, 120, 10)]
         frames[0].save(tmp_path / "image.gif", save_all=True, append_images=frames[1:])
         image = Image.open(tmp_path / "image.gif")
         image.seek(1)
-        picture = read(image)
-        assert picture.notes == ("animated: frame 2 of 3 frames is used",)
+        loaded = read_image(image)
+        assert loaded.notes == ("animated: frame 2 of 3 frames is used",)
         assert shown(image) == (120, 0, 0)
         assert image.tell() == 1
 
@@ -251,13 +251,13 @@ class TestFrames:
         path = tmp_path / "image.gif"
         frames[0].save(path, save_all=True, append_images=frames[1:])
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-        np.testing.assert_array_equal(np.asarray(read(path).pixels)[..., 0], np.asarray(frames[0]))
+        np.testing.assert_array_equal(np.asarray(read_image(path).pixels)[..., 0], np.asarray(frames[0]))
 
     def test_the_preview_of_a_photograph_is_no_frame(self, tmp_path: Path):
         image = Image.new("RGB", (32, 32))
         image.save(tmp_path / "image.mpo", save_all=True, append_images=[image.resize((8, 8))])
         assert Image.open(tmp_path / "image.mpo").n_frames == 2
-        assert read(tmp_path / "image.mpo").notes == ()
+        assert read_image(tmp_path / "image.mpo").notes == ()
 
 
 # Pillow warns of damage that it can bear.
@@ -271,15 +271,15 @@ class TestFiles:
         stored[:, :16] = 255
         Image.fromarray(stored).save(tmp_path / f"image.{suffix}", exif=exif)
         for source in (tmp_path / f"image.{suffix}", Image.open(tmp_path / f"image.{suffix}")):
-            picture = read(source)
-            assert picture.orientation == 6
-            np.testing.assert_array_equal(np.asarray(picture.pixels) > 128, np.rot90(stored, -1) > 128)
-            assert read(picture.pixels).orientation == 1
+            loaded = read_image(source)
+            assert loaded.orientation == 6
+            np.testing.assert_array_equal(np.asarray(loaded.pixels) > 128, np.rot90(stored, -1) > 128)
+            assert read_image(loaded.pixels).orientation == 1
 
     def test_damaged_exif_data_beside_sound_pixels(self, tmp_path: Path):
         Image.new("RGB", (5, 4)).save(tmp_path / "image.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09nonsense")
-        picture = read(tmp_path / "image.png")
-        assert (picture.pixels.size, picture.orientation) == ((5, 4), 1)
+        loaded = read_image(tmp_path / "image.png")
+        assert (loaded.pixels.size, loaded.orientation) == ((5, 4), 1)
 
     @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "ico", "jp2", "avif", "tga"])
     def test_every_truncation_is_an_image_error_or_an_image(self, suffix: str, tmp_path: Path):
@@ -309,12 +309,12 @@ class TestFiles:
         path = png(tmp_path / "image.png", 20, 20, data)
         for source in (path, Image.open(path)):
             with pytest.raises(ImageError, match=r"cannot read .*image"):
-                read(source)
+                read_image(source)
 
     def test_postscript_is_not_run(self, tmp_path: Path):
         Image.new("RGB", (5, 4)).save(tmp_path / "image.eps")
         with pytest.raises(ImageError, match="not an image in a known format"):
-            read(tmp_path / "image.eps")
+            read_image(tmp_path / "image.eps")
 
 
 class TestBytes:
@@ -324,7 +324,7 @@ class TestBytes:
         exif[0x0112] = 6
         image.save(tmp_path / "turned.jpg", exif=exif)
         from_file, from_bytes = (
-            read(source) for source in (tmp_path / "turned.jpg", (tmp_path / "turned.jpg").read_bytes())
+            read_image(source) for source in (tmp_path / "turned.jpg", (tmp_path / "turned.jpg").read_bytes())
         )
         assert from_bytes.pixels.size == (2, 3)
         assert from_bytes.orientation == from_file.orientation == 6
@@ -338,6 +338,6 @@ class TestBytes:
             pytest.param(b"\x89PNG\r\n\x1a\n\x00\x00", "the file", id="cut off"),
         ],
     )
-    def test_no_picture(self, data: bytes, error: str):
+    def test_not_an_image(self, data: bytes, error: str):
         with pytest.raises(ImageError, match=error):
-            read(data)
+            read_image(data)

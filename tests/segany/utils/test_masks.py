@@ -8,9 +8,9 @@ from segany.utils import masks
 from segany.utils.rle import encode_rle
 
 
-def draw(picture: str) -> torch.Tensor:
+def draw(rows: str) -> torch.Tensor:
     """A mask from lines of '#' and '.'."""
-    return torch.tensor([[pixel == "#" for pixel in line] for line in picture.split()])
+    return torch.tensor([[pixel == "#" for pixel in line] for line in rows.split()])
 
 
 def blobs(count: int, height: int = 37, width: int = 53, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,7 @@ BLOBS = blobs(6)
 
 class TestBoxes:
     @pytest.mark.parametrize(
-        ("picture", "box"),
+        ("rows", "box"),
         [
             pytest.param("..... ..... .....", [0, 0, 0, 0], id="empty"),
             pytest.param("##### ##### #####", [0, 0, 4, 2], id="full"),
@@ -36,8 +36,8 @@ class TestBoxes:
             pytest.param("..... .##.. ..##.", [1, 1, 3, 2], id="inside"),
         ],
     )
-    def test_cases(self, picture, box):
-        assert masks.masks_to_boxes(draw(picture)).tolist() == box
+    def test_cases(self, rows, box):
+        assert masks.masks_to_boxes(draw(rows)).tolist() == box
 
     def test_same_as_segment_anything(self):
         assert torch.equal(masks.masks_to_boxes(BLOBS), amg.batched_mask_to_box(BLOBS).float())
@@ -110,7 +110,7 @@ class TestStability:
 
 class TestSmallRegions:
     @pytest.mark.parametrize(
-        ("picture", "min_area", "cleaned", "found"),
+        ("rows", "min_area", "cleaned", "found"),
         [
             pytest.param("#### #..# ####", 3, "#### #### ####", True, id="small hole is filled"),
             pytest.param("#### #..# ####", 2, "#### #..# ####", False, id="hole of min_area stays"),
@@ -124,8 +124,8 @@ class TestSmallRegions:
             pytest.param("#### #### ####", 5, "#### #### ####", False, id="full"),
         ],
     )
-    def test_cases(self, picture, min_area, cleaned, found):
-        result, flags = masks.remove_small_regions(draw(picture)[None], min_area)
+    def test_cases(self, rows, min_area, cleaned, found):
+        result, flags = masks.remove_small_regions(draw(rows)[None], min_area)
         assert torch.equal(result[0], draw(cleaned))
         assert flags.tolist() == [found]
 

@@ -6,9 +6,9 @@ from segment_anything.utils import amg
 from segany.utils import points
 
 
-def draw(picture: str) -> torch.Tensor:
+def draw(rows: str) -> torch.Tensor:
     """A mask from lines of '#' and '.'."""
-    return torch.tensor([[pixel == "#" for pixel in line] for line in picture.split()])
+    return torch.tensor([[pixel == "#" for pixel in line] for line in rows.split()])
 
 
 SQUARE = draw("....... .#####. .#####. .#####. .#####. .#####. .......")
@@ -112,8 +112,8 @@ class TestRandomErrorPoint:
         generator = torch.Generator().manual_seed(0)
         found, _ = points.random_error_point(prediction.expand(count, -1, -1), truth.expand(count, -1, -1), generator)
         x, y = found.long().unbind(-1)
-        drawn = torch.zeros(error.shape).index_put_((y, x), torch.ones(count), accumulate=True) / count
-        assert torch.allclose(drawn, error / error.sum(), atol=0.02)
+        sampled = torch.zeros(error.shape).index_put_((y, x), torch.ones(count), accumulate=True) / count
+        assert torch.allclose(sampled, error / error.sum(), atol=0.02)
 
 
 @pytest.mark.parametrize("function", [points.error_point, points.random_error_point], ids=lambda f: f.__name__)

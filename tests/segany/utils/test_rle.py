@@ -99,7 +99,7 @@ class TestMeasures:
 
     def test_plain_runs(self, masks):
         for encoding in rle.encode_rle(masks):
-            runs = rle._run_lengths(encoding["counts"])
+            runs = rle.rle_runs(encoding)
             assert rle.rle_from_runs(runs.tolist(), (37, 53)) == encoding
 
     def test_union_and_intersection(self, masks):
@@ -118,8 +118,8 @@ class TestMeasures:
 
 def test_polygons_as_coco_draws_them():
     polygons = [[2, 3, 20.5, 4, 15, 30], [10, 10, 50, 12, 48, 30, 12, 33]]
-    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 37, 53)))
-    np.testing.assert_array_equal(rle.decode_rle([rle.rle_from_polygons(polygons, (37, 53))])[0], drawn)
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, 37, 53)))
+    np.testing.assert_array_equal(rle.decode_rle([rle.rle_from_polygons(polygons, (37, 53))])[0], expected)
 
 
 def test_single_pixels():

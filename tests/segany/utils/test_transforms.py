@@ -37,11 +37,11 @@ def test_no_coordinates():
     assert frame.resize_boxes(torch.zeros(0, 4)).shape == (0, 4)
 
 
-def test_pixels_equal_the_reference(sam, picture):
-    pixels, frame = prepare_image(picture, SMALL)
-    resized = ResizeLongestSide(256).apply_image(picture)
+def test_pixels_equal_the_reference(sam, image):
+    pixels, frame = prepare_image(image, SMALL)
+    resized = ResizeLongestSide(256).apply_image(image)
     assert frame.resized_size == resized.shape[:2]
-    assert frame.original_size == picture.shape[:2]
+    assert frame.original_size == image.shape[:2]
     expected = sam.preprocess(torch.as_tensor(resized).permute(2, 0, 1))
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-6)
 

@@ -2,26 +2,26 @@
 
 const $ = (id) => document.getElementById(id);
 const token = document.querySelector("meta[name=token]").content;
-const opened = Date.now(); // part of the addresses of pictures: an earlier page's are not shown again
+const pageStart = Date.now(); // part of the addresses of images: an earlier page's are not shown again
 const list = { items: [], total: 0, ended: false, request: 0, busy: false };
-let picture = null; // what the server says of the one that is open
-let selected = 0; // in picture.instances
+let image = null; // the open one, as the server describes it
+let selected = 0; // in image.instances
 let drawing = null; // {key, clicks: [{x, y, label}], masks, chosen}: a mask that is being made
 let saving = Promise.resolve(); // reviews reach the server in the order in which they were made
 let modelsLoaded = false;
 let segmenter = "";
 
-async function ask(path, body) {
+async function fetchJson(path, body) {
   const options = body && {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Grounded-Token": token },
     body: JSON.stringify(body),
   };
-  const answer = await fetch(path, options).catch(() => {
+  const response = await fetch(path, options).catch(() => {
     throw new Error("The server does not answer. Is it still running?");
   });
-  const data = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(data.error || `The server failed (${answer.status}); its terminal says more`);
+  const data = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(data.error || `The server failed (${response.status}); its terminal says more`);
   return data;
 }
 
@@ -37,8 +37,8 @@ function element(tag, properties = {}, ...children) {
 
 // ---- the list
 
-async function summarise() {
-  const found = await ask("/api/summary");
+async function loadSummary() {
+  const found = await fetchJson("/api/summary");
   $("name").textContent = found.name;
   document.title = `Review ${found.name}`;
   modelsLoaded = found.models_loaded;
@@ -50,13 +50,13 @@ async function summarise() {
   $("phrases").replaceChildren(...found.phrases.map((name) => element("option", { value: name })));
   $("notice").hidden = !found.error;
   $("notice").textContent = found.error ? `Not all records could be read: ${found.error}` : "";
-  if (found.read < found.total && !found.error) setTimeout(() => summarise().catch(tell), 2000);
+  if (found.read < found.total && !found.error) setTimeout(() => loadSummary().catch(showStatus), 2000);
 }
 
 function showAgreement(a) {
   const parts = [];
   if (a.pictures || a.outdated) {
-    parts.push(`${count(a.reviewed, "instance")} reviewed in ${count(a.pictures, "picture")}`);
+    parts.push(`${count(a.reviewed, "instance")} reviewed in ${count(a.pictures, "image")}`);
     if (a.reviewed) parts.push(`${percent(a.rejected_share)} rejected`, `${percent(a.relabelled_share)} relabelled`);
     parts.push(`${a.added} added`);
     if (a.outdated) parts.push(`${a.outdated} of earlier records, which do not count`);
@@ -74,7 +74,7 @@ function startList() {
   loadMore();
 }
 
-function chosen() {
+function listOptions() {
   const { sort, phrase, state } = $("query");
   return { sort: sort.value, phrase: phrase.value, state: state.value };
 }
@@ -84,20 +84,20 @@ async function loadMore() {
   list.busy = true;
   const request = list.request;
   $("more").textContent = "Loading …";
-  const values = chosen();
+  const values = listOptions();
   if (list.items.length) values.after = list.items.at(-1).file;
   try {
-    const found = await ask(`/api/pictures?${query(values)}`);
-    if (request !== list.request) return; // another list was asked for meanwhile
-    list.items.push(...found.pictures);
+    const found = await fetchJson(`/api/images?${query(values)}`);
+    if (request !== list.request) return; // another list was requested meanwhile
+    list.items.push(...found.images);
     list.total = found.total;
-    list.ended = !found.pictures.length && found.read === found.of;
-    $("grid").append(...found.pictures.map(card));
-    const reading = found.read < found.of ? `, ${found.read.toLocaleString("en")} of ${found.of.toLocaleString("en")} read` : "";
-    $("count").textContent = `${count(found.total, "picture")}${reading}`;
-    $("more").textContent = list.ended && !list.items.length ? "No such picture." : "";
+    list.ended = !found.images.length && found.read === found.records;
+    $("grid").append(...found.images.map(card));
+    const reading = found.read < found.records ? `, ${found.read.toLocaleString("en")} of ${found.records.toLocaleString("en")} read` : "";
+    $("count").textContent = `${count(found.total, "image")}${reading}`;
+    $("more").textContent = list.ended && !list.items.length ? "No such image." : "";
     list.busy = false;
-    if (found.read < found.of && !found.pictures.length) setTimeout(loadMore, 1000);
+    if (found.read < found.records && !found.images.length) setTimeout(loadMore, 1000);
     else if (!list.ended && $("more").getBoundingClientRect().top < innerHeight + 600) loadMore();
   } catch (error) {
     $("more").textContent = error.message;
@@ -114,7 +114,7 @@ function card(item) {
 }
 
 function fillCard(made, item) {
-  const source = `/api/thumbnail?${query({ file: item.file, v: `${opened}-${item.version}` })}`;
+  const source = `/api/thumbnail?${query({ file: item.file, v: `${pageStart}-${item.version}` })}`;
   const facts = [element("span", { textContent: count(item.instances, "instance") })];
   if (item.score !== null) facts.push(element("span", { textContent: `lowest ${item.score.toFixed(2)}` }));
   const names = { partly: "partly", done: "reviewed", reject: "rejected", relabel: "relabelled", redraw: "redrawn", add: "added" };
@@ -126,92 +126,92 @@ function fillCard(made, item) {
   );
 }
 
-// ---- one picture
+// ---- one image
 
 async function open(file) {
   stopDrawing();
   $("list").hidden = true;
-  $("picture").hidden = false;
+  $("image").hidden = false;
   $("file").textContent = file;
-  picture = null;
+  image = null;
   selected = 0;
   zoom(false);
   $("masks").replaceChildren();
   $("instances").replaceChildren();
   $("photo").removeAttribute("src");
-  tell("Loading …");
-  showPlace(file);
+  showStatus("Loading …");
+  updateNavigation();
   try {
-    const found = await ask(`/api/picture?${query({ file })}`);
+    const found = await fetchJson(`/api/image?${query({ file })}`);
     if (file !== current()) return;
-    picture = found;
-    selected = Math.max(0, firstOpen(0));
-    showPhoto();
+    image = found;
+    selected = Math.max(0, firstUnreviewed(0));
+    showPixels();
     show();
-    tell(guide());
+    showStatus(progressText());
   } catch (error) {
-    tell(error);
+    showStatus(error);
   }
 }
 
 const current = () => decodeURIComponent(location.hash.slice(1));
 
-function showPhoto() {
-  $("missing").hidden = !picture.missing;
-  $("missing").textContent = picture.missing ? `${picture.missing}. The masks can be reviewed, but not redrawn.` : "";
-  $("photo").classList.toggle("absent", Boolean(picture.missing));
-  $("photo").alt = `The picture ${picture.file}`;
-  if (!picture.missing) $("photo").src = `/api/image?${query({ file: picture.file, v: opened })}`;
-  $("masks").setAttribute("viewBox", `0 0 ${picture.width} ${picture.height}`);
+function showPixels() {
+  $("missing").hidden = !image.missing;
+  $("missing").textContent = image.missing ? `${image.missing}. The masks can be reviewed, but not redrawn.` : "";
+  $("photo").classList.toggle("absent", Boolean(image.missing));
+  $("photo").alt = `The image ${image.file}`;
+  if (!image.missing) $("photo").src = `/api/pixels?${query({ file: image.file, v: pageStart })}`;
+  $("masks").setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
   fit();
-  const next = list.items[place() + 1];
-  if (next) new Image().src = `/api/image?${query({ file: next.file, v: opened })}`;
+  const next = list.items[listIndex() + 1];
+  if (next) new Image().src = `/api/pixels?${query({ file: next.file, v: pageStart })}`;
 }
 
 function fit() {
-  if (!picture) return;
+  if (!image) return;
   const frame = $("frame");
-  const scale = Math.min(frame.clientWidth / picture.width, frame.clientHeight / picture.height);
-  $("stage").style.width = `${picture.width * scale}px`;
-  $("stage").style.height = `${picture.height * scale}px`;
+  const scale = Math.min(frame.clientWidth / image.width, frame.clientHeight / image.height);
+  $("stage").style.width = `${image.width * scale}px`;
+  $("stage").style.height = `${image.height * scale}px`;
 }
 
-const place = () => list.items.findIndex((item) => item.file === current());
+const listIndex = () => list.items.findIndex((item) => item.file === current());
 
-function showPlace() {
-  const at = place();
+function updateNavigation() {
+  const at = listIndex();
   $("previous").disabled = at < 1;
   $("next").disabled = at >= 0 && list.ended && at === list.items.length - 1;
 }
 
 async function step(by) {
-  const at = place();
-  if (at < 0 && by > 0) return stepBeyond();
+  const at = listIndex();
+  if (at < 0 && by > 0) return stepFromUnlisted();
   if (at + by < 0) return;
   if (at + by >= list.items.length) {
-    tell("Loading …");
+    showStatus("Loading …");
     await loadMore();
   }
   const item = list.items[at + by];
   if (item) location.hash = encodeURIComponent(item.file);
-  else tell("This is the last picture.");
+  else showStatus("This is the last image.");
 }
 
-// From a picture that was opened by its address, and is not in the list yet.
-async function stepBeyond() {
-  const found = await ask(`/api/pictures?${query({ ...chosen(), after: current(), limit: 1 })}`).catch(tell);
-  if (found?.pictures.length) location.hash = encodeURIComponent(found.pictures[0].file);
-  else if (found) tell("This is the last picture.");
+// From an image that was opened by its address, and is not in the list yet.
+async function stepFromUnlisted() {
+  const found = await fetchJson(`/api/images?${query({ ...listOptions(), after: current(), limit: 1 })}`).catch(showStatus);
+  if (found?.images.length) location.hash = encodeURIComponent(found.images[0].file);
+  else if (found) showStatus("This is the last image.");
 }
 
 const states = { accept: "accepted", reject: "rejected", relabel: "relabelled", redraw: "redrawn", add: "added" };
 
 function show() {
-  const byArea = picture.instances.map((_, i) => i).sort((a, b) => picture.instances[b].area - picture.instances[a].area);
+  const byArea = image.instances.map((_, i) => i).sort((a, b) => image.instances[b].area - image.instances[a].area);
   const order = [...byArea.filter((i) => i !== selected), ...byArea.filter((i) => i === selected)];
   const outlines = order.map((i) => {
-    const made = outline(picture.instances[i].path, picture.instances[i].colour);
-    made.classList.toggle("reject", picture.instances[i].state === "reject");
+    const made = outline(image.instances[i].path, image.instances[i].colour);
+    made.classList.toggle("reject", image.instances[i].state === "reject");
     made.classList.toggle("selected", i === selected && !drawing);
     made.addEventListener("click", () => drawing || select(i));
     return made;
@@ -223,17 +223,17 @@ function show() {
   }
   $("masks").replaceChildren(...outlines, ...(drawing?.clicks ?? []).map(dot));
   $("masks").classList.toggle("drawing", Boolean(drawing));
-  $("instances").replaceChildren(...picture.instances.map(row));
+  $("instances").replaceChildren(...image.instances.map(row));
   $("instances").children[selected]?.scrollIntoView({ block: "nearest" });
-  const one = picture.instances[selected];
+  const one = image.instances[selected];
   if (document.activeElement !== $("phrase")) $("phrase").value = one?.phrase ?? "";
-  $("accept").disabled = !one && !isOpenAndEmpty();
+  $("accept").disabled = !one && !isUnreviewedAndEmpty();
   $("reject").disabled = !one;
   $("relabel").querySelector("button").disabled = !one;
-  $("redraw").disabled = !one || Boolean(picture.missing);
-  $("add").disabled = Boolean(picture.missing);
-  $("undo").disabled = !picture.version;
-  $("accept-all").disabled = firstOpen(0) < 0;
+  $("redraw").disabled = !one || Boolean(image.missing);
+  $("add").disabled = Boolean(image.missing);
+  $("undo").disabled = !image.version;
+  $("accept-all").disabled = firstUnreviewed(0) < 0;
   showDrawing();
 }
 
@@ -246,7 +246,7 @@ function outline(path, colour) {
 
 function dot({ x, y, label }) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-  const scale = picture.width / $("masks").getBoundingClientRect().width;
+  const scale = image.width / $("masks").getBoundingClientRect().width;
   for (const [name, value] of Object.entries({ cx: x, cy: y, r: 6 * scale, fill: label ? "#16a34a" : "#dc2626" }))
     made.setAttribute(name, value);
   return made;
@@ -265,56 +265,56 @@ function row(one, i) {
 }
 
 function select(i) {
-  selected = Math.min(Math.max(i, 0), Math.max(0, picture.instances.length - 1));
+  selected = Math.min(Math.max(i, 0), Math.max(0, image.instances.length - 1));
   $("phrase").blur();
   show();
   if ($("stage").classList.contains("zoomed")) zoom(true);
 }
 
-// The first instance, from one on and around, of which nothing has been said; -1 where there is none.
-function firstOpen(from) {
-  const n = picture.instances.length;
-  for (let i = 0; i < n; i++) if (!picture.instances[(from + i) % n].state) return (from + i) % n;
+// The first instance, from one on and around, that is not reviewed; -1 where there is none.
+function firstUnreviewed(from) {
+  const n = image.instances.length;
+  for (let i = 0; i < n; i++) if (!image.instances[(from + i) % n].state) return (from + i) % n;
   return -1;
 }
 
-const isOpenAndEmpty = () => !picture.instances.length && picture.states.includes("unreviewed");
+const isUnreviewedAndEmpty = () => !image.instances.length && image.states.includes("unreviewed");
 
-function guide() {
-  if (isOpenAndEmpty()) return `Nothing was found here: accept that${picture.missing ? "." : ", or add what is missing."}`;
-  if (!picture.instances.length) return "Reviewed: nothing is there.";
-  const open = picture.instances.filter((one) => !one.state).length;
-  return open ? `${open} of ${count(picture.instances.length, "instance")} to review.` : "All instances are reviewed.";
+function progressText() {
+  if (isUnreviewedAndEmpty()) return `Nothing was found here: accept that${image.missing ? "." : ", or add what is missing."}`;
+  if (!image.instances.length) return "Reviewed: nothing is there.";
+  const open = image.instances.filter((one) => !one.state).length;
+  return open ? `${open} of ${count(image.instances.length, "instance")} to review.` : "All instances are reviewed.";
 }
 
-function tell(what) {
-  $("status").textContent = what instanceof Error ? what.message : what;
-  $("status").classList.toggle("error", what instanceof Error);
+function showStatus(message) {
+  $("status").textContent = message instanceof Error ? message.message : message;
+  $("status").classList.toggle("error", message instanceof Error);
 }
 
 // ---- reviews
 
-function say(said) {
-  const file = picture.file;
+function sendReviews(reviews) {
+  const file = image.file;
   saving = saving.then(async () => {
     try {
-      const answer = await ask("/api/reviews", { file, said });
-      showAgreement(answer.agreement);
-      refreshCard(answer.picture);
-      if (picture?.file !== file) return;
-      const key = picture.instances[selected]?.key;
-      picture = answer.picture;
-      const added = said[0].action === "add" ? picture.instances.length - 1 : -1;
-      const same = picture.instances.findIndex((one) => one.key === key);
+      const result = await fetchJson("/api/reviews", { file, reviews });
+      showAgreement(result.agreement);
+      refreshCard(result.image);
+      if (image?.file !== file) return;
+      const key = image.instances[selected]?.key;
+      image = result.image;
+      const added = reviews[0].action === "add" ? image.instances.length - 1 : -1;
+      const same = image.instances.findIndex((one) => one.key === key);
       selected = added >= 0 ? added : Math.max(same, 0);
       show();
-      tell(guide());
-      const known = [...$("phrases").children].map((option) => option.value);
-      const news = picture.instances.map((one) => one.phrase).filter((phrase) => !known.includes(phrase));
-      $("phrases").append(...[...new Set(news)].map((phrase) => element("option", { value: phrase })));
+      showStatus(progressText());
+      const knownPhrases = [...$("phrases").children].map((option) => option.value);
+      const newPhrases = image.instances.map((one) => one.phrase).filter((phrase) => !knownPhrases.includes(phrase));
+      $("phrases").append(...[...new Set(newPhrases)].map((phrase) => element("option", { value: phrase })));
     } catch (error) {
-      if (picture?.file === file) await open(file);
-      tell(error);
+      if (image?.file === file) await open(file);
+      showStatus(error);
     }
   });
 }
@@ -327,55 +327,55 @@ function refreshCard(found) {
   if (made) fillCard(made, item);
 }
 
-function judge(action) {
-  const one = picture?.instances[selected];
+function reviewSelected(action) {
+  const one = image?.instances[selected];
   if (!one) {
-    if (picture && action === "accept" && isOpenAndEmpty()) say([{ action }]);
+    if (image && action === "accept" && isUnreviewedAndEmpty()) sendReviews([{ action }]);
     return;
   }
-  one.state = action; // shown before the server has answered
-  const next = firstOpen(selected + 1);
+  one.state = action; // shown before the server has the review
+  const next = firstUnreviewed(selected + 1);
   if (next >= 0) selected = next;
   show();
   if ($("stage").classList.contains("zoomed")) zoom(true);
-  say([{ action, key: one.key }]);
+  sendReviews([{ action, key: one.key }]);
 }
 
-function acceptRest() {
-  const rest = picture.instances.filter((one) => !one.state);
+function acceptRemaining() {
+  const rest = image.instances.filter((one) => !one.state);
   if (!rest.length) return;
   for (const one of rest) one.state = "accept";
   show();
-  say(rest.map((one) => ({ action: "accept", key: one.key })));
+  sendReviews(rest.map((one) => ({ action: "accept", key: one.key })));
 }
 
 function undo() {
-  if (picture?.version) say([{ action: "undo" }]);
+  if (image?.version) sendReviews([{ action: "undo" }]);
 }
 
 $("relabel").addEventListener("submit", (event) => {
   event.preventDefault();
-  const one = picture?.instances[selected];
+  const one = image?.instances[selected];
   const phrase = $("phrase").value.trim();
   $("phrase").blur();
-  if (one && phrase && phrase !== one.phrase) say([{ action: "relabel", key: one.key, phrase }]);
+  if (one && phrase && phrase !== one.phrase) sendReviews([{ action: "relabel", key: one.key, phrase }]);
 });
 
 // ---- drawing by clicks
 
 function startDrawing(key) {
-  if (!picture || picture.missing || (key !== null && !picture.instances.length)) return;
+  if (!image || image.missing || (key !== null && !image.instances.length)) return;
   drawing = { key, clicks: [], masks: [], chosen: 0, busy: false, waiting: false };
   $("drawing").reset();
-  $("new-phrase").value = picture.instances[selected]?.phrase ?? $("phrases").firstChild?.value ?? "";
+  $("new-phrase").value = image.instances[selected]?.phrase ?? $("phrases").firstChild?.value ?? "";
   $("masks").classList.remove("hidden");
   show();
-  tell(key === null ? "Add an instance: click it." : `Redraw “${picture.instances[selected].phrase}”: click it.`);
+  showStatus(key === null ? "Add an instance: click it." : `Redraw “${image.instances[selected].phrase}”: click it.`);
 }
 
 function stopDrawing() {
   drawing = null;
-  if (picture) show();
+  if (image) show();
 }
 
 function showDrawing() {
@@ -392,8 +392,8 @@ function showDrawing() {
 function click(event, label) {
   if (!drawing) return;
   const at = new DOMPoint(event.clientX, event.clientY).matrixTransform($("masks").getScreenCTM().inverse());
-  const x = Math.min(Math.max(at.x, 0), picture.width);
-  const y = Math.min(Math.max(at.y, 0), picture.height);
+  const x = Math.min(Math.max(at.x, 0), image.width);
+  const y = Math.min(Math.max(at.y, 0), image.height);
   drawing.clicks.push({ x, y, label });
   show();
   predict();
@@ -402,7 +402,7 @@ function click(event, label) {
 async function predict() {
   const own = drawing;
   if (own.busy) {
-    own.waiting = true; // asked again with all clicks when the answer is there
+    own.waiting = true; // predicted again with all clicks after this prediction
     return;
   }
   own.masks = [];
@@ -410,25 +410,25 @@ async function predict() {
   const key = $("afresh").checked ? null : own.key;
   if (!own.clicks.length || (key === null && !own.clicks.some((one) => one.label))) {
     show();
-    tell(own.clicks.length ? "Click something that belongs to it." : "Click it.");
+    showStatus(own.clicks.length ? "Click something that belongs to it." : "Click it.");
     return;
   }
   own.busy = true;
-  tell(modelsLoaded ? "Drawing …" : `Loading the segmenter ${segmenter}. This takes a while, once …`);
+  showStatus(modelsLoaded ? "Drawing …" : `Loading the segmenter ${segmenter}. This takes a while, once …`);
   show();
   try {
-    const answer = await ask("/api/masks", {
-      file: picture.file,
+    const result = await fetchJson("/api/masks", {
+      file: image.file,
       key,
-      phrase: own.key === null ? $("new-phrase").value || "object" : picture.instances[selected].phrase,
+      phrase: own.key === null ? $("new-phrase").value || "object" : image.instances[selected].phrase,
       points: own.clicks.map(({ x, y }) => [x, y]),
       labels: own.clicks.map(({ label }) => label),
     });
-    modelsLoaded = answer.models_loaded;
-    own.masks = answer.masks;
-    if (drawing === own) tell(own.masks.length ? describe() : "Nothing can be seen there: click elsewhere.");
+    modelsLoaded = result.models_loaded;
+    own.masks = result.masks;
+    if (drawing === own) showStatus(own.masks.length ? maskText() : "Nothing can be seen there: click elsewhere.");
   } catch (error) {
-    if (drawing === own) tell(error);
+    if (drawing === own) showStatus(error);
   }
   own.busy = false;
   if (drawing !== own) return;
@@ -439,38 +439,38 @@ async function predict() {
   }
 }
 
-function describe() {
+function maskText() {
   const { masks, chosen } = drawing;
   const which = masks.length > 1 ? `Mask ${chosen + 1} of ${masks.length}. ` : "";
   return `${which}Keep it, or click again to correct it.`;
 }
 
-function another() {
+function nextMask() {
   if (!drawing || drawing.masks.length < 2) return;
   drawing.chosen = (drawing.chosen + 1) % drawing.masks.length;
   show();
-  tell(describe());
+  showStatus(maskText());
 }
 
-function unclick() {
+function removeClick() {
   if (!drawing?.clicks.length) return;
   drawing.clicks.pop();
   show();
   predict();
 }
 
-function keep() {
+function keepMask() {
   if (!drawing?.masks.length || drawing.busy) return;
   const { mask } = drawing.masks[drawing.chosen];
   const phrase = $("new-phrase").value.trim();
   if (drawing.key === null && !phrase) {
-    tell("Say what it is called.");
+    showStatus("Say what it is called.");
     $("new-phrase").focus();
     return;
   }
   const { key } = drawing;
   stopDrawing();
-  say([key === null ? { action: "add", phrase, mask } : { action: "redraw", key, mask }]);
+  sendReviews([key === null ? { action: "add", phrase, mask } : { action: "redraw", key, mask }]);
 }
 
 // ---- zoom
@@ -482,21 +482,21 @@ function zoom(on) {
   const path = on && $("masks").querySelector("path.selected");
   if (!path) return;
   const { x, y, width, height } = path.getBBox();
-  const unit = stage.clientWidth / picture.width; // screen pixels of one pixel of the picture
+  const unit = stage.clientWidth / image.width; // screen pixels of one pixel of the image
   const scale = Math.min(8, 0.7 * Math.min($("frame").clientWidth / (width * unit), $("frame").clientHeight / (height * unit)));
-  const dx = (picture.width / 2 - x - width / 2) * unit;
-  const dy = (picture.height / 2 - y - height / 2) * unit;
+  const dx = (image.width / 2 - x - width / 2) * unit;
+  const dy = (image.height / 2 - y - height / 2) * unit;
   stage.style.transform = `scale(${Math.max(1, scale)}) translate(${dx}px, ${dy}px)`;
 }
 
-// ---- what happens
+// ---- keyboard, buttons and addresses
 
-const press = {
-  a: () => judge("accept"),
-  r: () => judge("reject"),
-  A: acceptRest,
+const shortcuts = {
+  a: () => reviewSelected("accept"),
+  r: () => reviewSelected("reject"),
+  A: acceptRemaining,
   u: undo,
-  d: () => startDrawing(picture.instances[selected]?.key),
+  d: () => startDrawing(image.instances[selected]?.key),
   n: () => startDrawing(null),
   l: () => ($("phrase").focus(), $("phrase").select()),
   z: () => zoom(!$("stage").classList.contains("zoomed")),
@@ -507,57 +507,57 @@ const press = {
   ArrowRight: () => step(1),
   Escape: () => (location.hash = ""),
 };
-const pressDrawing = { Enter: keep, o: another, Backspace: unclick, Escape: stopDrawing };
+const drawingShortcuts = { Enter: keepMask, o: nextMask, Backspace: removeClick, Escape: stopDrawing };
 
 document.addEventListener("keydown", (event) => {
-  if (!picture || $("picture").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!image || $("image").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input:not([type=radio], [type=checkbox]), select")) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
   // Enter on a button is for that button.
-  const action = event.key === "Enter" && event.target.matches("button, a") ? null : (drawing ? pressDrawing : press)[event.key];
+  const action = event.key === "Enter" && event.target.matches("button, a") ? null : (drawing ? drawingShortcuts : shortcuts)[event.key];
   if (!action) return;
   event.preventDefault();
   action();
 });
 
 for (const [id, action] of Object.entries({
-  accept: press.a,
-  reject: press.r,
-  "accept-all": press.A,
+  accept: shortcuts.a,
+  reject: shortcuts.r,
+  "accept-all": shortcuts.A,
   undo,
-  redraw: press.d,
-  add: press.n,
-  previous: press.ArrowLeft,
-  next: press.ArrowRight,
-  other: another,
-  unclick,
+  redraw: shortcuts.d,
+  add: shortcuts.n,
+  previous: shortcuts.ArrowLeft,
+  next: shortcuts.ArrowRight,
+  other: nextMask,
+  unclick: removeClick,
   cancel: stopDrawing,
 }))
   $(id).addEventListener("click", action);
-$("drawing").addEventListener("submit", (event) => (event.preventDefault(), keep()));
+$("drawing").addEventListener("submit", (event) => (event.preventDefault(), keepMask()));
 $("afresh").addEventListener("change", () => predict());
 $("masks").addEventListener("click", (event) => click(event, Number($("drawing").label.value)));
 $("masks").addEventListener("contextmenu", (event) => drawing && (event.preventDefault(), click(event, 0)));
 $("photo").addEventListener("error", () => $("photo").classList.add("absent"));
 $("query").addEventListener("change", startList);
 $("query").addEventListener("submit", (event) => event.preventDefault());
-addEventListener("resize", () => (fit(), picture && show()));
+addEventListener("resize", () => (fit(), image && show()));
 
-function turn() {
+function route() {
   if (current()) return open(current());
   stopDrawing();
-  picture = null;
-  $("picture").hidden = true;
+  image = null;
+  $("image").hidden = true;
   $("list").hidden = false;
 }
 
-addEventListener("hashchange", turn);
+addEventListener("hashchange", route);
 new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && loadMore(), { rootMargin: "600px" }).observe($("more"));
-summarise().catch((error) => {
+loadSummary().catch((error) => {
   $("notice").hidden = false;
   $("notice").textContent = error.message;
 });
 startList();
-turn();
+route();

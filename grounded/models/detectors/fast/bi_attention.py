@@ -1,16 +1,16 @@
-"""Grounding DINO's fusion of picture and text with the projections of the picture absorbed into the text.
+"""Grounding DINO's bi-attention between image and text, with the projections of the image absorbed into the text.
 
-Each of the n feature vectors of a picture (ten thousand) and each of the t tokens of a prompt (ten) attend to one
+Each of the n feature vectors of an image (ten thousand) and each of the t tokens of a prompt (ten) attend to one
 another with the same h heads of width d. As `transformers` has it, every feature vector v of width c is projected to a
 query, to a value and back, three products of n · c · hd. But a product may be taken in any order, and the side of the
 tokens is small:
 
     scores       (v Wq + bq) · k  =  v · (Wq k) + bq · k
     text side    sum_n a_n (v_n Wv + bv)  =  (sum_n a_n v_n) Wv + bv        since the weights a sum to 1
-    picture side (sum_t a_t u_t) Wo  =  sum_t a_t (u_t Wo)
+    image side   (sum_t a_t u_t) Wo  =  sum_t a_t (u_t Wo)
 
 for each head, with k the key and u the value of a token, and Wo that head's rows of the output projection. What is left
-over the picture are three products of n · c · ht. Exact but for rounding.
+over the image are three products of n · c · ht. Exact but for rounding.
 """
 
 import torch
@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoBiMultiHeadAttention
 from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import MMGroundingDinoBiMultiHeadAttention
 
-from grounded.models.detectors.fast.replacing import replace_modules
+from grounded.models.detectors.fast import replace_modules
 
-_PLAIN = (GroundingDinoBiMultiHeadAttention, MMGroundingDinoBiMultiHeadAttention)
+_REPLACED = (GroundingDinoBiMultiHeadAttention, MMGroundingDinoBiMultiHeadAttention)
 # Of logits below the highest one, as `transformers` has it: half precision has no room for more.
 _LOWEST = -50000.0
 
 
-class AbsorbedFusion(GroundingDinoBiMultiHeadAttention):
-    """Fusion attention with the parameters of another one, the same interface, and the same answers.
+class AbsorbedBiAttention(GroundingDinoBiMultiHeadAttention):
+    """Bi-attention with the parameters of the plain one, the same interface, and the same output.
 
-    It is the plain one while training, because there is dropout then, and for prompts so long that absorbing does not
-    pay. MM Grounding DINO has a class of its own with the same formulas.
+    It computes the plain form while training, because there is dropout then, and for prompts so long that absorbing is
+    not cheaper. MM Grounding DINO has a class of its own with the same formulas.
     """
 
     def __init__(self, plain: GroundingDinoBiMultiHeadAttention | MMGroundingDinoBiMultiHeadAttention):
@@ -43,7 +43,7 @@ class AbsorbedFusion(GroundingDinoBiMultiHeadAttention):
         self.out_vision_proj, self.out_text_proj = plain.out_vision_proj, plain.out_text_proj
         self.train(plain.training)
 
-    def pays(self, locations: int, tokens: int) -> bool:
+    def is_cheaper(self, locations: int, tokens: int) -> bool:
         """Whether absorbing takes fewer multiplications, for n = `locations` and t = `tokens`.
 
         Plain are 3 (nc·hd + tc·hd + nt·hd), absorbed 3 (nt·hc + 2 tc·hd).
@@ -60,31 +60,31 @@ class AbsorbedFusion(GroundingDinoBiMultiHeadAttention):
         vision_attention_mask: Bool[Tensor, "b n"] | None = None,
         text_attention_mask: Bool[Tensor, "b t"] | None = None,
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Let picture and text attend to each other.
+        """Let image and text attend to each other.
 
         Args:
-            vision_features: of the picture.
+            vision_features: of the image.
             text_features: of the prompt.
-            vision_attention_mask: True where the picture is padded.
+            vision_attention_mask: True where the image is padded.
             text_attention_mask: True where the prompt is padded.
 
         Returns:
-            for the picture its output (b, n, c) and the weights (b h, n, t), for the text its output (b, t, e) and the
+            for the image its output (b, n, c) and the weights (b h, n, t), for the text its output (b, t, e) and the
             weights (b h, t, n).
         """
-        if self.training or not self.pays(vision_features.shape[1], text_features.shape[1]):
+        if self.training or not self.is_cheaper(vision_features.shape[1], text_features.shape[1]):
             plain: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] = super().forward(
                 vision_features, text_features, vision_attention_mask, text_attention_mask
             )
             return plain
         logits = self._logits(vision_features, text_features)  # (b, h, t, n)
         over_text = _softmax(logits, None if text_attention_mask is None else text_attention_mask[:, None, :, None], 2)
-        over_picture = _softmax(
+        over_image = _softmax(
             logits, None if vision_attention_mask is None else vision_attention_mask[:, None, None, :], 3
         )
-        picture = self._picture_output(over_text, text_features)
-        text = self._text_output(over_picture, vision_features)
-        return (picture, over_text.flatten(0, 1).transpose(1, 2)), (text, over_picture.flatten(0, 1))
+        image = self._image_output(over_text, text_features)
+        text = self._text_output(over_image, vision_features)
+        return (image, over_text.flatten(0, 1).transpose(1, 2)), (text, over_image.flatten(0, 1))
 
     def _logits(self, vision: Float[Tensor, "b n c"], text: Float[Tensor, "b t e"]) -> Float[Tensor, "b h t n"]:
         keys = self._split(self.text_proj(text)) * self.scale  # (b, h, t, d)
@@ -94,18 +94,16 @@ class AbsorbedFusion(GroundingDinoBiMultiHeadAttention):
         logits = logits + keys @ bias[..., None]
         return (logits - logits.max()).clamp_(min=_LOWEST)
 
-    def _picture_output(
-        self, weights: Float[Tensor, "b h t n"], text: Float[Tensor, "b t e"]
-    ) -> Float[Tensor, "b n c"]:
+    def _image_output(self, weights: Float[Tensor, "b h t n"], text: Float[Tensor, "b t e"]) -> Float[Tensor, "b n c"]:
         values = self._split(self.values_text_proj(text))  # (b, h, t, d)
         out = self.out_vision_proj.weight.view(-1, self.num_heads, self.head_dim).permute(1, 2, 0)  # (h, d, c)
         absorbed = (values @ out).flatten(1, 2)  # (b, ht, c)
         return weights.flatten(1, 2).transpose(1, 2) @ absorbed + self.out_vision_proj.bias
 
     def _text_output(self, weights: Float[Tensor, "b h t n"], vision: Float[Tensor, "b n c"]) -> Float[Tensor, "b t e"]:
-        seen = (weights.flatten(1, 2) @ vision).view(*weights.shape[:3], -1)  # (b, h, t, c)
+        attended = (weights.flatten(1, 2) @ vision).view(*weights.shape[:3], -1)  # (b, h, t, c)
         weight, bias = self._by_head(self.values_vision_proj)
-        values = seen @ weight.transpose(1, 2) + bias[:, None]  # (b, h, t, d)
+        values = attended @ weight.transpose(1, 2) + bias[:, None]  # (b, h, t, d)
         text: Tensor = self.out_text_proj(values.transpose(1, 2).flatten(2))
         return text
 
@@ -113,21 +111,21 @@ class AbsorbedFusion(GroundingDinoBiMultiHeadAttention):
         return joint.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _by_head(self, projection: nn.Linear) -> tuple[Float[Tensor, "h d c"], Float[Tensor, "h d"]]:
-        """Weights and biases of a projection of the picture."""
+        """Weights and biases of a projection of the image, by head."""
         heads = (self.num_heads, self.head_dim)
         return projection.weight.unflatten(0, heads), projection.bias.view(heads)
 
 
-def absorb_fusion(model: nn.Module) -> None:
-    """Replace each fusion attention of a Grounding DINO of `transformers` by an `AbsorbedFusion` of its parameters.
+def replace_bi_attention(model: nn.Module) -> None:
+    """Replace each bi-attention of a Grounding DINO of `transformers` by an `AbsorbedBiAttention` of its parameters.
 
     The names of parameters stay as they are. Any other network is left alone.
     """
-    replace_modules(model, _PLAIN, AbsorbedFusion)
+    replace_modules(model, _REPLACED, AbsorbedBiAttention)
 
 
 def _softmax(
     logits: Float[Tensor, "b h t n"], mask: Bool[Tensor, "b 1 ..."] | None, dim: int
 ) -> Float[Tensor, "b h t n"]:
-    """Over `dim`, which is 0 where `mask` is True."""
+    """Softmax over `dim`, 0 where `mask` is True."""
     return (logits if mask is None else logits.masked_fill(mask, -torch.inf)).softmax(dim)

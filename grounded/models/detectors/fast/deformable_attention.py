@@ -20,9 +20,9 @@ from torch.nn.functional import embedding_bag, pad
 from transformers.models.grounding_dino import modeling_grounding_dino
 from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino
 
-from grounded.models.detectors.fast.replacing import replace_modules
+from grounded.models.detectors.fast import replace_modules
 
-_PLAIN = (
+_REPLACED = (
     modeling_grounding_dino.MultiScaleDeformableAttention,
     modeling_mm_grounding_dino.MultiScaleDeformableAttention,
 )
@@ -32,11 +32,11 @@ _FRAME = 2
 _CHUNK = 1024
 
 
-class GatheredSampling(modeling_grounding_dino.MultiScaleDeformableAttention):
+class GatheredDeformableAttention(modeling_grounding_dino.MultiScaleDeformableAttention):
     """The sampling of `transformers`, with the same interface. It has no parameters.
 
-    On other devices, which may have a kernel of their own for it, in half precision and while training it is the plain
-    one.
+    It computes the plain form on other devices, which may have a kernel of their own for it, in half precision and
+    while training.
     """
 
     def forward(
@@ -53,7 +53,7 @@ class GatheredSampling(modeling_grounding_dino.MultiScaleDeformableAttention):
 
         Args:
             value: n cells of l maps, one map after the other, row by row.
-            value_spatial_shapes: not looked at, like `level_start_index` and `im2col_step`.
+            value_spatial_shapes: ignored, like `level_start_index` and `im2col_step`.
             value_spatial_shapes_list: (height, width) of each map.
             level_start_index: as above.
             sampling_locations: (x, y) in 0..1 of each map; beyond it is 0.
@@ -71,16 +71,16 @@ class GatheredSampling(modeling_grounding_dino.MultiScaleDeformableAttention):
                 im2col_step,
             )
             return plain
-        pictures = zip(value, sampling_locations, attention_weights, strict=True)
-        return torch.stack([_sample(value_spatial_shapes_list, *picture) for picture in pictures])
+        images = zip(value, sampling_locations, attention_weights, strict=True)
+        return torch.stack([_sample(value_spatial_shapes_list, *image) for image in images])
 
 
-def gather_samples(model: nn.Module) -> None:
+def replace_deformable_attention(model: nn.Module) -> None:
     """Replace the sampling in each deformable attention of a Grounding DINO of `transformers`.
 
     Any other network is left alone.
     """
-    replace_modules(model, _PLAIN, lambda plain: GatheredSampling().train(plain.training))
+    replace_modules(model, _REPLACED, lambda plain: GatheredDeformableAttention().train(plain.training))
 
 
 def _sample(
@@ -89,7 +89,7 @@ def _sample(
     locations: Float[Tensor, "q heads l p 2"],
     weights: Float[Tensor, "q heads l p"],
 ) -> Float[Tensor, "q c"]:
-    """One picture's sums."""
+    """The sums of one image."""
     table = _table(cells, shapes)
     chunks = zip(locations.split(_CHUNK), weights.split(_CHUNK), strict=True)
     return torch.cat([_gather(table, shapes, *chunk) for chunk in chunks])

@@ -1,4 +1,4 @@
-"""Running the text encoder once for each distinct prompt."""
+"""A text encoder that encodes each distinct prompt once."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,23 +8,23 @@ from transformers.modeling_outputs import BaseModelOutput
 from grounded.models.embedding_cache import EmbeddingCache
 
 
-class DistinctPromptEncoder(nn.Module):
-    """Wraps the text encoder of a Grounding DINO so that a prompt is encoded once, for all pictures that it is for.
+class CachedTextEncoder(nn.Module):
+    """Wraps the text encoder of a Grounding DINO so that a prompt is encoded once for all images.
 
-    `transformers` encodes text inside the detector's forward, once per picture, and takes no ready text features.
-    A folder of pictures is usually searched for the same phrases, of which one encoding is enough: those of the last
-    prompts are kept. A prompt is encoded by itself, so that its features are the same bit for bit, whatever else is
-    asked for. While gradients are wanted nothing is kept, since weights may change then.
+    `transformers` encodes text inside the detector's forward, once per image, and takes no text features from outside.
+    A folder of images is usually searched for the same phrases, of which one encoding is enough: those of the last
+    prompts are cached. A prompt is encoded by itself, so that its features are the same bit for bit, whatever else is
+    in the batch. While gradients are computed nothing is cached, since weights may change then.
 
     Args:
         encoder: the text encoder, in eval mode and with weights that stay as they are.
-        capacity: prompts whose features are kept, those asked for last.
+        capacity: most prompts whose features are cached.
     """
 
     def __init__(self, encoder: nn.Module, capacity: int = 64):
         super().__init__()
         self.encoder = encoder
-        self._known = EmbeddingCache(capacity)
+        self._cache = EmbeddingCache(capacity)
 
     def forward(
         self,
@@ -34,20 +34,20 @@ class DistinctPromptEncoder(nn.Module):
         position_ids: Int[Tensor, "b t"],
         return_dict: bool = True,
     ) -> BaseModelOutput:
-        """Text features (b, t, c) as `last_hidden_state`.
+        """Return the text features (b, t, c) as `last_hidden_state`.
 
         The detector derives masks and positions from the ids alone, so rows with equal ids are equal throughout.
         """
         keys = [" ".join(map(str, ids)) for ids in input_ids.tolist()]
-        remembers = not torch.is_grad_enabled()
-        features = self._known.find(keys) if remembers else {}
-        fresh: dict[str, Float[Tensor, " tc"]] = {}
+        use_cache = not torch.is_grad_enabled()
+        features = self._cache.find(keys) if use_cache else {}
+        new: dict[str, Float[Tensor, tc]] = {}
         for row, key in enumerate(keys):
             if key not in features:
                 own = slice(row, row + 1)
                 output = self.encoder(input_ids[own], attention_mask[own], token_type_ids[own], position_ids[own])
-                features[key] = fresh[key] = output.last_hidden_state.flatten()
-        if remembers:
-            self._known.store(fresh)
+                features[key] = new[key] = output.last_hidden_state.flatten()
+        if use_cache:
+            self._cache.store(new)
         joined = torch.stack([features[key].to(input_ids.device) for key in keys])  # (b, tc)
         return BaseModelOutput(last_hidden_state=joined.unflatten(1, (input_ids.shape[1], -1)))

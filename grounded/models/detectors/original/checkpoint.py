@@ -1,4 +1,4 @@
-"""Checkpoints of the original Grounding DINO package (Liu et al., 2023): a .pth file, and what it leaves unsaid.
+"""Checkpoints of the original Grounding DINO package (Liu et al., 2023): weights, network sizes and tokenizer.
 
 A .pth file holds weights alone. The sizes of the network come from a value here or from a small JSON file beside it,
 never from the package's configuration files, which are programs. The tokenizer comes from a folder.
@@ -17,29 +17,27 @@ import torch
 from torch import Tensor
 from transformers import BertTokenizer
 
-from grounded import schema
-from grounded.errors import ConfigError
-from segany import CheckpointError
+from grounded.errors import CheckpointError, ConfigError, one_line
+from grounded.utils.validation import IntTuple, checked_dataclass, read_as
 
-# Written into the original code, whatever its configuration says: where texts are cut, and the width of text positions,
-# which are added to the features of encoder and decoder.
-MAX_TEXT_LEN = 256
-HIDDEN_DIM = 256
+# Constants of the original code, whatever its configuration says.
+MAX_TEXT_LEN = 256  # tokens, beyond which texts are cut
+HIDDEN_DIM = 256  # of text positions, and so of the features of encoder and decoder to which they are added
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _TOKENIZER_FOLDER = "bert-base-uncased"
-# Left over from training, and an index that every BERT can count out itself.
+# Left over from training, and an index that every BERT computes itself.
 _UNUSED = ("label_enc.weight", "bert.embeddings.position_ids")
-# One and the same head under two names; the published files hold it under one, the other or both.
+# Two names of the same head; the published files hold it under one, the other or both.
 _BOX_HEADS = ("bbox_embed.", "transformer.decoder.bbox_embed.")
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class Architecture:
     """The sizes of a network. The defaults are those that the two published networks share, and of Swin-T OGC."""
 
     embed_dim: int = 96  # of the Swin backbone
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    depths: IntTuple = (2, 2, 6, 2)
+    num_heads: IntTuple = (3, 6, 12, 24)
     window_size: int = 7
     nheads: int = 8  # of encoder and decoder
     enc_layers: int = 6
@@ -67,15 +65,15 @@ PUBLISHED = {"Swin-T OGC": SWIN_T_OGC, "Swin-B COGCOOR": SWIN_B_COGCOOR}
 
 
 @dataclass(frozen=True)
-class Original:
-    """A checkpoint with its tokenizer. The weights, a large file, are read when they are first asked for."""
+class OriginalCheckpoint:
+    """A checkpoint with its tokenizer. The weights, a large file, are read at their first use."""
 
     path: Path
     tokenizer: Any
 
     @classmethod
-    def open(cls, source: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> "Original":
-        """Find the file that `source` means, and its tokenizer: see `find_file` and `load_tokenizer`."""
+    def open(cls, source: str | PathLike[str], tokenizer: str | PathLike[str] | None = None) -> "OriginalCheckpoint":
+        """Find the file of `source`, and its tokenizer: see `find_file` and `load_tokenizer`."""
         path = find_file(source)
         return cls(path, load_tokenizer(path, tokenizer))
 
@@ -91,7 +89,7 @@ class Original:
 
 
 def find_file(source: str | PathLike[str]) -> Path:
-    """The .pth file that `source` means: the file itself, or the only one in a folder.
+    """Return the .pth file of `source`: the file itself, or the only one in a folder.
 
     Raises:
         CheckpointError: there is no such file, or not exactly one in the folder.
@@ -111,7 +109,7 @@ def find_file(source: str | PathLike[str]) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The parameters in a .pth file by their original names, on the CPU. Nothing but tensors is unpickled.
+    """Return the parameters in a .pth file by their original names, on the CPU. Nothing but tensors is unpickled.
 
     Raises:
         CheckpointError: the file is damaged, or holds something other than named tensors.
@@ -120,8 +118,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is damaged, or holds more than tensors and is not safe to read") from error
-    except Exception as error:  # a damaged archive surfaces as errors of zip, of the C++ reader and of the disk alike
-        raise CheckpointError(f"cannot read {path}: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # a damaged archive raises errors of zip, of the C++ reader and of the disk alike
+        raise CheckpointError(f"cannot read {path}: {one_line(error, 300)}") from error
     if isinstance(stored, Mapping):
         stored = next((stored[key] for key in ("model", "state_dict") if isinstance(stored.get(key), Mapping)), stored)
     if not isinstance(stored, Mapping) or not stored or not all(isinstance(value, Tensor) for value in stored.values()):
@@ -136,10 +134,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def find_architecture(path: Path, weights: Mapping[str, Tensor]) -> Architecture:
-    """The sizes of the network whose `weights` are those of `path`.
+    """Return the sizes of the network whose `weights` are those of `path`.
 
     They are read from the JSON file beside the checkpoint, "NAME.json" for "NAME.pth", where there is one. Otherwise
-    the backbone tells which of the published networks it is: files get renamed, shapes do not.
+    the published networks are recognised by their backbones: files get renamed, shapes do not.
 
     Raises:
         ConfigError: the JSON file is damaged, or has an unknown key or a value of a wrong type.
@@ -150,8 +148,8 @@ def find_architecture(path: Path, weights: Mapping[str, Tensor]) -> Architecture
         try:
             data = json.loads(description.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read {description}: {' '.join(str(error).split())}") from error
-        return schema.read(Architecture, data, where=str(description))
+            raise ConfigError(f"cannot read {description}: {one_line(error)}") from error
+        return read_as(Architecture, data, where=str(description))
     patches = weights.get("backbone.0.patch_embed.proj.weight")
     for architecture in PUBLISHED.values():
         if patches is not None and len(patches) == architecture.embed_dim:
@@ -164,7 +162,7 @@ def find_architecture(path: Path, weights: Mapping[str, Tensor]) -> Architecture
 
 
 def load_tokenizer(path: Path, folder: str | PathLike[str] | None = None) -> Any:
-    """The BERT tokenizer for the checkpoint `path`: out of `folder`, or out of files that lie beside the checkpoint.
+    """Return the BERT tokenizer for the checkpoint `path`: from `folder`, or from files beside the checkpoint.
 
     Raises:
         CheckpointError: there is none, or its files are damaged.
@@ -174,9 +172,8 @@ def load_tokenizer(path: Path, folder: str | PathLike[str] | None = None) -> Any
         if any((place / name).is_file() for name in _TOKENIZER_FILES):
             try:
                 return BertTokenizer.from_pretrained(place, local_files_only=True)
-            except Exception as error:  # damaged files surface as errors of JSON and of the tokenizers library alike
-                reason = " ".join(str(error).split())[:300]
-                raise CheckpointError(f"cannot read the tokenizer in {place}: {reason}") from error
+            except Exception as error:  # damaged files raise errors of JSON and of the tokenizers library alike
+                raise CheckpointError(f"cannot read the tokenizer in {place}: {one_line(error, 300)}") from error
     raise CheckpointError(
         f"no tokenizer for {path}: expected {' or '.join(_TOKENIZER_FILES)} of {_TOKENIZER_FOLDER} in "
         f"{' or '.join(map(str, places))}; put the file there, or name a folder that holds it as the tokenizer"

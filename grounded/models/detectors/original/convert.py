@@ -1,14 +1,10 @@
-"""Original Grounding DINO checkpoints -> folders in the layout of the Hugging Face hub.
+"""Convert original Grounding DINO checkpoints to folders in the layout of the Hugging Face hub.
 
 Parameters keep their values; they are renamed, and the joint projections of queries, keys and values are cut in three.
 """
 
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +14,10 @@ from torch import Tensor
 from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
 from transformers.models.grounding_dino import GroundingDinoImageProcessor
 
-from grounded.errors import ConfigError
+from grounded.errors import CheckpointError, ConfigError
 from grounded.models.detectors.checkpoint import check_filled, quiet
-from grounded.models.detectors.original.checkpoint import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, Original
-from grounded.utils.files import check_folder, explained
-from segany import CheckpointError
+from grounded.models.detectors.original.checkpoint import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, OriginalCheckpoint
+from grounded.utils.files import atomic_folder, check_folder, output_errors
 
 
 class _Part(NamedTuple):
@@ -84,7 +79,7 @@ _PARTS = (
     _Part(r"transformer\.decoder\.bbox_embed\.", "model.decoder.bbox_embed."),
     _Part(r"bbox_embed\.", "bbox_embed."),
 )
-# Counted out by each package for itself, or not part of the converted network.
+# Computed by each package itself, or not part of the converted network.
 _LEFT_OUT = re.compile(r".*relative_position_index|bert\.pooler\..*")
 _JOINT = re.compile(r"(.*?)(?:qkv\.|in_proj_)(weight|bias)")
 
@@ -115,7 +110,7 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"the output must be a new or an empty folder, got {out}")
     check_folder(out.parent)  # before the large file is read
-    original = Original.open(checkpoint, tokenizer)
+    original = OriginalCheckpoint.open(checkpoint, tokenizer)
     try:
         converted = convert_weights(original.weights)
     except KeyError as error:
@@ -132,14 +127,14 @@ def convert(
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
         check_filled(str(original.path), report["missing_keys"], {entry[0] for entry in report["mismatched_keys"]})
-        with explained(out), _new_folder(out) as folder:
+        with atomic_folder(out) as folder, output_errors(out):
             for part in (model, GroundingDinoImageProcessor(), original.tokenizer):
                 part.save_pretrained(folder)
     return out
 
 
 def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters by their names in the original package -> by their names in `transformers`.
+    """Rename parameters from the original package to `transformers`.
 
     Raises:
         KeyError: a name is not one of a Grounding DINO.
@@ -148,7 +143,7 @@ def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in weights.items():
         if _LEFT_OUT.fullmatch(key):
             continue
-        name = _rename(key)
+        name = _convert_name(key)
         joint = _JOINT.fullmatch(name)
         if joint is None:
             converted[name] = value
@@ -159,7 +154,7 @@ def convert_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_config(architecture: Architecture) -> GroundingDinoConfig:
-    """The sizes of an original network as `transformers` states them."""
+    """Return the sizes of an original network as a configuration of `transformers`."""
     a = architecture
     return GroundingDinoConfig(
         backbone_config=SwinConfig(
@@ -192,7 +187,7 @@ def to_config(architecture: Architecture) -> GroundingDinoConfig:
     )
 
 
-def _rename(key: str) -> str:
+def _convert_name(key: str) -> str:
     for part in _PARTS:
         match = re.match(part.original, key)
         if match is not None:
@@ -201,19 +196,3 @@ def _rename(key: str) -> str:
                 rest = rest.replace(original, converted)
             return match.expand(part.converted) + rest
     raise KeyError(key)
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `path` when all went well and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
-        written = temporary / path.name  # a folder of its own mode: that of mkdtemp is private to the user
-        written.mkdir()
-        yield written
-        if path.is_dir():
-            path.rmdir()
-        os.replace(written, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

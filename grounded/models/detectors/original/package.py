@@ -1,7 +1,7 @@
 """The original Grounding DINO package, groundingdino-py 0.4.0, for its own .pth checkpoints.
 
-The original network gets the interface of the one in `transformers`, so that `GroundingDino` does all the rest in the
-same way: phrases by their own token spans, pictures of one size together, long lists of phrases in several passes.
+The original network gets the interface of the one in `transformers`, so that `GroundingDino` does the rest in the same
+way: phrases by their own token spans, images of one size together, long lists of phrases in several passes.
 """
 
 import warnings
@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, BertModel, GroundingDinoConfig
 from transformers.models.grounding_dino import GroundingDinoImageProcessorPil
 
+from grounded.config import DetectorConfig
 from grounded.errors import ConfigError
 from grounded.models.detectors.checkpoint import check_filled
-from grounded.models.detectors.fast.backbone import Answer
+from grounded.models.detectors.fast.backbone import DetectorLogits
 from grounded.models.detectors.grounding_dino import GroundingDino
-from grounded.models.detectors.original.checkpoint import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, Original
+from grounded.models.detectors.original.checkpoint import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, OriginalCheckpoint
 from grounded.models.detectors.original.convert import to_config
-from grounded.settings import DetectorConfig
 
 # Equal in both published networks. Checkpointing saves memory in training, and only warns otherwise.
 _FIXED = {
     "modelname": "groundingdino",
-    "backbone": "swin_T_224_1k",  # any name that the package accepts: `_adapted` builds the backbone by its sizes
+    "backbone": "swin_T_224_1k",  # any name that the package accepts: `_patched` builds the backbone by its sizes
     "return_interm_indices": [1, 2, 3],
     "backbone_freeze_keywords": None,
     "position_embedding": "sine",
@@ -63,15 +63,15 @@ _FIXED = {
     "sub_sentence_present": True,
 }
 # Held while names in the package are replaced, which every thread sees.
-_ADAPTING = Lock()
+_PATCHING = Lock()
 
 
 class OriginalNetwork(nn.Module):
     """The original network behind the interface that `GroundingDino` expects of a model.
 
     Args:
-        network: what `build_network` returns.
-        config: its sizes as `transformers` states them.
+        network: from `build_network`.
+        config: its sizes, see `to_config`.
     """
 
     def __init__(self, network: nn.Module, config: GroundingDinoConfig):
@@ -83,24 +83,24 @@ class OriginalNetwork(nn.Module):
         """Of the parameters. The original position codes are float32, so that nothing else works."""
         return torch.float32
 
-    def look(self, pixel_values: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """The pixels of each picture: this network cannot look without a prompt."""
+    def encode_image(self, pixel_values: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Return the pixels of each image: this network encodes images and prompts together."""
         return list(pixel_values)
 
-    def search(
-        self, seen: Sequence[Tensor], input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]
-    ) -> Answer:
-        """Search each picture for its prompt."""
-        answer: Answer = self(torch.stack(list(seen)), input_ids, attention_mask)
-        return answer
+    def decode_prompts(
+        self, features: Sequence[Tensor], input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"]
+    ) -> DetectorLogits:
+        """Detect one prompt in each image, given by its pixels."""
+        output: DetectorLogits = self(torch.stack(list(features)), input_ids, attention_mask)
+        return output
 
     def forward(
         self,
         pixel_values: Float[Tensor, "b 3 h w"],
         input_ids: Int[Tensor, "b t"],
         attention_mask: Int[Tensor, "b t"],
-    ) -> Answer:
-        """Search each picture for its prompt, those with the same prompt in one forward.
+    ) -> DetectorLogits:
+        """Detect one prompt in each image, images with the same prompt in one forward.
 
         The original code mixes up the text masks of a batch when its prompts differ.
         """
@@ -111,7 +111,7 @@ class OriginalNetwork(nn.Module):
             warnings.simplefilter("ignore")  # of PyTorch, about code that is not going to change
             outputs = [self.network(pixel_values[own], captions=[prompt] * len(own)) for prompt, own in rows.items()]
         order = torch.tensor([row for own in rows.values() for row in own]).argsort()
-        return Answer(
+        return DetectorLogits(
             torch.cat([output["pred_logits"] for output in outputs])[order.to(pixel_values.device)],
             torch.cat([output["pred_boxes"] for output in outputs])[order.to(pixel_values.device)],
         )
@@ -128,7 +128,7 @@ def load(
 
     Args:
         source: the .pth file, or a folder with one.
-        config: thresholds and picture size.
+        config: thresholds and image size.
         device: where the network runs; no compiled operator is needed anywhere.
         tokenizer: a folder with the files of a BERT tokenizer; None looks beside the checkpoint.
         batch_size: most passes in one forward.
@@ -137,7 +137,7 @@ def load(
         ConfigError: the package is not installed, or the JSON file beside the checkpoint is wrong.
         CheckpointError: the file is missing, damaged or of another network, or there is no tokenizer.
     """
-    original = Original.open(source, tokenizer)
+    original = OriginalCheckpoint.open(source, tokenizer)
     _import_package()  # before the large file is read
     network = build_network(original.architecture)
     _fill(network, original.weights, str(original.path))
@@ -148,20 +148,20 @@ def load(
 
 
 def build_network(architecture: Architecture) -> nn.Module:
-    """The original network with random weights. Its captions are sequences of token ids instead of texts.
+    """Return the original network with random weights. Its captions are sequences of token ids instead of texts.
 
     Raises:
         ConfigError: the package is not installed.
     """
     package = _import_package()
-    with _ADAPTING, _adapted(package, architecture), warnings.catch_warnings():
+    with _PATCHING, _patched(package, architecture), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network: nn.Module = package.models.build_model(SimpleNamespace(**_FIXED, **asdict(architecture)))
     return network
 
 
 class _Package(NamedTuple):
-    """The modules of groundingdino-py that are used or adapted here."""
+    """The modules of groundingdino-py that are used or patched here."""
 
     models: Any
     network: Any
@@ -187,7 +187,7 @@ def _import_package() -> _Package:
 
 
 @contextmanager
-def _adapted(package: _Package, architecture: Architecture) -> Iterator[None]:
+def _patched(package: _Package, architecture: Architecture) -> Iterator[None]:
     """Let the package build a network of any size on transformers 5 without a download; undone at the end."""
 
     text_config = to_config(architecture).text_config
@@ -199,7 +199,7 @@ def _adapted(package: _Package, architecture: Architecture) -> Iterator[None]:
 
     replacements = [
         (package.network, "BertModelWarper", lambda bert_model: bert_model),
-        (package.tokenizing, "get_tokenlizer", lambda _type: _ReadyTokens()),
+        (package.tokenizing, "get_tokenlizer", lambda _type: _TokenPassThrough()),
         (package.tokenizing, "get_pretrained_language_model", lambda _type: _BlockMaskedBert(text_config)),
         (package.backbone, "build_swin_transformer", build_swin),
     ]
@@ -214,14 +214,14 @@ def _adapted(package: _Package, architecture: Architecture) -> Iterator[None]:
 
 
 class _BlockMaskedBert(BertModel):
-    """A BERT that takes the mask (b, t, t) by which each phrase sees only itself; parameters are named as ever."""
+    """A BERT that takes the mask (b, t, t) by which each phrase sees only itself; its parameters keep their names."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
         return super().forward(input_ids=input_ids, attention_mask=attention_mask[:, None].bool(), **options)
 
 
-class _ReadyTokens:
-    """Stands in for the tokenizer inside the network: its captions are token ids already, with spans that are known."""
+class _TokenPassThrough:
+    """Stands in for the tokenizer inside the network, whose captions are token ids already."""
 
     def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]:
         """The ids of the delimiters, which every Grounding DINO has in common."""
@@ -236,7 +236,7 @@ class _ReadyTokens:
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load all parameters of `network`; what can be counted out, such as indices of relative positions, may lack."""
+    """Load all parameters of `network`; buffers such as indices of relative positions may be missing."""
     expected = network.state_dict()
     missing = {name for name, _ in network.named_parameters(remove_duplicate=False)} - weights.keys()
     common = expected.keys() & weights.keys()

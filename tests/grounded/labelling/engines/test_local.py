@@ -10,32 +10,32 @@ from PIL import Image
 
 from grounded.data.image import SourceImage
 from grounded.errors import ConfigError, OutputError
-from grounded.labelling.engines.local import Options, answer, label, pending, write_outcomes
-from grounded.labelling.loading import Loaded, load
-from grounded.labelling.progress import Silent, Tally
+from grounded.labelling.engines.local import EngineOptions, label_batch, label_local, pending_items, write_outcomes
+from grounded.labelling.loading import LoadedImage, load_image
+from grounded.labelling.progress import NoProgress, RunCounter
 from grounded.labelling.records import Record
 from grounded.labelling.sources import Item, open_source
-from grounded.labelling.store import Failure, Run, failures, files_done, open_run, records
-from grounded.labelling.task import Labelled
-from tests.grounded.labelling.standin import PHRASES, SIZES, Bright, label_folder, write_pictures
+from grounded.labelling.store import Failure, Run, open_run, read_done_files, read_failures, read_records
+from grounded.labelling.task import LabelledImage
+from tests.grounded.labelling.standin import PHRASES, SIZES, Bright, label_folder, write_images
 
 RUN = Run(source="/data", phrases=PHRASES, models={"detector": "none"}, config="1")
 
 
 def contents(folder: Path) -> dict[str, dict]:
-    return {found.image.file: found.to_dict() for found in records(folder)}
+    return {found.image.file: found.to_dict() for found in read_records(folder)}
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    return write_pictures(tmp_path / "images", 12)
+    return write_images(tmp_path / "images", 12)
 
 
-def test_every_picture_gets_a_record(images: Path, tmp_path: Path):
+def test_every_image_gets_a_record(images: Path, tmp_path: Path):
     summary = label_folder(images, tmp_path / "out")
-    assert (summary.pictures, summary.failures, summary.skipped, summary.interrupted) == (12, 0, 0, False)
+    assert (summary.images, summary.failures, summary.skipped, summary.interrupted) == (12, 0, 0, False)
     assert summary.instances == {"bright": 12, "dark": 0}
-    found = {record.image.file: record for record in records(tmp_path / "out")}
+    found = {record.image.file: record for record in read_records(tmp_path / "out")}
     assert sorted(found) == [f"{number:04d}.png" for number in range(12)]
     record = found["0001.png"]
     assert (record.image.height, record.image.width) == SIZES[1] == record.instances.image_size
@@ -45,7 +45,7 @@ def test_every_picture_gets_a_record(images: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_how_the_work_is_done_changes_no_answer(images: Path, tmp_path: Path, workers: int, batch: int):
+def test_scheduling_changes_no_record(images: Path, tmp_path: Path, workers: int, batch: int):
     label_folder(images, tmp_path / "one", workers=1, batch=1, readers=1)
     label_folder(images, tmp_path / "other", workers=workers, batch=batch)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
@@ -66,17 +66,17 @@ def test_an_empty_source(tmp_path: Path):
             return 0
 
     with open_run(tmp_path, RUN) as writer:
-        assert label(Nothing(), Bright(), writer).pictures == 0
-    assert files_done(tmp_path) == set()
+        assert label_local(Nothing(), Bright(), writer).images == 0
+    assert read_done_files(tmp_path) == set()
 
 
 def test_the_second_run_has_nothing_to_do(images: Path, tmp_path: Path):
     label_folder(images, tmp_path / "out")
     before = contents(tmp_path / "out")
     summary = label_folder(images, tmp_path / "out")
-    assert (summary.pictures, summary.skipped) == (0, 12)
-    write_pictures(images, 13)
-    assert label_folder(images, tmp_path / "out").pictures == 1
+    assert (summary.images, summary.skipped) == (0, 12)
+    write_images(images, 13)
+    assert label_folder(images, tmp_path / "out").images == 1
     assert {**before, **contents(tmp_path / "out")} == contents(tmp_path / "out")
 
 
@@ -87,8 +87,8 @@ def test_failures_do_not_stop_a_run_and_can_be_retried(images: Path, tmp_path: P
     for name in ("0001.png", "0004.png"):  # of one size, so that they share batches with others
         (images / name).rename(images / f"hard-{name}")
     summary = label_folder(images, out, batch=4)
-    assert (summary.pictures, summary.failures) == (10, 4)
-    failed = failures(out)
+    assert (summary.images, summary.failures) == (10, 4)
+    failed = read_failures(out)
     assert {file: (failure.kind, failure.attempts) for file, failure in failed.items()} == {
         "broken.png": ("image", 1),
         "gone.png": ("read", 1),
@@ -97,109 +97,120 @@ def test_failures_do_not_stop_a_run_and_can_be_retried(images: Path, tmp_path: P
     }
     assert failed["hard-0001.png"].reason == "too hard"
     again = label_folder(images, out)
-    assert (again.pictures, again.failures, again.skipped) == (0, 0, 10)
+    assert (again.images, again.failures, again.skipped) == (0, 0, 10)
     Image.new("RGB", (4, 3)).save(images / "broken.png")
     summary = label_folder(images, out, retry_failures=True)
-    assert (summary.pictures, summary.failures) == (1, 3)
-    assert failures(out)["gone.png"].attempts == 2
-    assert "broken.png" in files_done(out)
+    assert (summary.images, summary.failures) == (1, 3)
+    assert read_failures(out)["gone.png"].attempts == 2
+    assert "broken.png" in read_done_files(out)
     assert (out / "failures.jsonl").read_bytes().count(b"\n") == 3
 
 
-def test_large_pictures_are_failures(images: Path, tmp_path: Path):
+def test_large_images_are_failures(images: Path, tmp_path: Path):
     Image.new("L", (100, 100)).save(images / "large.png")
     label_folder(images, tmp_path / "out", max_pixels=9_999)
-    assert set(failures(tmp_path / "out")) == {"large.png"}
-    assert "10" in failures(tmp_path / "out")["large.png"].reason
+    assert set(read_failures(tmp_path / "out")) == {"large.png"}
+    assert "10" in read_failures(tmp_path / "out")["large.png"].reason
 
 
-def test_what_is_pending(images: Path, tmp_path: Path):
+def test_pending_items(images: Path, tmp_path: Path):
     source = open_source(images)
     with open_run(tmp_path / "out", RUN) as writer:
         writer.done.add("0003.png")
         writer.fail(Failure(file="0005.png", reason="x"))
-        assert [item.file[3] for item in pending(source, writer)][:6] == ["0", "1", "2", "4", "6", "7"]
-        assert [item.file[3] for item in pending(source, writer, retry_failures=True)][:5] == ["0", "1", "2", "4", "5"]
+        assert [item.file[3] for item in pending_items(source, writer)][:6] == ["0", "1", "2", "4", "6", "7"]
+        assert [item.file[3] for item in pending_items(source, writer, retry_failures=True)][:5] == [
+            "0",
+            "1",
+            "2",
+            "4",
+            "5",
+        ]
 
 
-def loaded(*names: str) -> list[Loaded]:
+def loaded(*names: str) -> list[LoadedImage]:
     buffer = io.BytesIO()
     Image.new("L", (4, 3)).save(buffer, "PNG")
-    return [one for one in (load(Item(name, buffer.getvalue)) for name in names) if isinstance(one, Loaded)]
+    return [one for one in (load_image(Item(name, buffer.getvalue)) for name in names) if isinstance(one, LoadedImage)]
 
 
-class Asked:
-    """A step that notes what it was asked, and raises for some."""
+class RecordingTask:
+    """A task that notes the sizes of its batches, and raises for some images."""
 
-    def __init__(self, error: Exception | None = None, answers: int | None = None) -> None:
+    def __init__(self, error: Exception | None = None, most: int | None = None) -> None:
         self.calls: list[int] = []
-        self.error, self.answers = error, answers
+        self.error, self.most = error, most
 
-    def __call__(self, pictures: Sequence[SourceImage]) -> list[Labelled]:
-        self.calls.append(len(pictures))
-        if self.error and any(picture.path and picture.path.name == "bad.png" for picture in pictures):
+    def __call__(self, images: Sequence[SourceImage]) -> list[LabelledImage]:
+        self.calls.append(len(images))
+        if self.error and any(image.path and image.path.name == "bad.png" for image in images):
             raise self.error
-        return Bright()(pictures)[: self.answers]
+        return Bright()(images)[: self.most]
 
 
-def test_a_batch_that_raises_is_asked_for_one_by_one():
-    step = Asked(MemoryError("no room"))
-    outcomes = answer(step, loaded("a.png", "bad.png", "c.png"), RUN)
-    assert step.calls == [3, 1, 1, 1]
+def test_a_batch_that_raises_is_repeated_image_by_image():
+    task = RecordingTask(MemoryError("no room"))
+    outcomes = label_batch(task, loaded("a.png", "bad.png", "c.png"), RUN)
+    assert task.calls == [3, 1, 1, 1]
     assert [type(outcome) for outcome in outcomes] == [Record, Failure, Record]
     assert outcomes[1] == Failure(file="bad.png", reason="MemoryError: no room", kind="model")
-    assert answer(step, [], RUN) == []
+    assert label_batch(task, [], RUN) == []
 
 
-def test_a_step_that_answers_for_too_few():
-    outcomes = answer(Asked(answers=1), loaded("a.png", "b.png"), RUN)
+def test_a_task_that_labels_too_few():
+    outcomes = label_batch(RecordingTask(most=1), loaded("a.png", "b.png"), RUN)
     assert all(isinstance(outcome, Record) for outcome in outcomes) and len(outcomes) == 2
-    outcomes = answer(Asked(answers=0), loaded("a.png"), RUN)
-    assert isinstance(outcomes[0], Failure) and "got 0 answers" in outcomes[0].reason
+    outcomes = label_batch(RecordingTask(most=0), loaded("a.png"), RUN)
+    assert isinstance(outcomes[0], Failure) and "got 0 results" in outcomes[0].reason
 
 
-class Upon(Silent):
-    """Acts when a number of pictures is done."""
+class CallAt(NoProgress):
+    """Calls a function when so many images are done."""
 
-    def __init__(self, handled: int, act: Callable[[], object]) -> None:
-        self.handled, self.act = handled, act
+    def __init__(self, done: int, act: Callable[[], object]) -> None:
+        self.done, self.act = done, act
 
-    def show(self, tally: Tally) -> None:
-        if tally.handled == self.handled:
+    def update(self, counter: RunCounter) -> None:
+        if counter.done == self.done:
             self.act()
 
 
-def test_stopping_finishes_what_is_in_work(tmp_path: Path):
-    source = open_source(write_pictures(tmp_path / "images", 100))
+def test_stopping_finishes_batches_in_progress(tmp_path: Path):
+    source = open_source(write_images(tmp_path / "images", 100))
     stopped = threading.Event()
     with open_run(tmp_path / "out", RUN) as writer:
-        summary = label(
-            source, Bright(), writer, Options(workers=2), progress=Upon(5, stopped.set), stop=stopped.is_set
+        summary = label_local(
+            source,
+            Bright(),
+            writer,
+            EngineOptions(workers=2),
+            progress=CallAt(5, stopped.set),
+            should_stop=stopped.is_set,
         )
-    assert summary.interrupted and 5 <= summary.pictures <= 5 + 3
-    assert len(files_done(tmp_path / "out")) == summary.pictures
+    assert summary.interrupted and 5 <= summary.images <= 5 + 3
+    assert len(read_done_files(tmp_path / "out")) == summary.images
     with open_run(tmp_path / "out", RUN) as writer:
-        assert label(source, Bright(), writer).pictures == 100 - summary.pictures
+        assert label_local(source, Bright(), writer).images == 100 - summary.images
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_leaves_whole_lines(tmp_path: Path):
-    source = open_source(write_pictures(tmp_path / "images", 20))
+    source = open_source(write_images(tmp_path / "images", 20))
     with pytest.raises(OutputError, match="the disk is full"), open_run(tmp_path / "out", RUN) as writer:
         full = open("/dev/full", "ab", buffering=0)  # noqa: SIM115 - the writer closes it
-        act = Upon(5, lambda: writer._files.update({tmp_path / "out" / "records" / "00000.jsonl": full}))
-        label(source, Bright(), writer, progress=act)
-    assert len(files_done(tmp_path / "out")) == 5
+        act = CallAt(5, lambda: writer._files.update({tmp_path / "out" / "records" / "00000.jsonl": full}))
+        label_local(source, Bright(), writer, progress=act)
+    assert len(read_done_files(tmp_path / "out")) == 5
     with open_run(tmp_path / "out", RUN) as writer:
-        assert label(source, Bright(), writer).pictures == 15
+        assert label_local(source, Bright(), writer).images == 15
 
 
-def test_workers_have_shards_of_their_own_and_a_picture_one_record(tmp_path: Path):
-    source = open_source(write_pictures(tmp_path / "images", 4))
-    first, second = answer(Bright(), loaded("a.png", "b.png"), RUN)
+def test_workers_have_their_own_shards_and_an_image_one_record(tmp_path: Path):
+    source = open_source(write_images(tmp_path / "images", 4))
+    first, second = label_batch(Bright(), loaded("a.png", "b.png"), RUN)
     outcomes = [(first, 0), (second, 7), (first, 7), (Failure(file="a.png", reason="late"), 0)]
     with open_run(tmp_path / "out", RUN) as writer:
         summary = write_outcomes(outcomes, writer, source)
-    assert (summary.pictures, summary.failures) == (2, 0)
+    assert (summary.images, summary.failures) == (2, 0)
     assert sorted(os.listdir(tmp_path / "out" / "records")) == ["00000.jsonl", "00007.jsonl"]
 
 
@@ -218,7 +229,7 @@ def test_a_changed_configuration_is_refused(images: Path, tmp_path: Path):
 
 @dataclass(frozen=True)
 class Endless:
-    """One small picture under many names."""
+    """One small image under many names."""
 
     count_: int
     data: bytes
@@ -245,13 +256,15 @@ def resident() -> int:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc to see the memory of the process")
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, count: int):
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, count: int):
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "PNG")
     levels: list[int] = []
     with open_run(tmp_path, RUN) as writer:
-        progress = Upon(count // 10, lambda: levels.append(resident()))
-        label(Endless(count, buffer.getvalue()), Bright(), writer, Options(workers=2, batch=4), progress=progress)
+        progress = CallAt(count // 10, lambda: levels.append(resident()))
+        label_local(
+            Endless(count, buffer.getvalue()), Bright(), writer, EngineOptions(workers=2, batch=4), progress=progress
+        )
     # Decoded, the pictures take 12 kB each; held, the records of the last nine tenths alone would take more than this.
     assert resident() - levels[0] < count * 2_000
-    assert len(files_done(tmp_path)) == count
+    assert len(read_done_files(tmp_path)) == count

@@ -1,6 +1,6 @@
 """The engine on Ray: the same records as in one process, whatever becomes of the workers.
 
-Steps are stand-ins without models, but for one test; the workers are real processes, and die for real.
+Tasks are stand-ins without models, but for one test; the workers are real processes, and die for real.
 """
 
 import os
@@ -22,13 +22,13 @@ from grounded.config import load as load_config
 from grounded.data.image import SourceImage
 from grounded.errors import ConfigError
 from grounded.labelling.engines import ray_workers
-from grounded.labelling.engines.local import Options, label
-from grounded.labelling.engines.ray import fitting, label_ray
+from grounded.labelling.engines.local import EngineOptions, label_local
+from grounded.labelling.engines.ray import label_ray, plan_workers
 from grounded.labelling.engines.ray_workers import WorkerError
-from grounded.labelling.progress import Silent, Summary, Tally
+from grounded.labelling.progress import NoProgress, RunCounter, RunSummary
 from grounded.labelling.sources import Item, open_source
-from grounded.labelling.store import Run, failures, open_run, records
-from grounded.labelling.task import Labelled, StepSpec
+from grounded.labelling.store import Run, open_run, read_failures, read_records
+from grounded.labelling.task import LabelledImage, PipelineTaskSpec
 from tests.data import PICNIC, ROOT
 from tests.grounded.labelling import standin
 from tests.grounded.labelling.standin import PHRASES
@@ -38,7 +38,7 @@ WITHOUT_RAY = "needs Ray: pip install 'grounded-segany[ray]'"
 
 @dataclass(frozen=True)
 class Bright:
-    """A recipe, and the step that it builds: a picture with "poison" in its name ends the process that looks at it."""
+    """A spec, and the task that it builds: an image with "poison" in its name ends the process that labels it."""
 
     notes: Path  # a folder where every process that labels leaves its id
     seconds: float = 0.0  # for each picture
@@ -46,16 +46,16 @@ class Bright:
     def load(self) -> "Bright":
         return self
 
-    def __call__(self, pictures: Sequence[SourceImage]) -> list[Labelled]:
+    def __call__(self, images: Sequence[SourceImage]) -> list[LabelledImage]:
         (self.notes / str(os.getpid())).touch()
-        if any(picture.path and "poison" in picture.path.name for picture in pictures):
+        if any(image.path and "poison" in image.path.name for image in images):
             os._exit(1)
-        return standin.Bright(self.seconds)(pictures)
+        return standin.Bright(self.seconds)(images)
 
 
 @dataclass(frozen=True)
 class Unloadable:
-    """A recipe that fails as `how` says."""
+    """A spec whose loading fails, by an exception or by the death of the process."""
 
     how: str
 
@@ -65,14 +65,14 @@ class Unloadable:
         raise ConfigError("no such weights")
 
 
-class Upon(Silent):
-    """Does something when so many pictures are done."""
+class CallAt(NoProgress):
+    """Calls a function when so many images are done."""
 
     def __init__(self, act: Callable[[], object], *done: int) -> None:
         self.act, self.done = act, done
 
-    def show(self, tally: Tally) -> None:
-        if tally.handled in self.done:
+    def update(self, counter: RunCounter) -> None:
+        if counter.done in self.done:
             self.act()
 
 
@@ -88,19 +88,19 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def pictures(folder: Path, count: int, *special: str) -> str:
-    """Write small pictures of several sizes, and one of each of the given names in their midst. Returns the folder."""
-    standin.write_pictures(folder, count)
+def write_source(folder: Path, count: int, *special: str) -> str:
+    """Write small images of several sizes, and one of each of the given names in their midst. Returns the folder."""
+    standin.write_images(folder, count)
     for name in special:
         Image.new("RGB", (12, 12), "white").save(folder / f"{count // 2:04d}-{name}.png")
     return str(folder)
 
 
-def labelled(engine: Callable, spec: str, recipe: object, out: Path, **options: object) -> Summary:
-    source = open_source(spec)
+def labelled(engine: Callable, images: str, spec: object, out: Path, **options: object) -> RunSummary:
+    source = open_source(images)
     run = Run(source=source.spec, phrases=PHRASES, models={"detector": "none"}, config="1")
     with open_run(out, run) as writer:
-        return engine(source, recipe, writer, Options(batch=2), **options)
+        return engine(source, spec, writer, EngineOptions(batch=2), **options)
 
 
 def contents(out: Path) -> dict[str, object]:
@@ -111,7 +111,7 @@ def contents(out: Path) -> dict[str, object]:
             name = line.split(b'"file":"', 1)[1].split(b'"', 1)[0].decode()
             assert name not in found, f"two records of {name}"
             found[name] = None
-    for record in records(out):
+    for record in read_records(out):
         found[record.image.file] = record.to_dict() | {"seconds": None}
     return found
 
@@ -147,8 +147,8 @@ GONE = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
         pytest.param([NODE, GONE], 5, 1, None, (5, 1), id="as many as asked for"),
     ],
 )
-def test_fitting(nodes: list, workers: int | None, cpus: float, gpus: float | None, expected: tuple) -> None:
-    count, resources = fitting(nodes, workers, cpus, gpus)
+def test_plan_workers(nodes: list, workers: int | None, cpus: float, gpus: float | None, expected: tuple) -> None:
+    count, resources = plan_workers(nodes, workers, cpus, gpus)
     assert (count, resources["num_gpus"]) == expected
     assert resources["num_cpus"] == cpus
 
@@ -169,14 +169,14 @@ def test_what_does_not_fit_is_refused(
     nodes: list, workers: int | None, cpus: float, gpus: float | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        fitting(nodes, workers, cpus, gpus)
+        plan_workers(nodes, workers, cpus, gpus)
 
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # what importing it then raises is what its absence raises
-    spec = pictures(tmp_path / "in", 1)
+    images = write_source(tmp_path / "in", 1)
     with pytest.raises(ConfigError, match=r'pip install "grounded-segany\[ray\]"'):
-        labelled(label_ray, spec, Bright(tmp_path), tmp_path / "out")
+        labelled(label_ray, images, Bright(tmp_path), tmp_path / "out")
 
 
 def test_cluster_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
@@ -185,88 +185,88 @@ def test_cluster_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))  # and never listens
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: Connection refused"):
-            labelled(label_ray, pictures(tmp_path / "in", 1), Bright(tmp_path), tmp_path / "out", address=address)
+            labelled(label_ray, write_source(tmp_path / "in", 1), Bright(tmp_path), tmp_path / "out", address=address)
 
 
 @pytest.mark.usefixtures("cluster")
 class TestOnACluster:
     def test_records_are_those_of_one_process(self, tmp_path: Path) -> None:
-        spec = pictures(tmp_path / "in", 30, "hard")
+        images = write_source(tmp_path / "in", 30, "hard")
         (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
         here, there = tmp_path / "here", tmp_path / "there"
-        labelled(label, spec, Bright(notes(tmp_path)), here)
+        labelled(label_local, images, Bright(notes(tmp_path)), here)
         (notes(tmp_path) / str(os.getpid())).unlink()
-        summary = labelled(label_ray, spec, Bright(notes(tmp_path), 0.02), there, workers=2)
+        summary = labelled(label_ray, images, Bright(notes(tmp_path), 0.02), there, workers=2)
         assert contents(there) == contents(here)
-        assert failures(there) == failures(here)
-        assert {failure.kind for failure in failures(there).values()} == {"model", "image"}
-        assert (summary.pictures, summary.failures, summary.interrupted) == (30, 2, False)
+        assert read_failures(there) == read_failures(here)
+        assert {failure.kind for failure in read_failures(there).values()} == {"model", "image"}
+        assert (summary.images, summary.failures, summary.interrupted) == (30, 2, False)
         assert sorted(path.name for path in (there / "records").iterdir()) == ["00000.jsonl", "00001.jsonl"]
         assert len(list(notes(tmp_path).iterdir())) == 2
         # Nothing is left to do, and nothing is done.
-        again = labelled(label_ray, spec, Bright(notes(tmp_path)), there, workers=1)
-        assert (again.pictures, again.failures, again.skipped) == (0, 0, 30)
+        again = labelled(label_ray, images, Bright(notes(tmp_path)), there, workers=1)
+        assert (again.images, again.failures, again.skipped) == (0, 0, 30)
 
     def test_killed_worker_loses_nothing(self, tmp_path: Path) -> None:
-        spec = pictures(tmp_path / "in", 30)
-        kill = Upon(partial(kill_workers, notes(tmp_path)), 9)
-        summary = labelled(label_ray, spec, Bright(notes(tmp_path), 0.02), tmp_path / "out", workers=2, progress=kill)
-        assert len(contents(tmp_path / "out")) == summary.pictures == 30
-        assert not failures(tmp_path / "out")
+        images = write_source(tmp_path / "in", 30)
+        kill = CallAt(partial(kill_workers, notes(tmp_path)), 9)
+        summary = labelled(label_ray, images, Bright(notes(tmp_path), 0.02), tmp_path / "out", workers=2, progress=kill)
+        assert len(contents(tmp_path / "out")) == summary.images == 30
+        assert not read_failures(tmp_path / "out")
         assert len(list(notes(tmp_path).iterdir())) == 4
 
     @pytest.mark.slow
     def test_workers_killed_again_and_again_lose_nothing(self, tmp_path: Path) -> None:
-        spec = pictures(tmp_path / "in", 60)
-        kill = Upon(partial(kill_workers, notes(tmp_path)), 5, 13, 14, 31, 50)
-        summary = labelled(label_ray, spec, Bright(notes(tmp_path), 0.02), tmp_path / "out", workers=2, progress=kill)
+        images = write_source(tmp_path / "in", 60)
+        kill = CallAt(partial(kill_workers, notes(tmp_path)), 5, 13, 14, 31, 50)
+        summary = labelled(label_ray, images, Bright(notes(tmp_path), 0.02), tmp_path / "out", workers=2, progress=kill)
         # A picture that is by itself with its worker at the wrong moment twice is taken for the cause.
-        done, failed = set(contents(tmp_path / "out")), failures(tmp_path / "out")
+        done, failed = set(contents(tmp_path / "out")), read_failures(tmp_path / "out")
         assert done | set(failed) == {path.name for path in (tmp_path / "in").iterdir()}
-        assert (summary.pictures, summary.failures) == (len(done), len(failed))
+        assert (summary.images, summary.failures) == (len(done), len(failed))
         assert all(failure.kind == "crash" for failure in failed.values())
 
     def test_picture_that_kills_its_worker_is_a_failure(self, tmp_path: Path) -> None:
-        spec = pictures(tmp_path / "in", 12, "poison")
-        summary = labelled(label_ray, spec, Bright(notes(tmp_path)), tmp_path / "out", workers=1)
-        assert len(contents(tmp_path / "out")) == summary.pictures == 12
-        (failure,) = failures(tmp_path / "out").values()
+        images = write_source(tmp_path / "in", 12, "poison")
+        summary = labelled(label_ray, images, Bright(notes(tmp_path)), tmp_path / "out", workers=1)
+        assert len(contents(tmp_path / "out")) == summary.images == 12
+        (failure,) = read_failures(tmp_path / "out").values()
         assert (failure.file, failure.kind, failure.attempts) == ("0006-poison.png", "crash", 2)
         assert "died twice" in failure.reason and "\n" not in failure.reason
 
     @pytest.mark.slow
     def test_either_engine_goes_on_where_the_other_stopped(self, tmp_path: Path) -> None:
-        spec = pictures(tmp_path / "in", 40)
+        images = write_source(tmp_path / "in", 40)
         out, wish = tmp_path / "out", []
         half = labelled(
             label_ray,
-            spec,
+            images,
             Bright(notes(tmp_path), 0.01),
             out,
             workers=1,
-            progress=Upon(partial(wish.append, 1), 8),
-            stop=lambda: bool(wish),
+            progress=CallAt(partial(wish.append, 1), 8),
+            should_stop=lambda: bool(wish),
         )
-        assert half.interrupted and 8 <= half.pictures < 40
-        rest = labelled(label, spec, Bright(notes(tmp_path)), out)
-        assert (rest.pictures, rest.skipped) == (40 - half.pictures, half.pictures)
+        assert half.interrupted and 8 <= half.images < 40
+        rest = labelled(label_local, images, Bright(notes(tmp_path)), out)
+        assert (rest.images, rest.skipped) == (40 - half.images, half.images)
         assert len(contents(out)) == 40
 
     @pytest.mark.slow
     def test_what_a_worker_cannot_read_is_sent_to_it(self, tmp_path: Path) -> None:
-        pictures(tmp_path / "in", 60)
+        write_source(tmp_path / "in", 60)
         data = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
         source = Elsewhere(os.getpid(), data)
         ahead = Ahead(source)
         with open_run(tmp_path / "out", Run(source="elsewhere", phrases=PHRASES)) as writer:
             summary = label_ray(source, Bright(notes(tmp_path)), writer, workers=1, progress=ahead)
-        assert len(contents(tmp_path / "out")) == summary.pictures == 60
+        assert len(contents(tmp_path / "out")) == summary.images == 60
         assert ahead.most <= 10, "more than two chunks and what was sent back are under way: nothing holds the source"
-        (failure,) = failures(tmp_path / "out").values()
+        (failure,) = read_failures(tmp_path / "out").values()
         assert (failure.file, failure.kind) == ("nowhere.png", "read")
 
     @pytest.mark.parametrize(
-        ("recipe", "error", "message"),
+        ("spec", "error", "message"),
         [
             pytest.param(Unloadable("raises"), ConfigError, "^no such weights$", id="raises"),
             pytest.param(
@@ -279,22 +279,22 @@ class TestOnACluster:
         ],
     )
     def test_models_that_cannot_be_loaded_end_the_run(
-        self, tmp_path: Path, recipe: Unloadable, error: type[Exception], message: str
+        self, tmp_path: Path, spec: Unloadable, error: type[Exception], message: str
     ) -> None:
         with pytest.raises(error, match=message):
-            labelled(label_ray, pictures(tmp_path / "in", 3), recipe, tmp_path / "out", workers=1)
+            labelled(label_ray, write_source(tmp_path / "in", 3), spec, tmp_path / "out", workers=1)
 
     @pytest.mark.slow
     def test_workers_that_die_of_everything_end_the_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ray_workers, "_DEATHS", 3)
-        spec = pictures(tmp_path / "in", 1, *(f"{number}-poison" for number in range(6)))
+        monkeypatch.setattr(ray_workers, "_MAX_DEATHS", 3)
+        images = write_source(tmp_path / "in", 1, *(f"{number}-poison" for number in range(6)))
         os.remove(tmp_path / "in" / "0000.png")
         with pytest.raises(WorkerError, match="3 workers died in a row"):
-            labelled(label_ray, spec, Bright(notes(tmp_path)), tmp_path / "out", workers=1)
+            labelled(label_ray, images, Bright(notes(tmp_path)), tmp_path / "out", workers=1)
 
     def test_resources_that_are_not_there_are_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="Ray has room for 2 of them"):
-            labelled(label_ray, pictures(tmp_path / "in", 1), Bright(tmp_path), tmp_path / "out", workers=3)
+            labelled(label_ray, write_source(tmp_path / "in", 1), Bright(tmp_path), tmp_path / "out", workers=3)
 
     @pytest.mark.slow
     def test_models(self, tmp_path: Path) -> None:
@@ -304,12 +304,12 @@ class TestOnACluster:
         folder.mkdir()
         for number, side in enumerate((320, 320, 256, 320)):
             Image.open(PICNIC).convert("RGB").resize((side, 240)).save(folder / f"{number}.png")
-        spec = StepSpec(load_config("tiny"), Vocabulary.from_text("a dog. pizza"))
+        spec = PipelineTaskSpec(load_config("tiny"), Vocabulary.from_text("a dog. pizza"))
         source = open_source(folder)
-        for out, engine, recipe in (("here", label, spec.load()), ("there", label_ray, spec)):
-            with open_run(tmp_path / out, spec.run(source.spec)) as writer:
-                assert engine(source, recipe, writer, Options(batch=2)).pictures == 4
-        assert sum(len(record.instances) for record in records(tmp_path / "here")) > 0
+        for out, engine, work in (("here", label_local, spec.load()), ("there", label_ray, spec)):
+            with open_run(tmp_path / out, spec.describe_run(source.spec)) as writer:
+                assert engine(source, work, writer, EngineOptions(batch=2)).images == 4
+        assert sum(len(record.instances) for record in read_records(tmp_path / "here")) > 0
         assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
@@ -335,14 +335,14 @@ class Elsewhere:
         return len(self.data) + 1
 
 
-class Ahead(Silent):
+class Ahead(NoProgress):
     """Most pictures that were asked for and not done."""
 
     def __init__(self, source: Elsewhere) -> None:
         self.source, self.most = source, 0
 
-    def show(self, tally: Tally) -> None:
-        self.most = max(self.most, self.source.asked - tally.handled)
+    def update(self, counter: RunCounter) -> None:
+        self.most = max(self.most, self.source.asked - counter.done)
 
 
 def _read_in(process: int, data: bytes) -> bytes:
@@ -356,9 +356,9 @@ import signal
 import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what the background of a shell would ignore
-from tests.grounded.labelling import test_ray_engine as tests
-spec, notes, out = sys.argv[1:]
-tests.labelled(tests.label_ray, spec, tests.Bright(Path(notes), 0.1), Path(out), workers=2)
+from tests.grounded.labelling.engines import test_ray as tests
+images, notes, out = sys.argv[1:]
+tests.labelled(tests.label_ray, images, tests.Bright(Path(notes), 0.1), Path(out), workers=2)
 """
 
 
@@ -366,8 +366,8 @@ tests.labelled(tests.label_ray, spec, tests.Bright(Path(notes), 0.1), Path(out),
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_killed_run_leaves_no_process_and_is_resumed(tmp_path: Path, how: signal.Signals) -> None:
     pytest.importorskip("ray", reason=WITHOUT_RAY)
-    spec, out = pictures(tmp_path / "in", 60), tmp_path / "out"
-    arguments = [spec, str(notes(tmp_path)), str(out)]
+    images, out = write_source(tmp_path / "in", 60), tmp_path / "out"
+    arguments = [images, str(notes(tmp_path)), str(out)]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (out / "records").is_dir() or len(contents(out)) < 10:
@@ -381,6 +381,6 @@ def test_killed_run_leaves_no_process_and_is_resumed(tmp_path: Path, how: signal
     while any(Path("/proc", note.name).exists() for note in notes(tmp_path).iterdir()):
         assert time.monotonic() < deadline, "a worker outlives the run"
         time.sleep(0.2)
-    summary = labelled(label, spec, Bright(notes(tmp_path)), out)
-    assert (summary.pictures, summary.skipped) == (60 - before, before)
+    summary = labelled(label_local, images, Bright(notes(tmp_path)), out)
+    assert (summary.images, summary.skipped) == (60 - before, before)
     assert len(contents(out)) == 60

@@ -1,12 +1,15 @@
-"""Records of every kind that formats find hard, and the bytes of the pictures that they are about."""
+"""Records of every kind that formats find hard, the bytes of their images, and a short way to export them."""
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from grounded.data.instances import Instances
+from grounded.labelling.formats.exporter import Exporter
 from grounded.labelling.records import ImageInfo, Record
 from segany.utils.rle import encode_rle
 from tests.data import disk
@@ -82,17 +85,28 @@ ALL = list(RECORDS.values())
 
 
 def images(file: str) -> bytes:
-    """The picture of a record, stored as its orientation says; its upper left pixel, seen upright, is red."""
+    """The image of a record, stored as its orientation says; its upper left pixel, seen upright, is red."""
     found = next(one.image for one in ALL if one.image.file == file)
     pixels = np.full((found.height, found.width, 3), 120, np.uint8)
     pixels[:8, :8] = (255, 0, 0)
-    picture, buffer = Image.fromarray(pixels), io.BytesIO()
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
     exif = Image.Exif()
     if found.orientation == 6:
-        picture = picture.transpose(Image.Transpose.ROTATE_90)
+        image = image.transpose(Image.Transpose.ROTATE_90)
         exif[0x0112] = 6
-    picture.save(buffer, format="PNG" if file.endswith(".png") else "JPEG", exif=exif)
+    image.save(buffer, format="PNG" if file.endswith(".png") else "JPEG", exif=exif)
     return buffer.getvalue()
+
+
+def write(
+    exporter: type[Exporter],
+    records: Sequence[Record],
+    classes: Sequence[str],
+    folder: Path,
+    images: Callable[[str], bytes] | None = None,
+) -> Counter[str]:
+    """Write a format's files into a folder, and return what was lost."""
+    return exporter(classes, folder, images).write(records)
 
 
 def visible(instances: Instances) -> list[np.ndarray]:

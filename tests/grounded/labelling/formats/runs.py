@@ -1,16 +1,16 @@
 """Runs to be corrected elsewhere."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from grounded.labelling.formats.corrections import Corrected, import_corrections
-from grounded.labelling.formats.exporting import export
-from grounded.labelling.formats.importing import Notes, open_annotations
+from grounded.labelling.formats.annotations import Notes, open_annotations
+from grounded.labelling.formats.corrections import ImportedCorrections, import_corrections
+from grounded.labelling.formats.exporter import export
 from grounded.labelling.records import Record
 from grounded.labelling.review import apply
-from grounded.labelling.store import Run, open_run
-from grounded.labelling.store import records as stored
+from grounded.labelling.store import Run, open_run, read_records
 from tests.grounded.labelling.formats import made
 
 CLASSES = (*made.CLASSES, "a red dog")
@@ -25,32 +25,29 @@ def write(folder: Path, records: list[Record] = made.ALL) -> Path:
     return folder
 
 
-def exported(folder: Path, name: str, write=None) -> Path:
-    """The run in `folder` as it is corrected so far, in a format, beside it."""
+def exported(folder: Path, name: str, at_most: int | None = None) -> Path:
+    """Export the run in `folder` as it is corrected so far, with `at_most` instances of each image, beside it."""
     out = folder.parent / f"{name}-{len(list(folder.parent.iterdir()))}"
-    if write is None:
-        export(name, apply.corrected(folder), CLASSES, out)
-    else:
-        out.mkdir()
-        write(apply.corrected(folder), CLASSES, out)
+    records = (replace(one, instances=one.instances[:at_most]) for one in apply.corrected_records(folder))
+    export(name, records, CLASSES, out)
     return out
 
 
 def taken_back(
     path: Path, folder: Path, name: str | None = None, keep_missing: bool = False
-) -> tuple[Corrected, Notes]:
+) -> tuple[ImportedCorrections, Notes]:
     """Import corrections into the run in `folder`."""
     notes = Notes()
     return import_corrections(folder, open_annotations(path, name), name or "labelme", notes, keep_missing), notes
 
 
 def corrected(folder: Path) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Labels and masks of each picture after reviews."""
-    return {record.image.file: pairs(record) for record in apply.corrected(folder)}
+    """Labels and masks of each image after reviews."""
+    return {record.image.file: pairs(record) for record in apply.corrected_records(folder)}
 
 
 def before(folder: Path) -> dict[str, list[tuple[str, np.ndarray]]]:
-    return {record.image.file: pairs(record) for record in stored(folder)}
+    return {record.image.file: pairs(record) for record in read_records(folder)}
 
 
 def pairs(record: Record) -> list[tuple[str, np.ndarray]]:

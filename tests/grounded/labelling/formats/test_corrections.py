@@ -8,9 +8,9 @@ import pytest
 
 from grounded.errors import ResultError
 from grounded.labelling.formats import corrections, label_studio_rle
-from grounded.labelling.formats import label_studio_write as label_studio
-from grounded.labelling.formats import labelme_write as labelme
-from grounded.labelling.formats.importing import Annotated, Annotation
+from grounded.labelling.formats.annotations import AnnotatedImage, Annotation
+from grounded.labelling.formats.coco import segmentation_to_rle
+from grounded.labelling.formats.outlines import outlines
 from grounded.labelling.review import log
 from grounded.labelling.review.log import Review
 from segany.utils.rle import encode_rle
@@ -31,12 +31,12 @@ def as_coco(folder: Path) -> tuple[Path, str]:
     return runs.exported(folder, "coco") / "instances.json", "coco"
 
 
-def as_labelme(folder: Path, write: Callable | None = None) -> tuple[Path, str]:
-    return runs.exported(folder, "labelme", write), "labelme"
+def as_labelme(folder: Path, name: str = "labelme") -> tuple[Path, str]:
+    return runs.exported(folder, name), "labelme"
 
 
-def as_label_studio(folder: Path, write: Callable | None = None) -> tuple[Path, str]:
-    path = runs.exported(folder, "label-studio", write) / "tasks.json"
+def as_label_studio(folder: Path, name: str = "label-studio") -> tuple[Path, str]:
+    path = runs.exported(folder, name) / "tasks.json"
     annotated(path)
     return path, "label-studio"
 
@@ -44,9 +44,9 @@ def as_label_studio(folder: Path, write: Callable | None = None) -> tuple[Path, 
 FORMATS: dict[str, Callable[[Path], tuple[Path, str]]] = {
     "coco": as_coco,
     "labelme": as_labelme,
-    "labelme masks": lambda folder: as_labelme(folder, labelme.write_masks),
+    "labelme-mask": lambda folder: as_labelme(folder, "labelme-mask"),
     "label-studio": as_label_studio,
-    "label-studio polygons": lambda folder: as_label_studio(folder, label_studio.write_polygons),
+    "label-studio-polygon": lambda folder: as_label_studio(folder, "label-studio-polygon"),
 }
 each = pytest.mark.parametrize("export", FORMATS.values(), ids=FORMATS)
 
@@ -58,14 +58,14 @@ def test_what_nobody_changed_is_accepted_once(export: Callable, tmp_path: Path):
     before = runs.before(folder)
     result, notes = runs.taken_back(path, folder, name)
     with_pixels = sum(len(made.shown(record)) for record in made.ALL)
-    assert (result.pictures, result.refused) == (len(made.ALL), {})
+    assert (result.images, result.refused) == (len(made.ALL), {})
     assert result.actions == {"accept": with_pixels}
     assert notes.lines() == []
     after = runs.corrected(folder)
     for file, pairs in before.items():
         runs.assert_equal(after[file], pairs)
     again, _ = runs.taken_back(path, folder, name)
-    assert (again.pictures, again.actions) == (len(made.ALL), {})
+    assert (again.images, again.actions) == (len(made.ALL), {})
 
 
 def change(data: dict, other: np.ndarray) -> None:
@@ -149,13 +149,7 @@ def test_changes_in_coco_are_told_by_overlap(tmp_path: Path):
 
 def test_what_was_not_exported_is_not_rejected(tmp_path: Path):
     folder = runs.write(tmp_path / "run")
-
-    def best(records, classes, out, images=None):
-        return labelme.write(
-            [replace(record, instances=record.instances[:1]) for record in records], classes, out, images
-        )
-
-    result, _ = runs.taken_back(runs.exported(folder, "labelme", best), folder)
+    result, _ = runs.taken_back(runs.exported(folder, "labelme", at_most=1), folder)
     assert set(result.actions) == {"accept"}
     path, name = as_coco(folder)
     data = json.loads(path.read_text())
@@ -169,8 +163,10 @@ def test_what_was_not_exported_is_not_rejected(tmp_path: Path):
 def test_an_instance_that_was_rejected_meanwhile_is_back(tmp_path: Path):
     folder = runs.write(tmp_path / "run")
     path, name = as_labelme(folder)
-    log.append(folder, Review(file="one.jpg", action="reject", instance=0))
-    log.append(folder, Review(file="holes.jpg", action="redraw", instance=0, mask=encode_rle(box(1, 9, 1, 9)[None])[0]))
+    log.append_reviews(folder, Review(file="one.jpg", action="reject", instance=0))
+    log.append_reviews(
+        folder, Review(file="holes.jpg", action="redraw", instance=0, mask=encode_rle(box(1, 9, 1, 9)[None])[0])
+    )
     result, _ = runs.taken_back(path, folder, name)
     assert result.actions["accept"] == sum(len(made.shown(record)) for record in made.ALL) - 1
     assert (result.actions["redraw"], result.actions["reject"], result.actions["add"]) == (1, 0, 0)
@@ -179,32 +175,32 @@ def test_an_instance_that_was_rejected_meanwhile_is_back(tmp_path: Path):
     runs.assert_equal(after["holes.jpg"], runs.before(folder)["holes.jpg"])
 
 
-def picture(record_size: tuple[int, int], *annotations: Annotation, **more: object) -> Annotated:
-    return Annotated(names=("a.jpg",), image_size=record_size, annotations=annotations, **more)
+def image(record_size: tuple[int, int], *annotations: Annotation, **more: object) -> AnnotatedImage:
+    return AnnotatedImage(names=("a.jpg",), image_size=record_size, annotations=annotations, **more)
 
 
 @pytest.mark.parametrize(
     ("found", "message"),
     [
         pytest.param(
-            picture((30, 40)), r"must be of 30 x 40 pixels, got 40 x 30: it was annotated as stored", id="turned"
+            image((30, 40)), r"must be of 30 x 40 pixels, got 40 x 30: it was annotated as stored", id="turned"
         ),
-        pytest.param(picture((10, 20)), r"must be of 30 x 40 pixels, got 20 x 10$", id="another size"),
+        pytest.param(image((10, 20)), r"must be of 30 x 40 pixels, got 20 x 10$", id="another size"),
         pytest.param(
-            picture((40, 30), Annotation(label="...", rle=encode_rle(box(1, 2, 1, 2)[None])[0])),
+            image((40, 30), Annotation(label="...", rle=encode_rle(box(1, 2, 1, 2)[None])[0])),
             r"a label must be a phrase, got '\.\.\.'",
             id="no word",
         ),
     ],
 )
-def test_what_cannot_be_compared(found: Annotated, message: str):
+def test_what_cannot_be_compared(found: AnnotatedImage, message: str):
     with pytest.raises(ResultError, match=message):
-        corrections.check(found, made.RECORDS["turned"])
-    corrections.check(picture((40, 30)), made.RECORDS["turned"])
-    corrections.check(replace(picture((40, 30)), image_size=None), made.RECORDS["turned"])
+        corrections.check_comparable(found, made.RECORDS["turned"])
+    corrections.check_comparable(image((40, 30)), made.RECORDS["turned"])
+    corrections.check_comparable(replace(image((40, 30)), image_size=None), made.RECORDS["turned"])
 
 
-def test_pictures_that_are_not_imported(tmp_path: Path):
+def test_images_that_are_not_imported(tmp_path: Path):
     folder = runs.write(tmp_path / "run")
     path, name = as_coco(folder)
     data = json.loads(path.read_text())
@@ -226,9 +222,11 @@ def test_pictures_that_are_not_imported(tmp_path: Path):
     assert notes.lines() == [f"{corrections.UNKNOWN}: 1 (unknown.jpg)"]
 
 
-def known(*masks: np.ndarray, phrase: str = "a dog", kept: bool = True) -> list[corrections.Known]:
+def known(*masks: np.ndarray, phrase: str = "a dog", kept: bool = True) -> list[corrections.ReviewedInstance]:
     rles = [encode_rle(mask[None])[0] for mask in masks]
-    return [corrections.Known(row, phrase, rle, frozenset({f"m{row}"}), kept) for row, rle in enumerate(rles)]
+    return [
+        corrections.ReviewedInstance(row, phrase, rle, frozenset({f"m{row}"}), kept) for row, rle in enumerate(rles)
+    ]
 
 
 def drawn(*masks: np.ndarray, label: str = "a dog", marks: tuple = ()) -> list[Annotation]:
@@ -261,18 +259,15 @@ A, B, BIGGER, C = box(0, 10, 0, 10), box(0, 10, 20, 30), box(0, 12, 0, 10), box(
     ],
 )
 def test_pairs(before: list, after: list, expected: dict):
-    assert corrections.paired(before, after) == expected
+    assert corrections.pair_annotations(before, after) == expected
 
 
 @pytest.mark.parametrize("name", [name for name, mask in MASKS.items() if mask.sum() > 60 and "noise" not in name])
 def test_masks_that_pycocotools_has_drawn_from_their_outlines_are_the_same(name: str):
-    from grounded.labelling.formats.coco_read import to_rle
-    from grounded.labelling.formats.outlines import outlines
-
     mask = MASKS[name]
     (rle,) = encode_rle(mask[None])
-    redrawn = to_rle([ring.ravel().tolist() for ring in outlines(rle)], mask.shape)
-    assert corrections.is_same(rle, Annotation(label="a", rle=redrawn, is_rounded=True))
+    redrawn = segmentation_to_rle([ring.ravel().tolist() for ring in outlines(rle)], mask.shape)
+    assert corrections.is_same_mask(rle, Annotation(label="a", rle=redrawn, is_rounded=True))
 
 
 @pytest.mark.parametrize(
@@ -286,11 +281,11 @@ def test_masks_that_pycocotools_has_drawn_from_their_outlines_are_the_same(name:
         pytest.param(box(0, 0, 0, 0), True, False, id="empty"),
     ],
 )
-def test_is_same(after: np.ndarray, is_rounded: bool, expected: bool):
+def test_is_same_mask(after: np.ndarray, is_rounded: bool, expected: bool):
     before, rle = encode_rle(np.stack([box(5, 25, 5, 25), after]))
-    assert corrections.is_same(before, Annotation(label="a", rle=rle, is_rounded=is_rounded)) == expected
+    assert corrections.is_same_mask(before, Annotation(label="a", rle=rle, is_rounded=is_rounded)) == expected
 
 
 def test_empty_masks_are_the_same():
     (nothing,) = encode_rle(box(0, 0, 0, 0)[None])
-    assert corrections.is_same(nothing, Annotation(label="a", rle=nothing))
+    assert corrections.is_same_mask(nothing, Annotation(label="a", rle=nothing))

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounded.labelling.formats import cvat
+from grounded.labelling.formats.cvat import CvatExporter
 from grounded.labelling.records import Record
 from tests.grounded.labelling.formats import made, public_readers
 
 
 def write(records: list[Record], folder: Path, images: bool = False) -> ElementTree.Element:
-    cvat.write(records, made.CLASSES, folder, made.images if images else None)
+    made.write(CvatExporter, records, made.CLASSES, folder, made.images if images else None)
     return ElementTree.parse(folder / "annotations.xml").getroot()
 
 
@@ -61,7 +61,7 @@ def test_the_best_score_lies_on_top(tmp_path: Path):
 
 def test_awkward_labels_and_names(tmp_path: Path):
     label, file = '<"猫" & \x07>', 'a&b/"c".jpg'
-    cvat.write([made.record(file, [made.pixel()], [label])], (label,), tmp_path)
+    made.write(CvatExporter, [made.record(file, [made.pixel()], [label])], (label,), tmp_path)
     root = ElementTree.parse(tmp_path / "annotations.xml").getroot()
     expected = label.replace("\x07", "\ufffd")
     assert root.findtext("meta/task/labels/label/name") == expected
@@ -76,7 +76,7 @@ def test_copies_are_upright(tmp_path: Path):
 
 
 def test_what_is_lost(tmp_path: Path):
-    lost = cvat.write([made.RECORDS["an empty mask among others"]], made.CLASSES, tmp_path)
+    lost = made.write(CvatExporter, [made.RECORDS["an empty mask among others"]], made.CLASSES, tmp_path)
     assert +lost == {
         "instances left out, as their masks are empty": 1,
         "scores, for which there is no place": 1,

@@ -8,26 +8,26 @@ import pytest
 from grounded.errors import ConfigError, ResultError
 from grounded.labelling import store
 from grounded.labelling.formats import ground_truth
-from grounded.labelling.formats.importing import SOURCE, Annotated, Notes, open_annotations
+from grounded.labelling.formats.annotations import SOURCE, AnnotatedImage, Notes, open_annotations
 from tests.grounded.labelling.formats import made, runs
 from tests.grounded.labelling.formats.test_corrections import FORMATS, as_labelme
 
 
 def imported(
     path: Path, folder: Path, name: str, files: Sequence[str] | None = None, restart: bool = False
-) -> tuple[ground_truth.Imported, Notes]:
+) -> tuple[ground_truth.ImportedGroundTruth, Notes]:
     reader, notes = open_annotations(path, name), Notes()
     run = ground_truth.run_of(reader, path, name, str(path.parent))
-    return ground_truth.import_truths(folder, reader, run, notes, files, restart), notes
+    return ground_truth.import_ground_truth(folder, reader, run, notes, files, restart), notes
 
 
-@pytest.mark.parametrize("name", ["coco", "labelme", "labelme masks"])
+@pytest.mark.parametrize("name", ["coco", "labelme", "labelme-mask"])
 def test_records_have_the_masks_of_the_export(name: str, tmp_path: Path):
     folder = runs.write(tmp_path / "run")
     path, form = FORMATS[name](folder)
     result, _ = imported(path, tmp_path / "new", form)
-    assert (result.pictures, result.refused) == (len(made.ALL), {})
-    found = {record.image.file: record for record in store.records(tmp_path / "new")}
+    assert (result.images, result.refused) == (len(made.ALL), {})
+    found = {record.image.file: record for record in store.read_records(tmp_path / "new")}
     for record in made.ALL:
         again = found[record.image.file]
         assert (again.image.width, again.image.height) == (record.image.width, record.image.height)
@@ -42,24 +42,24 @@ def test_records_have_the_masks_of_the_export(name: str, tmp_path: Path):
     assert run.configuration["imported"]["format"] == form
 
 
-def test_label_studio_does_not_tell_the_size_of_an_empty_picture(tmp_path: Path):
+def test_label_studio_does_not_tell_the_size_of_an_empty_image(tmp_path: Path):
     path, form = FORMATS["label-studio"](runs.write(tmp_path / "run"))
     result, _ = imported(path, tmp_path / "new", form)
     assert result.refused == {"sub/nothing.png": "the size of the picture is not stated"}
-    assert result.pictures == len(made.ALL) - 1
+    assert result.images == len(made.ALL) - 1
 
 
 def test_again_adds_nothing_and_a_changed_file_is_another_run(tmp_path: Path):
     path, form = as_labelme(runs.write(tmp_path / "run"))
     for _ in range(2):
         result, _ = imported(path, tmp_path / "new", form)
-        assert result.pictures == len(made.ALL)
-        assert len(list(store.records(tmp_path / "new"))) == len(made.ALL)
+        assert result.images == len(made.ALL)
+        assert len(list(store.read_records(tmp_path / "new"))) == len(made.ALL)
     (path / "one.json").unlink()
     with pytest.raises(ConfigError, match="differs in imported"):
         imported(path, tmp_path / "new", form)
     result, _ = imported(path, tmp_path / "new", form, restart=True)
-    assert len(list(store.records(tmp_path / "new"))) == result.pictures == len(made.ALL) - 1
+    assert len(list(store.read_records(tmp_path / "new"))) == result.images == len(made.ALL) - 1
 
 
 def test_names_of_the_source(tmp_path: Path):
@@ -67,19 +67,19 @@ def test_names_of_the_source(tmp_path: Path):
     data = json.loads((path / "one.json").read_text())
     (path / "one.json").write_text(json.dumps({**data, "picture": None}))
     result, notes = imported(path, tmp_path / "new", form, files=["deep/one.jpg", "other.jpg"])
-    assert result.pictures == 2
-    assert store.files_done(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}
-    assert notes.lines() == [f"{ground_truth.NO_PICTURE}: 1 (holes.jpg)"]
+    assert result.images == 2
+    assert store.read_done_files(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}
+    assert notes.lines() == [f"{ground_truth.UNKNOWN}: 1 (holes.jpg)"]
 
 
 @pytest.mark.parametrize(
     ("annotated", "message"),
     [
-        pytest.param(Annotated(names=("a.jpg",), error="damaged"), "damaged", id="damaged"),
-        pytest.param(Annotated(names=("a.jpg",)), "the size of the picture is not stated", id="no size"),
+        pytest.param(AnnotatedImage(names=("a.jpg",), error="damaged"), "damaged", id="damaged"),
+        pytest.param(AnnotatedImage(names=("a.jpg",)), "the size of the picture is not stated", id="no size"),
     ],
 )
-def test_what_is_no_record(annotated: Annotated, message: str):
+def test_what_is_no_record(annotated: AnnotatedImage, message: str):
     run = store.Run(source="", phrases=())
     with pytest.raises(ResultError, match=message):
         ground_truth.record_of(annotated, "a.jpg", run)
@@ -87,6 +87,6 @@ def test_what_is_no_record(annotated: Annotated, message: str):
 
 def test_nothing_annotated_and_no_label():
     record = ground_truth.record_of(
-        Annotated(names=("a.jpg",), image_size=(3, 4)), "a.jpg", store.Run(source="", phrases=())
+        AnnotatedImage(names=("a.jpg",), image_size=(3, 4)), "a.jpg", store.Run(source="", phrases=())
     )
     assert len(record.instances) == 0 and record.instances.image_size == (3, 4)

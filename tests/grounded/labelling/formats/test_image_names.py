@@ -1,6 +1,6 @@
 import pytest
 
-from grounded.labelling.formats.image_names import PictureNames, without_front
+from grounded.labelling.formats.image_names import ImageNames, without_upload_prefix
 
 FILES = ["a.jpg", "cats/b.jpg", "dogs/b.jpg", "dogs/c.jpg", "val/dogs/c.jpg", "d#2.jpg"]
 
@@ -22,7 +22,20 @@ FILES = ["a.jpg", "cats/b.jpg", "dogs/b.jpg", "dogs/c.jpg", "val/dogs/c.jpg", "d
     ],
 )
 def test_candidates(names: list[str], expected: list[str]):
-    assert PictureNames(FILES).candidates(names) == expected
+    assert ImageNames(FILES).candidates(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("b.jpg", ["cats/b.jpg", "dogs/b.jpg"], id="in the order of the images"),
+        pytest.param("/data/cats/b.jpg", ["cats/b.jpg"], id="more folders"),
+        pytest.param("birds/b.jpg", [], id="another folder"),
+        pytest.param("a.jpg", ["a.jpg"], id="as it is"),
+    ],
+)
+def test_candidates_of_the_same_folder(name: str, expected: list[str]):
+    assert ImageNames(FILES).candidates([name], same_folder=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -35,5 +48,5 @@ def test_candidates(names: list[str], expected: list[str]):
         pytest.param("a/cat.jpg", "cat.jpg", id="nothing in front"),
     ],
 )
-def test_without_front(name: str, expected: str):
-    assert without_front(name) == expected
+def test_without_upload_prefix(name: str, expected: str):
+    assert without_upload_prefix(name) == expected

@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from grounded.labelling.formats import panoptic
+from grounded.labelling.formats.panoptic import PanopticExporter
 from tests.grounded.labelling.formats import made
 
 
 def test_segments_come_back_to_the_bit(tmp_path: Path):
-    lost = panoptic.write(made.ALL, made.CLASSES, tmp_path)
+    lost = made.write(PanopticExporter, made.ALL, made.CLASSES, tmp_path)
     data = json.loads((tmp_path / "panoptic.json").read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in data["categories"]}
     assert list(names.values()) == list(made.CLASSES) and list(names) == [1, 2, 3]
@@ -38,13 +38,13 @@ def test_segments_come_back_to_the_bit(tmp_path: Path):
 
 
 def test_copies(tmp_path: Path):
-    panoptic.write(made.ALL, made.CLASSES, tmp_path, made.images)
+    made.write(PanopticExporter, made.ALL, made.CLASSES, tmp_path, made.images)
     for image in json.loads((tmp_path / "panoptic.json").read_text(encoding="utf-8"))["images"]:
         with Image.open(tmp_path / "images" / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"])
 
 
 def test_no_records(tmp_path: Path):
-    assert not +panoptic.write([], [], tmp_path)
+    assert not +made.write(PanopticExporter, [], [], tmp_path)
     data = json.loads((tmp_path / "panoptic.json").read_text(encoding="utf-8"))
     assert data["images"] == data["annotations"] == data["categories"] == []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounded.labelling.formats import png
+from grounded.labelling.formats.png import PngExporter
 from tests.grounded.labelling.formats import made
 
 
@@ -20,7 +20,7 @@ def values(path: Path) -> np.ndarray:
 
 
 def test_masks_come_back_to_the_bit(tmp_path: Path):
-    lost = png.write(made.ALL, made.CLASSES, tmp_path)
+    lost = made.write(PngExporter, made.ALL, made.CLASSES, tmp_path)
     found = rows(tmp_path / "instances.csv")
     for record in made.ALL:
         own = [row for row in found if row["picture"] == record.image.file]
@@ -37,7 +37,7 @@ def test_masks_come_back_to_the_bit(tmp_path: Path):
 
 
 def test_class_pictures(tmp_path: Path):
-    png.write(made.ALL, made.CLASSES, tmp_path)
+    made.write(PngExporter, made.ALL, made.CLASSES, tmp_path)
     files = {str(path.relative_to(tmp_path / "class")) for path in (tmp_path / "class").rglob("*.png")}
     assert len(files) == len(made.ALL) and {"one-2.png", "sub/nothing.png", "_/up/x.y.png"} < files
     record = made.RECORDS["overlapping"]
@@ -51,7 +51,7 @@ def test_class_pictures(tmp_path: Path):
 
 @pytest.mark.parametrize(("count", "mode"), [(255, "L"), (256, "I;16")])
 def test_many_classes_take_sixteen_bits(tmp_path: Path, count: int, mode: str):
-    png.write([made.RECORDS["one"]], [*map(str, range(count - 1)), "a dog"], tmp_path)
+    made.write(PngExporter, [made.RECORDS["one"]], [*map(str, range(count - 1)), "a dog"], tmp_path)
     with Image.open(tmp_path / "class" / "one.png") as picture:
         assert picture.mode == mode
     expected = made.RECORDS["one"].instances.masks[0] * count
@@ -59,11 +59,11 @@ def test_many_classes_take_sixteen_bits(tmp_path: Path, count: int, mode: str):
 
 
 def test_copies(tmp_path: Path):
-    png.write(made.ALL, made.CLASSES, tmp_path, made.images)
+    made.write(PngExporter, made.ALL, made.CLASSES, tmp_path, made.images)
     assert all((tmp_path / row["picture"]).is_file() for row in rows(tmp_path / "instances.csv"))
     assert (tmp_path / "images" / "sub" / "nothing.png").is_file()
 
 
 def test_no_records(tmp_path: Path):
-    assert not +png.write([], [], tmp_path)
+    assert not +made.write(PngExporter, [], [], tmp_path)
     assert rows(tmp_path / "instances.csv") == rows(tmp_path / "classes.csv") == []

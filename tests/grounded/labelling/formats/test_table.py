@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from grounded.labelling.formats import table
+from grounded.labelling.formats.exporter import exporter_class
 from segany.utils.rle import RLE, decode_rle
 from tests.grounded.labelling.formats import made
 
@@ -16,7 +17,7 @@ FORMATS = ["csv", "parquet"]
 def write(kind: str, *arguments: Any) -> Any:
     if kind == "parquet":
         pytest.importorskip("pyarrow")
-    return getattr(table, f"write_{kind}")(*arguments)
+    return made.write(exporter_class(kind), *arguments)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def test_all_comes_back(tmp_path: Path, kind: str):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_picture_has_a_row(tmp_path: Path, kind: str):
+def test_every_image_has_a_row(tmp_path: Path, kind: str):
     write(kind, made.ALL, made.CLASSES, tmp_path)
     found = {row["file"]: row for row in rows(tmp_path / f"images.{kind}")}
     assert list(found) == [record.image.file for record in made.ALL]
@@ -86,4 +87,4 @@ def test_parquet_without_pyarrow(tmp_path: Path):
     if importlib.util.find_spec("pyarrow") is not None:
         pytest.skip("needs an environment without the package pyarrow")
     with pytest.raises(ImportError, match=r"pip install 'grounded-segany\[parquet\]'"):
-        table.write_parquet([], made.CLASSES, tmp_path)
+        made.write(table.ParquetExporter, [], made.CLASSES, tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from grounded.errors import ConfigError
-from grounded.labelling.formats import voc
+from grounded.labelling.formats.voc import VocExporter
 from tests.grounded.labelling.formats import made
 
 
@@ -21,7 +21,7 @@ def values(path: Path) -> np.ndarray:
 
 
 def test_masks_come_back_to_the_bit(tmp_path: Path):
-    voc.write(made.ALL, made.CLASSES, tmp_path)
+    made.write(VocExporter, made.ALL, made.CLASSES, tmp_path)
     assert len(stems(tmp_path)) == len(made.ALL)
     for stem, record in zip(stems(tmp_path), made.ALL, strict=True):
         expected = made.shown(record)
@@ -36,7 +36,7 @@ def test_masks_come_back_to_the_bit(tmp_path: Path):
 
 
 def test_annotations(tmp_path: Path):
-    voc.write(made.ALL, made.CLASSES, tmp_path)
+    made.write(VocExporter, made.ALL, made.CLASSES, tmp_path)
     for stem, record in zip(stems(tmp_path), made.ALL, strict=True):
         root, expected = ET.parse(tmp_path / "Annotations" / f"{stem}.xml").getroot(), made.shown(record)
         size = {item.tag: int(item.text) for item in root.find("size")}
@@ -52,7 +52,7 @@ def test_annotations(tmp_path: Path):
 
 
 def test_losses(tmp_path: Path):
-    assert +voc.write(made.ALL, made.CLASSES, tmp_path) == {
+    assert +made.write(VocExporter, made.ALL, made.CLASSES, tmp_path) == {
         "instances left out, as their masks are empty": 1,
         "instances partly under better ones": 1,
         "instances wholly under better ones": 1,
@@ -61,7 +61,7 @@ def test_losses(tmp_path: Path):
 
 
 def test_copies_and_the_names_that_point_to_them(tmp_path: Path):
-    voc.write(made.ALL, made.CLASSES, tmp_path, made.images)
+    made.write(VocExporter, made.ALL, made.CLASSES, tmp_path, made.images)
     for stem in stems(tmp_path):
         name = ET.parse(tmp_path / "Annotations" / f"{stem}.xml").findtext("filename")
         with Image.open(tmp_path / "JPEGImages" / name) as picture:
@@ -70,7 +70,7 @@ def test_copies_and_the_names_that_point_to_them(tmp_path: Path):
 
 
 def test_the_palette_is_that_of_voc(tmp_path: Path):
-    voc.write([made.RECORDS["one"]], made.CLASSES, tmp_path)
+    made.write(VocExporter, [made.RECORDS["one"]], made.CLASSES, tmp_path)
     palette = np.array(Image.open(tmp_path / "SegmentationClass" / "one.png").getpalette()).reshape(-1, 3)
     published = {
         0: (0, 0, 0),
@@ -88,17 +88,19 @@ def test_how_many_classes_there_may_be(tmp_path: Path, count: int):
     classes = [*(f"class {i}" for i in range(count - 1)), "a dog"]
     if count > 254:
         with pytest.raises(ConfigError, match="voc holds at most 254 classes, got 255"):
-            voc.write([made.RECORDS["one"]], classes, tmp_path)
+            made.write(VocExporter, [made.RECORDS["one"]], classes, tmp_path)
         assert not list(tmp_path.iterdir())
     else:
-        voc.write([made.RECORDS["one"]], classes, tmp_path)
+        made.write(VocExporter, [made.RECORDS["one"]], classes, tmp_path)
         assert values(tmp_path / "SegmentationClass" / "one.png").max() == 254
 
 
 def test_more_objects_than_a_byte_holds(tmp_path: Path):
     masks = np.zeros((300, 20, 20), bool)
     masks[np.arange(300), np.arange(300) // 20, np.arange(300) % 20] = True
-    lost = voc.write([made.record("many.jpg", masks, scores=np.linspace(1, 0.1, 300).tolist())], ["a dog"], tmp_path)
+    lost = made.write(
+        VocExporter, [made.record("many.jpg", masks, scores=np.linspace(1, 0.1, 300).tolist())], ["a dog"], tmp_path
+    )
     assert +lost == {"instances beyond the 254 of a picture in SegmentationObject": 46}
     objects = values(tmp_path / "SegmentationObject" / "many.png")
     assert sorted(set(objects.ravel())) == list(range(255))
@@ -107,11 +109,11 @@ def test_more_objects_than_a_byte_holds(tmp_path: Path):
 
 
 def test_names_that_xml_cannot_say(tmp_path: Path):
-    voc.write([made.record("a\x01<&>\\xff.jpg", [made.pixel()])], ["a dog"], tmp_path)
+    made.write(VocExporter, [made.record("a\x01<&>\\xff.jpg", [made.pixel()])], ["a dog"], tmp_path)
     (path,) = (tmp_path / "Annotations").iterdir()
     assert ET.parse(path).findtext("filename") == "a\ufffd<&>\\xff.jpg"
 
 
 def test_no_records(tmp_path: Path):
-    assert not +voc.write([], made.CLASSES, tmp_path)
+    assert not +made.write(VocExporter, [], made.CLASSES, tmp_path)
     assert stems(tmp_path) == []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import yaml
 
-from grounded.labelling.formats import yolo
+from grounded.labelling.formats.yolo import YoloBoxExporter, YoloSegmentExporter, mask_to_ring
 from grounded.labelling.records import Record
 from segany.utils.rle import encode_rle
 from tests.data import disk
@@ -39,7 +39,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("cut_off", [True, False], ids=["cut off", "rounded"])
 @pytest.mark.parametrize("mask", WHOLE.values(), ids=WHOLE)
 def test_masks_of_one_part_come_back_to_the_bit(tmp_path: Path, mask: np.ndarray, cut_off: bool):
-    yolo.write_segments([made.record("a.jpg", [mask])], made.CLASSES, tmp_path)
+    made.write(YoloSegmentExporter, [made.record("a.jpg", [mask])], made.CLASSES, tmp_path)
     ((number, *coordinates),) = lines(tmp_path / "labels" / "a.txt")
     assert number == "0"
     assert all(0 <= float(coordinate) <= 1 for coordinate in coordinates)
@@ -48,7 +48,7 @@ def test_masks_of_one_part_come_back_to_the_bit(tmp_path: Path, mask: np.ndarray
 
 @pytest.mark.parametrize("mask", IN_PARTS.values(), ids=IN_PARTS)
 def test_parts_are_one_line_with_bridges(tmp_path: Path, mask: np.ndarray):
-    lost = yolo.write_segments([made.record("a.jpg", [mask])], made.CLASSES, tmp_path)
+    lost = made.write(YoloSegmentExporter, [made.record("a.jpg", [mask])], made.CLASSES, tmp_path)
     ((_, *coordinates),) = lines(tmp_path / "labels" / "a.txt")
     result = drawn(coordinates, mask.shape, cut_off=True)
     assert (mask <= result).all()  # bridges are all that is added
@@ -58,7 +58,7 @@ def test_parts_are_one_line_with_bridges(tmp_path: Path, mask: np.ndarray):
 
 def test_no_part_is_lost_by_either_fill():
     mask, lost = made.parts() & ~made.pixel(), Counter()
-    ring = yolo.ring(encode_rle(mask[None])[0], lost)
+    ring = mask_to_ring(encode_rle(mask[None])[0], lost)
     assert lost == {
         "parts joined to one another by bridges of no width": 2,
         "holes joined to the outline by bridges of no width": 1,
@@ -69,7 +69,7 @@ def test_no_part_is_lost_by_either_fill():
 
 
 def test_layout_and_losses(tmp_path: Path):
-    lost = yolo.write_segments(made.ALL, made.CLASSES, tmp_path, made.images)
+    lost = made.write(YoloSegmentExporter, made.ALL, made.CLASSES, tmp_path, made.images)
     data = yaml.safe_load((tmp_path / "data.yaml").read_text(encoding="utf-8"))
     assert data["names"] == dict(enumerate(made.CLASSES))
     assert (tmp_path / data["train"]).is_dir() and (tmp_path / data["val"]).is_dir()
@@ -89,7 +89,7 @@ def test_layout_and_losses(tmp_path: Path):
 
 
 def test_boxes(tmp_path: Path):
-    lost = yolo.write_boxes(made.ALL, made.CLASSES, tmp_path)
+    lost = made.write(YoloBoxExporter, made.ALL, made.CLASSES, tmp_path)
     assert lines(tmp_path / "labels" / "sub" / "sub" / "whole.txt") == [
         ["0", *"0.500000 0.500000 1.000000 1.000000".split()]
     ]
@@ -100,7 +100,7 @@ def test_boxes(tmp_path: Path):
 
 
 def test_no_records(tmp_path: Path):
-    assert not +yolo.write_segments([], [], tmp_path)
+    assert not +made.write(YoloSegmentExporter, [], [], tmp_path)
     assert yaml.safe_load((tmp_path / "data.yaml").read_text())["names"] == {}
 
 
@@ -131,7 +131,7 @@ def test_supervision_reads_them(tmp_path: Path, kind: str):
     from PIL import Image
 
     records = [*flat_records(), made.record("none.png", [], size=(100, 130))]
-    getattr(yolo, f"write_{kind}")(records, made.CLASSES, tmp_path)
+    made.write(YoloSegmentExporter if kind == "segments" else YoloBoxExporter, records, made.CLASSES, tmp_path)
     (tmp_path / "images").mkdir()
     for record in records:
         Image.new("RGB", (130, 100)).save(tmp_path / "images" / record.image.file)

@@ -11,7 +11,6 @@ from grounded import config
 from grounded.data.instances import Instances
 from grounded.labelling.records import ImageInfo, Record
 from grounded.labelling.store import Run, open_run
-from grounded.stages.answers import from_masks
 from segany.utils.rle import RLE
 from tests.data import ROOT
 
@@ -27,7 +26,7 @@ def example_record(name: str, file: str) -> Record:
     height, width = rles[0]["size"]
     scores = (0.9 - 0.02 * EXAMPLES.index(name) - 0.1 * np.arange(len(rles))).astype(np.float32)
     ids = np.array([phrases.index(entry["phrase"]) for entry in entries])
-    found = from_masks(phrases, (height, width), rles, ids, scores, "detector")
+    found = Instances.from_masks(phrases, (height, width), rles, ids, scores, "detector")
     return Record(image=ImageInfo(file=file, width=width, height=height), instances=found, config="abc")
 
 
@@ -37,19 +36,19 @@ def without_instances(record: Record, file: str) -> Record:
 
 
 def example_run(root: Path, copies: int = 0) -> Path:
-    """Write `root/run`, about pictures in `root/pictures`: the examples, one without instances, and more copies."""
-    pictures = root / "pictures"
-    (pictures / "more").mkdir(parents=True)
+    """Write `root/run`, about images in `root/images`: the examples, one without instances, and more copies."""
+    images = root / "images"
+    (images / "more").mkdir(parents=True)
     records = [example_record(name, f"{name}.png") for name in EXAMPLES]
     for name in EXAMPLES:
-        shutil.copy(ROOT / "examples" / f"{name}.png", pictures)
-    shutil.copy(ROOT / "examples" / "shelf.png", pictures / "more" / "nothing.png")
+        shutil.copy(ROOT / "examples" / f"{name}.png", images)
+    shutil.copy(ROOT / "examples" / "shelf.png", images / "more" / "nothing.png")
     records.append(without_instances(records[1], "more/nothing.png"))
     for i in range(copies):
         file = f"more/copy{i:03d}.png"
-        (pictures / file).hardlink_to(pictures / f"{EXAMPLES[i % 3]}.png")
+        (images / file).hardlink_to(images / f"{EXAMPLES[i % 3]}.png")
         records.append(replace(records[i % 3], image=replace(records[i % 3].image, file=file)))
-    run = Run(source=str(pictures), phrases=records[0].instances.phrases, configuration=_configuration(), config="abc")
+    run = Run(source=str(images), phrases=records[0].instances.phrases, configuration=_configuration(), config="abc")
     with open_run(root / "run", run) as writer:
         for record in records:
             writer.append(record)

@@ -13,7 +13,7 @@ from grounded.labelling.review import log
 from grounded.labelling.review.log import Review
 from tests.data import ROOT
 from tests.grounded.failures import unprivileged
-from tests.grounded.labelling.reviewed import NEW, said
+from tests.grounded.labelling.reviewed import NEW, make_review
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_wrong_reviews(values: dict[str, Any], message: str):
 
 def test_a_line_and_back():
     for review in (
-        said("accept", 0),
-        said("accept"),
-        said("add", "x", phrase="ein Hühnchen", mask=NEW, source="labelme"),
+        make_review("accept", 0),
+        make_review("accept"),
+        make_review("add", "x", phrase="ein Hühnchen", mask=NEW, source="labelme"),
     ):
         line = review.to_line()
         assert line.count(b"\n") == 1 and line.endswith(b"\n")
@@ -53,49 +53,49 @@ def test_a_line_and_back():
     ("left", "kept"),
     [
         pytest.param(b"", 0, id="empty file"),
-        pytest.param(said("accept", 0).to_line(), 1, id="whole"),
-        pytest.param(said("accept", 0).to_line() + said("reject", 1).to_line()[:-9], 1, id="cut off"),
-        pytest.param(said("accept", 0).to_line()[:3], 0, id="one line, cut off"),
-        pytest.param(said("accept", 0).to_line()[:-1], 1, id="without a line end"),
+        pytest.param(make_review("accept", 0).to_line(), 1, id="whole"),
+        pytest.param(make_review("accept", 0).to_line() + make_review("reject", 1).to_line()[:-9], 1, id="cut off"),
+        pytest.param(make_review("accept", 0).to_line()[:3], 0, id="one line, cut off"),
+        pytest.param(make_review("accept", 0).to_line()[:-1], 1, id="without a line end"),
     ],
 )
 def test_append_repairs_what_a_crash_left(left: bytes, kept: int, tmp_path: Path):
     (tmp_path / "reviews.jsonl").write_bytes(left)
-    assert len(log.read(tmp_path)) == kept
-    log.append(tmp_path, said("reject", 2), said("accept", 1))
-    assert [(one.action, one.instance) for one in log.read(tmp_path)[kept:]] == [("reject", 2), ("accept", 1)]
+    assert len(log.read_reviews(tmp_path)) == kept
+    log.append_reviews(tmp_path, make_review("reject", 2), make_review("accept", 1))
+    assert [(one.action, one.instance) for one in log.read_reviews(tmp_path)[kept:]] == [("reject", 2), ("accept", 1)]
     assert (tmp_path / "reviews.jsonl").read_bytes().count(b"\n") == kept + 2
 
 
 def test_reading_goes_on_where_it_was_left(tmp_path: Path):
-    assert log.read_from(tmp_path, 0) == ([], 0)
-    log.append(tmp_path, said("accept", 0))
-    first, offset = log.read_from(tmp_path, 0)
-    log.append(tmp_path, said("reject", 1))
-    second, end = log.read_from(tmp_path, offset)
+    assert log.read_reviews_from(tmp_path, 0) == ([], 0)
+    log.append_reviews(tmp_path, make_review("accept", 0))
+    first, offset = log.read_reviews_from(tmp_path, 0)
+    log.append_reviews(tmp_path, make_review("reject", 1))
+    second, end = log.read_reviews_from(tmp_path, offset)
     assert [one.action for one in (*first, *second)] == ["accept", "reject"]
-    assert log.read_from(tmp_path, end) == ([], end)
+    assert log.read_reviews_from(tmp_path, end) == ([], end)
 
 
 def test_a_damaged_line_is_told(tmp_path: Path):
-    log.append(tmp_path, said("accept", 0))
+    log.append_reviews(tmp_path, make_review("accept", 0))
     with (tmp_path / "reviews.jsonl").open("ab") as file:
-        file.write(b"what?\n" + said("accept", 1).to_line())
+        file.write(b"what?\n" + make_review("accept", 1).to_line())
     with pytest.raises(ResultError, match=r"reviews\.jsonl, byte \d+: not a review"):
-        log.read(tmp_path)
+        log.read_reviews(tmp_path)
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path):
     tmp_path.chmod(0o755)
     with unprivileged(), pytest.raises(OutputError, match=r"cannot write .*reviews\.jsonl"):
-        log.append(tmp_path / "run", said("accept", 0))
+        log.append_reviews(tmp_path / "run", make_review("accept", 0))
 
 
 def test_reviews_outlive_a_kill(tmp_path: Path):
     code = (
-        "import sys; from grounded.labelling.review.log import Review, append\n"
+        "import sys; from grounded.labelling.review.log import Review, append_reviews\n"
         "for i in range(10**6):\n"
-        "    append(sys.argv[1], Review(file='a.png', instance=i, action='accept'))\n"
+        "    append_reviews(sys.argv[1], Review(file='a.png', instance=i, action='accept'))\n"
         "    print(i, flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE) as process:
@@ -104,24 +104,24 @@ def test_reviews_outlive_a_kill(tmp_path: Path):
             last = int(process.stdout.readline())
         process.kill()
         last = int(([*process.stdout.read().split()] or [last])[-1])
-    found = log.read(tmp_path)
+    found = log.read_reviews(tmp_path)
     assert [one.instance for one in found] == list(range(len(found))) and len(found) >= last + 1
 
 
 @pytest.mark.slow
 def test_two_processes_append(tmp_path: Path):
     code = (
-        "import sys; from grounded.labelling.review.log import Review, append\n"
-        "for i in range(30): append(sys.argv[1], Review(file=sys.argv[2], instance=i, action='accept'))"
+        "import sys; from grounded.labelling.review.log import Review, append_reviews\n"
+        "for i in range(30): append_reviews(sys.argv[1], Review(file=sys.argv[2], instance=i, action='accept'))"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path, name], cwd=ROOT) for name in ("a", "b")]
     assert [process.wait() for process in processes] == [0, 0]
-    files = log.by_file(log.read(tmp_path))
+    files = log.group_by_file(log.read_reviews(tmp_path))
     assert [[one.instance for one in files[name]] for name in ("a", "b")] == [list(range(30))] * 2
 
 
 def test_times_are_in_order():
-    first = said("accept", 0)
+    first = make_review("accept", 0)
     time.sleep(0.002)
-    assert first.time < said("accept", 0).time and first.time.endswith("+00:00")
+    assert first.time < make_review("accept", 0).time and first.time.endswith("+00:00")
     assert os.fspath(Path(log.REVIEWS)) == "reviews.jsonl"

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from grounded.data.instances import Instances
-from grounded.labelling.tiling.merge import join
-from grounded.stages.answers import from_masks
+from grounded.labelling.tiling.merge import merge_views
 from segany.utils.rle import encode_rle
 from tests.grounded.labelling.painted import PHRASES, rectangle
 from tests.grounded.test_pipeline import assert_same
@@ -20,14 +19,14 @@ Seen = tuple[int, float, Sides]  # view, score, xyxy of the mask
 
 def parts(seen: Sequence[Seen], phrases: Sequence[int] | None = None) -> list[Instances]:
     """What each view shows; predicted IoU is the score as well."""
-    answers = []
+    by_view = []
     for view in range(len(VIEWS)):
         own = [i for i, (shown_in, _, _) in enumerate(seen) if shown_in == view]
         masks = np.array([rectangle(*seen[i][2], size=SIZE) for i in own], bool).reshape(len(own), *SIZE)
         ids = np.array([0 if phrases is None else phrases[i] for i in own], np.int64)
         scores = np.array([seen[i][1] for i in own], np.float32)
-        answers.append(from_masks(PHRASES, SIZE, encode_rle(masks), ids, scores, "text"))
-    return answers
+        by_view.append(Instances.from_masks(PHRASES, SIZE, encode_rle(masks), ids, scores, "text"))
+    return by_view
 
 
 def listed(instances: Instances) -> list[tuple[float, Sides]]:
@@ -117,11 +116,11 @@ def listed(instances: Instances) -> list[tuple[float, Sides]]:
         ),
     ],
 )
-def test_join(seen: list[Seen], expected: list[tuple[float, Sides]]):
-    joined = join(parts(seen), VIEWS)
-    assert listed(joined) == expected
+def test_merge_views(seen: list[Seen], expected: list[tuple[float, Sides]]):
+    merged = merge_views(parts(seen), VIEWS)
+    assert listed(merged) == expected
     whole_frame = [rectangle(*sides, size=SIZE) for _, sides in expected]
-    assert all((mask & ~box).sum() == 0 for mask, box in zip(joined.masks, whole_frame, strict=True))
+    assert all((mask & ~box).sum() == 0 for mask, box in zip(merged.masks, whole_frame, strict=True))
 
 
 TWO_PIECES = [(LEFT, 0.5, (11, 5, 60, 15)), (RIGHT, 0.6, (40, 5, 89, 15))]
@@ -137,14 +136,14 @@ TWO_PIECES = [(LEFT, 0.5, (11, 5, 60, 15)), (RIGHT, 0.6, (40, 5, 89, 15))]
     ],
 )
 def test_what_means_the_same_is_joined(phrases: tuple[int, ...], groups: tuple[int, ...] | None, expected: list[str]):
-    assert join(parts(TWO_PIECES, phrases), VIEWS, groups).labels.tolist() == expected
+    assert merge_views(parts(TWO_PIECES, phrases), VIEWS, groups).labels.tolist() == expected
 
 
 def test_pieces_together_are_all_their_pixels():
-    joined = join(parts([(LEFT, 0.9, (10, 5, 60, 15)), (RIGHT, 0.6, (40, 7, 90, 17))]), VIEWS)
+    merged = merge_views(parts([(LEFT, 0.9, (10, 5, 60, 15)), (RIGHT, 0.6, (40, 7, 90, 17))]), VIEWS)
     expected = rectangle(10, 5, 60, 15, size=SIZE) | rectangle(40, 7, 90, 17, size=SIZE)
-    np.testing.assert_array_equal(joined.masks, expected[None])
-    assert joined.rles[0] == encode_rle(expected[None])[0]
+    np.testing.assert_array_equal(merged.masks, expected[None])
+    assert merged.rles[0] == encode_rle(expected[None])[0]
 
 
 def test_nearly_one_box_is_one_object():
@@ -152,11 +151,13 @@ def test_nearly_one_box_is_one_object():
     full = rectangle(42, 5, 58, 25, size=SIZE)
     hollow = full & ~rectangle(44, 7, 56, 23, size=SIZE)
     both = [
-        from_masks(PHRASES, SIZE, encode_rle(mask[None]), np.array([0]), np.array([score], np.float32), "text")
+        Instances.from_masks(
+            PHRASES, SIZE, encode_rle(mask[None]), np.array([0]), np.array([score], np.float32), "text"
+        )
         for mask, score in ((full, 0.6), (hollow, 0.5))
     ]
-    joined = join([parts([])[0], *both], VIEWS)
-    np.testing.assert_array_equal(joined.masks, full[None])
+    merged = merge_views([parts([])[0], *both], VIEWS)
+    np.testing.assert_array_equal(merged.masks, full[None])
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1)], ids=str)
@@ -164,7 +165,7 @@ def test_the_order_of_the_tiles_does_not_matter(order: tuple[int, ...]):
     seen = parts(
         [(WHOLE, 0.3, (1, 1, 9, 9)), *TWO_PIECES, (LEFT, 0.8, (45, 30, 55, 40)), (RIGHT, 0.7, (45, 30, 55, 41))]
     )
-    assert_same(join([seen[i] for i in order], VIEWS[list(order)]), join(seen, VIEWS))
+    assert_same(merge_views([seen[i] for i in order], VIEWS[list(order)]), merge_views(seen, VIEWS))
 
 
 @pytest.mark.parametrize("gap", [0, 1, 2], ids=lambda gap: f"{gap} pixels before the border")
@@ -173,23 +174,26 @@ def test_a_mask_that_nearly_reaches_the_border_is_cut(gap: int):
     size = (600, 1000)
     masks = np.stack([rectangle(110, 50, 600 - gap, 150, size=size), rectangle(400 + gap, 50, 890, 150, size=size)])
     each = [
-        from_masks(PHRASES, size, encode_rle(mask[None]), np.array([0]), np.array([0.5], np.float32), "text")
+        Instances.from_masks(PHRASES, size, encode_rle(mask[None]), np.array([0]), np.array([0.5], np.float32), "text")
         for mask in masks
     ]
-    joined = join([Instances.empty(PHRASES, size), *each], views)
-    np.testing.assert_array_equal(joined.masks, masks.any(axis=0)[None])
+    merged = merge_views([Instances.empty(PHRASES, size), *each], views)
+    np.testing.assert_array_equal(merged.masks, masks.any(axis=0)[None])
 
 
 @pytest.mark.parametrize(
     ("given", "views", "message"),
     [
-        pytest.param([], VIEWS[:0], "must be of one image", id="no view"),
+        pytest.param([], VIEWS[:0], "must be one or more with the same phrases and image size", id="no view"),
         pytest.param(parts([]), VIEWS[:2], "one per view, 2, got 3", id="a part too many"),
         pytest.param(
-            [*parts([])[:2], Instances.empty(PHRASES, (5, 5))], VIEWS, "must be of one image", id="another picture"
+            [*parts([])[:2], Instances.empty(PHRASES, (5, 5))],
+            VIEWS,
+            "must be one or more with the same phrases and image size",
+            id="another picture",
         ),
     ],
 )
 def test_errors(given: list[Instances], views: np.ndarray, message: str):
     with pytest.raises(ValueError, match=message):
-        join(given, views)
+        merge_views(given, views)

@@ -10,15 +10,15 @@ from pycocotools import mask as coco_mask
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.errors import ConfigError
-from grounded.labelling.tiling.merge import join
-from grounded.labelling.tiling.tiles import Tiles, placed, segment_tiled
+from grounded.labelling.tiling.merge import merge_views
+from grounded.labelling.tiling.tiles import Tiles, place_in_image, segment_tiled
 from grounded.pipeline import Pipeline
 from segany.utils.rle import RLE, encode_rle
 from tests.data import ROOT
 from tests.grounded.labelling.painted import PHRASES, paint, perfect, rectangle, ring
 from tests.grounded.test_pipeline import assert_same
 
-TILES = Tiles(40)  # of a picture of 70 x 100: columns at 0, 30 and 60, rows at 0 and 30
+TILES = Tiles(40)  # of a image of 70 x 100: columns at 0, 30 and 60, rows at 0 and 30
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_boxes(size: tuple[int, int], expected: list[tuple[int, ...]]):
 
 @pytest.mark.parametrize("overlap", [0.05, 0.25, 0.33, 0.5])
 @pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 64), (33, 200), (150, 97), (100, 100)], ids=str)
-def test_tiles_cover_the_picture_with_overlap(size: tuple[int, int], overlap: float):
+def test_tiles_cover_the_image_with_overlap(size: tuple[int, int], overlap: float):
     height, width = size
     tiles = Tiles(32, overlap)
     boxes = tiles.boxes(size)
@@ -102,12 +102,12 @@ OBJECTS = [
     pytest.param([(0, rectangle(5, 5, 15, 15))], id="in one tile"),
     pytest.param([(0, rectangle(31, 5, 39, 15))], id="uncut in two tiles"),
     pytest.param([(0, rectangle(32, 32, 38, 38))], id="uncut in four tiles"),
-    pytest.param([(0, rectangle(0, 0, 20, 10))], id="at the border of the picture"),
+    pytest.param([(0, rectangle(0, 0, 20, 10))], id="at the border of the image"),
     pytest.param([(0, rectangle(20, 5, 40, 15))], id="cut by one tile, up to the border of another"),
     pytest.param([(0, rectangle(20, 5, 50, 15))], id="across two tiles"),
     pytest.param([(0, rectangle(20, 20, 50, 50))], id="across four tiles"),
     pytest.param([(0, rectangle(5, 5, 95, 20))], id="across three tiles in a row"),
-    pytest.param([(0, rectangle(0, 0, 100, 70))], id="all of the picture"),
+    pytest.param([(0, rectangle(0, 0, 100, 70))], id="all of the image"),
     pytest.param([(0, ring(35, 35, 16))], id="a ring across four tiles"),
     pytest.param([(0, rectangle(20, 5, 35, 15)), (0, rectangle(35, 5, 50, 15))], id="side by side in the overlap"),
     pytest.param([(0, rectangle(20, 5, 50, 15)), (0, rectangle(20, 15, 50, 25))], id="side by side across two tiles"),
@@ -130,51 +130,51 @@ def test_each_object_is_found_once(objects: list[tuple[int, np.ndarray]], blind_
 
 def test_small_objects_need_tiles():
     objects = [(0, rectangle(5, 5, 25, 25)), (0, rectangle(70, 40, 90, 60)), (1, rectangle(0, 26, 100, 39))]
-    picture, see = paint(objects), perfect(least_share=0.15)
-    assert see([picture])[0].labels.tolist() == ["a cat"]
-    assert sorted(segment_tiled(see, picture, TILES).labels.tolist()) == ["a cat", "a dog", "a dog"]
+    image, see = paint(objects), perfect(least_share=0.15)
+    assert see([image])[0].labels.tolist() == ["a cat"]
+    assert sorted(segment_tiled(see, image, TILES).labels.tolist()) == ["a cat", "a dog", "a dog"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (40, 40), (39, 12)], ids=str)
-def test_a_picture_no_larger_than_a_tile_is_asked_once(size: tuple[int, int]):
+def test_an_image_no_larger_than_a_tile_is_segmented_once(size: tuple[int, int]):
     asked = []
 
-    def segment(pictures: Sequence[SourceImage]) -> list[Instances]:
-        asked.extend(pictures)
-        return perfect()(pictures)
+    def segment(images: Sequence[SourceImage]) -> list[Instances]:
+        asked.extend(images)
+        return perfect()(images)
 
-    picture = paint([(0, np.ones(size, bool))], size)
-    found = segment_tiled(segment, picture, TILES)
-    assert asked == [picture]
-    assert_same(found, perfect()([picture])[0])
+    image = paint([(0, np.ones(size, bool))], size)
+    found = segment_tiled(segment, image, TILES)
+    assert asked == [image]
+    assert_same(found, perfect()([image])[0])
 
 
-def test_what_is_asked():
+def test_batches_of_tiles():
     asked: list[list[tuple[int, int]]] = []
 
-    def segment(pictures: Sequence[SourceImage]) -> list[Instances]:
-        asked.append([picture.size for picture in pictures])
-        return perfect()(pictures)
+    def segment(images: Sequence[SourceImage]) -> list[Instances]:
+        asked.append([image.size for image in images])
+        return perfect()(images)
 
     segment_tiled(segment, paint([]), TILES, tiles_at_once=4)
     assert asked == [[(70, 100)], [(40, 40)] * 4, [(40, 40)] * 2]
 
 
-def test_what_the_segmenter_raises_is_passed_on():
-    def segment(pictures: Sequence[SourceImage]) -> list[Instances]:
-        raise MemoryError(f"{len(pictures)} pictures are too many")
+def test_errors_of_the_segmenter_are_passed_on():
+    def segment(images: Sequence[SourceImage]) -> list[Instances]:
+        raise MemoryError(f"{len(images)} images are too many")
 
     with pytest.raises(MemoryError, match="too many"):
         segment_tiled(segment, paint([]), TILES)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (30, 0), (0, 30), (60, 30), (17, 11)], ids=str)
-def test_placed(corner: tuple[int, int]):
+def test_place_in_image(corner: tuple[int, int]):
     x, y = corner
     objects = [(0, ring(35, 35, 20)), (1, rectangle(0, 0, 100, 9)), (2, rectangle(70, 40, 100, 70))]
     tile = SourceImage(paint(objects).pixels.crop((x, y, x + 40, y + 40)))
     part = perfect()([tile])[0]
-    moved = placed(part, np.array([x, y, x + 40, y + 40]), (70, 100))
+    moved = place_in_image(part, np.array([x, y, x + 40, y + 40]), (70, 100))
     expected = np.zeros((len(part), 70, 100), bool)
     expected[:, y : y + 40, x : x + 40] = part.masks
     np.testing.assert_array_equal(moved.masks, expected)
@@ -190,26 +190,26 @@ def test_masks_are_never_drawn_in_full():
     boxes = np.array([[0, 0, 400, 200], [0, 100, 400, 300]])  # the lower half of the first is the upper of the second
     second = perfect()([SourceImage(paint(spots, tile_size).pixels.crop((0, 100, 400, 300)))])[0]
     views = np.concatenate([[[0, 0, 20_000, 20_000]], boxes])
-    parts = [placed(one, box, size) for one, box in zip([first, second], boxes, strict=True)]
-    joined = join([Instances.empty(PHRASES, size), *parts], views)
-    assert (len(first), len(second), len(joined)) == (len(spots), len(spots) // 2, len(spots))
-    assert {int(coco_mask.area(rle)) for rle in joined.rles} == {16 * 16}
+    parts = [place_in_image(one, box, size) for one, box in zip([first, second], boxes, strict=True)]
+    merged = merge_views([Instances.empty(PHRASES, size), *parts], views)
+    assert (len(first), len(second), len(merged)) == (len(spots), len(spots) // 2, len(spots))
+    assert {int(coco_mask.area(rle)) for rle in merged.rles} == {16 * 16}
 
 
 def test_pieces_under_synonyms_are_one_object():
     """A dog across two tiles, and the second takes its piece for a hound."""
-    picture = paint([(0, rectangle(20, 5, 50, 15))])
+    image = paint([(0, rectangle(20, 5, 50, 15))])
 
-    def segment(pictures: Sequence[SourceImage]) -> list[Instances]:
-        answers = perfect(blind_at=picture.size)(pictures)
+    def segment(images: Sequence[SourceImage]) -> list[Instances]:
+        answers = perfect(blind_at=image.size)(images)
         cut_on_the_left = [len(one) > 0 and one.boxes[0, 0] == 0 for one in answers]
         hound = np.array([2])
         return [
             replace(one, phrase_ids=hound) if cut else one for one, cut in zip(answers, cut_on_the_left, strict=True)
         ]
 
-    assert sorted(segment_tiled(segment, picture, TILES).labels.tolist()) == ["a dog", "a hound"]
-    found = segment_tiled(segment, picture, TILES, groups=[0, 1, 0])
+    assert sorted(segment_tiled(segment, image, TILES).labels.tolist()) == ["a dog", "a hound"]
+    found = segment_tiled(segment, image, TILES, groups=[0, 1, 0])
     assert [rle["counts"] for rle in found.rles] == [encode_rle(rectangle(20, 5, 50, 15)[None])[0]["counts"]]
 
 
@@ -244,14 +244,14 @@ def recall(instances: Instances, objects: list[tuple[str, RLE]]) -> float:
     return float(np.mean([ious(instances, phrase, [rle]).max(initial=0) > 0.5 for phrase, rle in objects]))
 
 
-def test_small_objects_of_a_large_picture(quick: Pipeline):
-    picture, objects = scenes(1920, 1440)
+def test_small_objects_of_a_large_image(quick: Pipeline):
+    image, objects = scenes(1920, 1440)
     phrases = tuple(dict.fromkeys(phrase for phrase, _ in objects))
 
-    def segment(pictures: Sequence[SourceImage]) -> list[Instances]:
-        return quick.segment_batch(pictures, [phrases] * len(pictures))
+    def segment(images: Sequence[SourceImage]) -> list[Instances]:
+        return quick.segment_batch(images, [phrases] * len(images))
 
-    whole, tiled = segment([picture])[0], segment_tiled(segment, picture, Tiles(640))
+    whole, tiled = segment([image])[0], segment_tiled(segment, image, Tiles(640))
     assert len(objects) == 32
     assert recall(whole, objects) < 0.1
     assert recall(tiled, objects) > recall(whole, objects) + 0.3
@@ -260,10 +260,10 @@ def test_small_objects_of_a_large_picture(quick: Pipeline):
         assert np.triu(ious(tiled, phrase, own), 1).max(initial=0) < 0.5, phrase
 
 
-def test_a_small_picture_is_answered_as_without_tiles(quick: Pipeline):
+def test_a_small_image_is_segmented_as_without_tiles(quick: Pipeline):
     example = SourceImage(Image.open(ROOT / "examples" / "picnic.png").convert("RGB"))
 
-    def segment(pictures: Sequence[SourceImage]) -> list[Instances]:
-        return quick.segment_batch(pictures, "dog. pizza")
+    def segment(images: Sequence[SourceImage]) -> list[Instances]:
+        return quick.segment_batch(images, "dog. pizza")
 
     assert_same(segment_tiled(segment, example, Tiles(640)), quick.segment(example, "dog. pizza"))

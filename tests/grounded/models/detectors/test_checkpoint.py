@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grounded.errors import ConfigError
-from grounded.models.detectors.checkpoint import find_folder, load_parts
-from segany import CheckpointError
+from grounded.errors import CheckpointError, ConfigError
+from grounded.models.detectors.checkpoint import find_folder, load_checkpoint
 from tests.grounded import builders
 
 
@@ -38,17 +37,17 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16], ids=str)
-def test_weights_are_read_in_the_dtype_asked_for(tmp_path: Path, stored: torch.dtype):
+def test_weights_are_read_in_the_given_dtype(tmp_path: Path, stored: torch.dtype):
     original = builders.detector_model()
     builders.save_detector(tmp_path, dtype=stored)
-    parts = load_parts(tmp_path, torch.float32)
-    assert not parts.model.training
-    for name, parameter in parts.model.named_parameters():
+    loaded = load_checkpoint(tmp_path, torch.float32)
+    assert not loaded.model.training
+    for name, parameter in loaded.model.named_parameters():
         torch.testing.assert_close(parameter, original.get_parameter(name).to(stored).float(), rtol=0, atol=0)
 
 
 def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture):
-    load_parts(str(folder))
+    load_checkpoint(str(folder))
     assert capfd.readouterr() == ("", "")
 
 
@@ -56,7 +55,7 @@ def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture):
 def test_missing_file(copied: Path, name: str):
     (copied / name).unlink()
     with pytest.raises(CheckpointError, match=f"has no {name}; a Grounding DINO folder holds") as error:
-        load_parts(copied)
+        load_checkpoint(copied)
     one_line(error)
 
 
@@ -65,7 +64,7 @@ def test_damaged_file(copied: Path, name: str):
     path = copied / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=f"cannot read the Grounding DINO in {copied}") as error:
-        load_parts(copied)
+        load_checkpoint(copied)
     one_line(error)
 
 
@@ -75,21 +74,21 @@ def test_missing_weights_are_named(copied: Path):
 
     rewrite_weights(copied, drop_two)
     with pytest.raises(CheckpointError, match=r"lack model\.level_embed, model\.text_projection\.weight") as error:
-        load_parts(copied)
+        load_checkpoint(copied)
     one_line(error)
 
 
 def test_weights_of_another_shape_are_named(copied: Path):
     rewrite_weights(copied, lambda weights: weights.update({"model.level_embed": torch.zeros(2, 2)}))
     with pytest.raises(CheckpointError, match=r"another shape for model\.level_embed") as error:
-        load_parts(copied)
+        load_checkpoint(copied)
     one_line(error)
 
 
 def test_surplus_weights_do_no_harm(copied: Path):
-    before = load_parts(copied)[0].state_dict()
+    before = load_checkpoint(copied)[0].state_dict()
     rewrite_weights(copied, lambda weights: weights.update({"a_stranger": torch.zeros(1)}))
-    after = load_parts(copied)[0].state_dict()
+    after = load_checkpoint(copied)[0].state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -97,7 +96,7 @@ def test_surplus_weights_do_no_harm(copied: Path):
 def test_model_of_another_family(copied: Path):
     rewrite_config(copied, model_type="owlvit")
     with pytest.raises(CheckpointError, match="grounding-dino or mm-grounding-dino, got owlvit"):
-        load_parts(copied)
+        load_checkpoint(copied)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What all detectors have in common, whatever is inside them."""
+"""The contract that every detector fulfils, on a tiny checkpoint of each family."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from grounded.config import DetectorConfig
 from grounded.data.detections import Detections
 from grounded.data.protocols import Detector
-from grounded.errors import ConfigError, PromptError
+from grounded.errors import CheckpointError, ConfigError, PromptError
 from grounded.models import detectors
-from grounded.settings import DetectorConfig
-from segany import CheckpointError
 from segany.utils.boxes import box_iou
 from tests.grounded import builders
 from tests.grounded.conftest import picture
@@ -43,7 +42,7 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     built: dict[str, Detector] = {}
 
     def build_once(**fields: object) -> Detector:
-        # Random weights say nothing, so that every query is let through.
+        # The scores of random weights mean nothing, so every query passes.
         fields = {"box_threshold": 0.0, "nms_threshold": 1.0, "image_size": IMAGE_SIZE.get(kind), **fields}
         if str(fields) not in built:
             built[str(fields)] = detectors.build(DetectorConfig(kind=kind, checkpoint=str(checkpoint), **fields))
@@ -53,7 +52,7 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def check(found: Detections, image: Image.Image, phrase_count: int) -> None:
-    """That detections are well formed, whatever they say."""
+    """Check that detections are well formed."""
     n = len(found)
     assert found.boxes.shape == (n, 4) and found.boxes.dtype == np.float32
     assert found.scores.shape == (n, phrase_count) and found.scores.dtype == np.float32
@@ -85,7 +84,7 @@ def test_it_is_a_detector(build: Build):
         pytest.param((60, 80), MANY, id="a very long list"),
     ],
 )
-def test_answers_are_well_formed(build: Build, size: tuple[int, int], phrases: list[str]):
+def test_detections_are_well_formed(build: Build, size: tuple[int, int], phrases: list[str]):
     image = picture(*size)
     (found,) = build().detect([image], [phrases])
     assert len(found) > 0
@@ -93,15 +92,15 @@ def test_answers_are_well_formed(build: Build, size: tuple[int, int], phrases: l
 
 
 def test_thresholds(build: Build):
-    """Of all queries those are kept that score enough, and of such that nearly coincide the best."""
+    """Queries that score enough become detections, and of those that nearly coincide only the best."""
     image = picture()
-    (everything,) = build().detect([image], [["a cat", "dog"]])
-    enough = float(np.median(everything.score))
+    (all_queries,) = build().detect([image], [["a cat", "dog"]])
+    enough = float(np.median(all_queries.score))
     (found,) = build(box_threshold=enough, nms_threshold=0.7).detect([image], [["a cat", "dog"]])
     check(found, image, 2)
-    assert 0 < len(found) < len(everything)
+    assert 0 < len(found) < len(all_queries)
     assert (found.score >= enough).all()
-    assert_same(found[:1], everything[:1])
+    assert_same(found[:1], all_queries[:1])
     for phrase_id in set(found.phrase_ids.tolist()):
         boxes = torch.from_numpy(found.boxes[found.phrase_ids == phrase_id])
         assert (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.7
@@ -110,14 +109,14 @@ def test_thresholds(build: Build):
 def test_the_default_settings(build: Build):
     """Those of the settings: nothing below 0.3, which random weights may or may not reach."""
     image = picture()
-    (everything,) = build().detect([image], [["a cat", "dog"]])
+    (all_queries,) = build().detect([image], [["a cat", "dog"]])
     (found,) = build(box_threshold=0.3, nms_threshold=0.7).detect([image], [["a cat", "dog"]])
     check(found, image, 2)
     assert (found.score >= 0.3).all()
-    assert (len(found) > 0) == bool((everything.score >= 0.3).any())
+    assert (len(found) > 0) == bool((all_queries.score >= 0.3).any())
 
 
-def test_a_picture_of_one_pixel(build: Build):
+def test_an_image_of_one_pixel(build: Build):
     image = picture(1, 1)
     (found,) = build().detect([image], [["a cat", "dog"]])
     check(found, image, 2)
@@ -132,7 +131,7 @@ def test_a_picture_of_one_pixel(build: Build):
         pytest.param([(60, 80)] * 3, [["a cat"], ["dog"], ["a cat"]], id="a prompt twice"),
         pytest.param([(60, 80), (90, 50)], [["a cat"], ["a cat", "dog"]], id="two sizes"),
         pytest.param([(60, 80)] * 2, [MANY[:12], ["a cat"]], id="a long and a short list"),
-        pytest.param([(60, 80)] * 2, [[], ["a cat"]], id="one picture without phrases"),
+        pytest.param([(60, 80)] * 2, [[], ["a cat"]], id="one image without phrases"),
         pytest.param([(60, 80)] * 5, [["a cat", "dog"]] * 5, id="more than a batch"),
     ],
 )
@@ -145,7 +144,7 @@ def test_single_equals_batched(build: Build, sizes: list[tuple[int, int]], phras
         assert_same(found, detector.detect([image], [own])[0])
 
 
-def test_no_pictures(build: Build):
+def test_no_images(build: Build):
     assert build().detect([], []) == []
 
 
@@ -160,9 +159,9 @@ def test_nothing_found(build: Build):
 
 
 def test_most_detections(build: Build):
-    (everything,) = build().detect([picture()], [["a cat", "dog"]])
+    (all_queries,) = build().detect([picture()], [["a cat", "dog"]])
     (found,) = build(max_detections=2).detect([picture()], [["a cat", "dog"]])
-    assert_same(found, everything[:2])
+    assert_same(found, all_queries[:2])
 
 
 def test_letters_and_spaces_of_a_phrase(build: Build):

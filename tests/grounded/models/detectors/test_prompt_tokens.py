@@ -1,7 +1,13 @@
 import pytest
 
 from grounded.errors import PromptError
-from grounded.models.detectors.prompt_tokens import Delimiters, join_phrases, normalise, tokenise_phrases
+from grounded.models.detectors.prompt_tokens import (
+    Delimiters,
+    build_prompt,
+    normalise,
+    split_phrases,
+    tokenise_phrases,
+)
 from tests.grounded import builders
 
 
@@ -37,28 +43,59 @@ PHRASES = [
 
 @pytest.mark.parametrize("phrases", PHRASES)
 def test_ids_are_those_of_the_joined_text(tokenizer, phrases: list[str]):
-    query = join_phrases(tokenise_phrases(tokenizer, phrases), range(len(phrases)), Delimiters.of(tokenizer))
+    prompt = build_prompt(
+        tokenise_phrases(tokenizer, phrases), range(len(phrases)), Delimiters.from_tokenizer(tokenizer)
+    )
     joined = ". ".join(map(normalise, phrases)) + "."
-    assert list(query.input_ids) == tokenizer(joined)["input_ids"]
+    assert list(prompt.input_ids) == tokenizer(joined)["input_ids"]
 
 
 @pytest.mark.parametrize("phrases", PHRASES)
 def test_spans_hold_the_tokens_of_their_phrases(tokenizer, phrases: list[str]):
     tokens = tokenise_phrases(tokenizer, phrases)
     order = list(reversed(range(len(phrases))))
-    query = join_phrases(tokens, order, Delimiters.of(tokenizer))
-    assert query.phrase_ids == tuple(order)
-    assert [query.input_ids[first:end] for first, end in query.spans] == [tokens[i] for i in order]
-    outside = set(range(len(query.input_ids))) - {i for first, end in query.spans for i in range(first, end)}
-    assert {query.input_ids[i] for i in outside} == {101, 102, 1012}
+    prompt = build_prompt(tokens, order, Delimiters.from_tokenizer(tokenizer))
+    assert prompt.phrase_ids == tuple(order)
+    assert [prompt.input_ids[first:end] for first, end in prompt.spans] == [tokens[i] for i in order]
+    outside = set(range(len(prompt.input_ids))) - {i for first, end in prompt.spans for i in range(first, end)}
+    assert {prompt.input_ids[i] for i in outside} == {101, 102, 1012}
 
 
 def test_no_phrases(tokenizer):
     assert tokenise_phrases(tokenizer, []) == []
-    assert join_phrases([], [], Delimiters.of(tokenizer)).input_ids == (101, 102)
+    assert build_prompt([], [], Delimiters.from_tokenizer(tokenizer)).input_ids == (101, 102)
 
 
 @pytest.mark.parametrize("phrase", ["", "  ", "?", "..."])
 def test_a_phrase_without_words(tokenizer, phrase: str):
     with pytest.raises(PromptError, match="at least one word"):
         tokenise_phrases(tokenizer, ["a cat", phrase])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "expected"),
+    [
+        pytest.param([], 10, [], id="empty"),
+        pytest.param([3], 10, [range(1)], id="one phrase"),
+        pytest.param([7], 10, [range(1)], id="one phrase that just fits"),
+        pytest.param([3, 3], 10, [range(2)], id="two that just fit"),
+        pytest.param([3, 4], 10, [range(1), range(1, 2)], id="one token too many"),
+        pytest.param([1, 1, 1, 1, 1], 8, [range(3), range(3, 5)], id="filled in order"),
+        pytest.param([5, 5, 5], 8, [range(1), range(1, 2), range(2, 3)], id="one each"),
+        pytest.param([1, 7, 1], 10, [range(1), range(1, 2), range(2, 3)], id="long one between short ones"),
+    ],
+)
+def test_phrases_are_split_into_prompts(lengths: list[int], max_tokens: int, expected: list[range]):
+    assert split_phrases(lengths, max_tokens) == expected
+
+
+def test_no_prompt_is_too_long():
+    lengths = [1 + i * 7 % 11 for i in range(50)]
+    runs = split_phrases(lengths, 20)
+    assert [i for run in runs for i in run] == list(range(50))
+    assert all(2 + sum(lengths[i] + 1 for i in run) <= 20 for run in runs)
+
+
+def test_a_phrase_that_never_fits():
+    with pytest.raises(ValueError, match="phrase 1 has 8 tokens, at most 7 fit"):
+        split_phrases([2, 8], 10)

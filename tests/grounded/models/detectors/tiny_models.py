@@ -33,7 +33,7 @@ TINY = Architecture(
 
 
 def randomise(model: nn.Module, seed: int = 0, std: float = 0.15) -> nn.Module:
-    """Weights large enough for answers that differ, where the usual ones would make every box alike."""
+    """Draw weights large enough for boxes that differ, where the usual ones would make all alike."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -55,7 +55,7 @@ def original_network(seed: int = 0) -> nn.Module:
     randomise(network, seed, std=0.04)  # a wider network: with more, it would blow up the smallest difference
     with torch.no_grad():
         for parameter in network.transformer.decoder.norm.parameters():
-            parameter.mul_(0.1)  # of the size of trained answers: otherwise every score would be 0 or 1
+            parameter.mul_(0.1)  # outputs of the size of trained ones: otherwise every score would be 0 or 1
     return network
 
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from grounded.models.detectors.fast.text_cache import DistinctPromptEncoder
+from grounded.models.detectors.fast.text_cache import CachedTextEncoder
 from tests.grounded import builders
 
 
@@ -26,25 +26,25 @@ def inputs(rows: list[list[int]]) -> tuple[torch.Tensor, ...]:
 def test_equal_prompts_are_encoded_once_and_features_stay_the_same():
     plain = builders.detector_model().model.text_backbone
     counting = CountingEncoder(plain)
-    shared = DistinctPromptEncoder(counting)
+    cached = CachedTextEncoder(counting)
     batch = inputs([[101, 7, 102], [101, 9, 102], [101, 7, 102], [101, 9, 102], [101, 8, 102]])
     with torch.inference_mode():
-        together = shared(*batch).last_hidden_state
+        together = cached(*batch).last_hidden_state
         torch.testing.assert_close(together, plain(*batch).last_hidden_state)
         assert counting.prompts == 3
         for i in range(5):
             own = [value[i : i + 1] for value in batch]
-            assert torch.equal(shared(*own).last_hidden_state, plain(*own).last_hidden_state)
+            assert torch.equal(cached(*own).last_hidden_state, plain(*own).last_hidden_state)
             assert torch.equal(together[i], plain(*own).last_hidden_state[0])
-    assert counting.prompts == 3  # those of the first call were kept
+    assert counting.prompts == 3  # those of the first call were cached
 
 
-def test_the_oldest_prompts_are_forgotten():
+def test_the_least_recently_used_prompts_are_dropped():
     counting = CountingEncoder(builders.detector_model().model.text_backbone)
-    shared = DistinctPromptEncoder(counting, capacity=2)
+    cached = CachedTextEncoder(counting, capacity=2)
     with torch.inference_mode():
         for token in (7, 8, 9, 9, 8, 7):
-            shared(*inputs([[101, token, 102]]))
+            cached(*inputs([[101, token, 102]]))
     assert counting.prompts == 4
 
 
@@ -53,16 +53,16 @@ def test_prompts_beyond_the_capacity_in_one_batch():
     batch = inputs([[101, token, 102] for token in range(5, 10)])
     with torch.inference_mode():
         torch.testing.assert_close(
-            DistinctPromptEncoder(plain, capacity=2)(*batch).last_hidden_state, plain(*batch).last_hidden_state
+            CachedTextEncoder(plain, capacity=2)(*batch).last_hidden_state, plain(*batch).last_hidden_state
         )
 
 
-def test_nothing_is_kept_while_gradients_are_wanted():
+def test_nothing_is_cached_while_gradients_are_computed():
     counting = CountingEncoder(builders.detector_model().model.text_backbone)
-    shared = DistinctPromptEncoder(counting)
+    cached = CachedTextEncoder(counting)
     batch = inputs([[101, 7, 102], [101, 7, 102]])
     with torch.inference_mode():
-        shared(*batch)
-    shared(*batch).last_hidden_state.sum().backward()
+        cached(*batch)
+    cached(*batch).last_hidden_state.sum().backward()
     assert counting.prompts == 2
     assert any(parameter.grad is not None for parameter in counting.parameters())

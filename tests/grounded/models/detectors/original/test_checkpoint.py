@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grounded.errors import ConfigError
+from grounded.errors import CheckpointError, ConfigError
 from grounded.models.detectors.original.checkpoint import (
     SWIN_B_COGCOOR,
     SWIN_T_OGC,
@@ -14,7 +14,6 @@ from grounded.models.detectors.original.checkpoint import (
     load_tokenizer,
     read_weights,
 )
-from segany import CheckpointError
 from tests.grounded import builders
 from tests.grounded.models.detectors import tiny_models
 
@@ -22,7 +21,7 @@ WEIGHTS = {"transformer.level_embed": torch.ones(4, 2), "bbox_embed.0.layers.0.b
 
 
 class NotATensor:
-    """What only an unpickler that runs arbitrary code could bring back."""
+    """An object that only an unpickler that runs arbitrary code can load."""
 
 
 def save(path: Path, stored: object) -> Path:

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from grounded.errors import ConfigError
+from grounded.config import DetectorConfig
+from grounded.errors import CheckpointError, ConfigError
 from grounded.models import detectors
 from grounded.models.detectors.original import package as groundingdino_py
 from grounded.models.detectors.original.checkpoint import SWIN_B_COGCOOR, SWIN_T_OGC, Architecture
-from grounded.settings import DetectorConfig
-from segany import CheckpointError
 from tests.grounded import builders
 from tests.grounded.conftest import picture
 from tests.grounded.models.detectors import tiny_models
 
-EVERYTHING = DetectorConfig(box_threshold=0.0, nms_threshold=1.0, image_size=64)
+ALL_QUERIES = DetectorConfig(box_threshold=0.0, nms_threshold=1.0, image_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +35,9 @@ def prompt(*phrases: str) -> list[int]:
 def test_scores_are_those_of_the_network_for_the_joined_text(checkpoint: Path):
     """As they follow from the original network for the original kind of caption."""
     phrases = ["a cat", "zebra", "hot dog"]
-    detector = groundingdino_py.load(checkpoint, EVERYTHING)
+    detector = groundingdino_py.load(checkpoint, ALL_QUERIES)
     (found,) = detector.detect([picture()], [phrases])
-    pixels = detector._pixels([picture()], size={"height": 64, "width": 85}, do_pad=False)
+    pixels = detector._preprocess([picture()], size={"height": 64, "width": 85}, do_pad=False)
     with torch.inference_mode():
         output = detector.model.network(pixels, captions=[prompt(*phrases)])
     probabilities = output["pred_logits"][0].sigmoid()
@@ -50,7 +49,7 @@ def test_scores_are_those_of_the_network_for_the_joined_text(checkpoint: Path):
 
 
 def test_prompts_of_a_batch_do_not_mix(checkpoint: Path):
-    model = groundingdino_py.load(checkpoint, EVERYTHING).model
+    model = groundingdino_py.load(checkpoint, ALL_QUERIES).model
     prompts = [prompt("a cat"), prompt("dog", "a red mug"), prompt("a cat")]
     length = max(map(len, prompts))
     ids = torch.tensor([tokens + [0] * (length - len(tokens)) for tokens in prompts])
@@ -136,7 +135,7 @@ def test_the_package_is_left_as_it_was():
 def test_loading_and_searching_print_nothing(
     checkpoint: Path, capfd: pytest.CaptureFixture, recwarn: pytest.WarningsRecorder
 ):
-    groundingdino_py.load(checkpoint, EVERYTHING).detect([picture()], [["a cat"]])
+    groundingdino_py.load(checkpoint, ALL_QUERIES).detect([picture()], [["a cat"]])
     assert capfd.readouterr() == ("", "")
     assert [str(warning.message) for warning in recwarn] == []
 

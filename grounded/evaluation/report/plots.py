@@ -1,0 +1,135 @@
+"""Diagrams of an evaluation, drawn with Pillow."""
+
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+from grounded.data.phrases import shortened
+from grounded.evaluation.calibration import Calibration
+from grounded.evaluation.confusion import ConfusionMatrix
+
+Colour: TypeAlias = tuple[int, int, int]
+
+_WHITE, _INK, _GREY, _GRID = (255, 255, 255), (30, 30, 36), (120, 120, 128), (226, 226, 230)
+_BLUE, _RED = (43, 108, 176), (214, 92, 60)
+
+_MAX_CLASSES = 40  # of the confusion matrix: more cannot be read
+
+
+def draw_reliability_diagram(calibration: Calibration) -> Image.Image:
+    """Draw the accuracy in each bin of scores beside the diagonal of perfect calibration, and the counts."""
+    side, left, top, counts_height = 560, 84, 64, 120
+    image = Image.new("RGB", (left + side + 30, top + side + counts_height + 110), _WHITE)
+    canvas = ImageDraw.Draw(image)
+    error = "no scores" if calibration.error is None else f"expected calibration error {calibration.error:.3f}"
+    canvas.text((left, 18), f"Reliability of the scores: {error}", font=_font(20), fill=_INK)
+
+    def x_of(score: float) -> float:
+        return left + score * side
+
+    def y_of(share: float) -> float:
+        return top + (1 - share) * side
+
+    for step in range(6):
+        value = step / 5
+        canvas.line((left, y_of(value), left + side, y_of(value)), fill=_GRID)
+        canvas.text((left - 10, y_of(value)), f"{value:.1f}", font=_font(16), fill=_GREY, anchor="rm")
+        canvas.text((x_of(value), top + side + 8), f"{value:.1f}", font=_font(16), fill=_GREY, anchor="mt")
+    base = top + side + 50 + counts_height
+    max_count = max((one.count for one in calibration.bins), default=0)
+    for one in calibration.bins:
+        x0, x1 = x_of(one.low) + 2, x_of(one.high) - 2
+        if one.accuracy is not None and one.mean_score is not None:
+            canvas.rectangle((x0, y_of(one.accuracy), x1, y_of(0.0)), fill=_BLUE)
+            canvas.line((x0, y_of(one.mean_score), x1, y_of(one.mean_score)), fill=_RED, width=3)
+        if one.count:
+            canvas.rectangle((x0, base - counts_height * one.count / max_count, x1, base), fill=_GREY)
+            text, size = _short_count(one.count), min(14, max(8, int((x1 - x0) / 3)))
+            canvas.text(((x0 + x1) / 2, base + 4), text, font=_font(size), fill=_GREY, anchor="mt")
+    canvas.line((x_of(0.0), y_of(0.0), x_of(1.0), y_of(1.0)), fill=_INK, width=2)
+    canvas.rectangle((left, top, left + side, top + side), outline=_INK)
+    canvas.line((left, base, left + side, base), fill=_INK)
+    canvas.text((left + 14, top + 12), "blue: share of right answers; red: mean score", font=_font(16), fill=_INK)
+    canvas.text((left + side / 2, base + 30), "score; grey: number of answers", font=_font(18), fill=_INK, anchor="mt")
+    _draw_vertical_text(image, "share that is right", (16, top + side // 2), _font(18))
+    return image
+
+
+def draw_confusion_matrix(confusion: ConfusionMatrix) -> Image.Image:
+    """Draw the confusion matrix, a row for each class and a column for each phrase, coloured by its share of the row.
+
+    Of many classes the most frequent are drawn, and the title says so.
+    """
+    classes, phrases = _most_frequent(confusion)
+    rows, columns = [*classes, None], [*phrases, None]
+    cell = 44 if max(len(rows), len(columns)) <= 16 else 30
+    font = _font(15)
+    row_names = [_caption(label, "(nothing there)") for label in rows]
+    column_names = [_caption(phrase, "(no answer)") for phrase in columns]
+    left = round(max(font.getlength(name) for name in row_names)) + 50
+    top = round(max(font.getlength(name) for name in column_names)) + 92
+    title = "What lies there (rows) and what was answered (columns)"
+    if len(classes) < len(confusion.classes):
+        title += f": {len(classes)} of {len(confusion.classes)} classes, the most frequent"
+    width = max(left + cell * len(columns) + 20, round(_font(18).getlength(title)) + 40)
+    image = Image.new("RGB", (width, top + cell * len(rows) + 20), _WHITE)
+    canvas = ImageDraw.Draw(image)
+    canvas.text((20, 16), title, font=_font(18), fill=_INK)
+    for x, name in enumerate(column_names):
+        _draw_vertical_text(image, name, (left + x * cell + cell // 2 - 9, top - 8), font, from_below=True)
+    for y, (label, name) in enumerate(zip(rows, row_names, strict=True)):
+        canvas.text((left - 10, top + y * cell + cell / 2), name, font=font, fill=_INK, anchor="rm")
+        row_total = sum(count for (of, _), count in confusion.counts.items() if of == label)
+        for x, phrase in enumerate(columns):
+            box = (left + x * cell, top + y * cell, left + (x + 1) * cell, top + (y + 1) * cell)
+            _draw_cell(canvas, box, confusion.count(label, phrase), row_total)
+    return image
+
+
+def _draw_cell(canvas: ImageDraw.ImageDraw, box: tuple[int, int, int, int], count: int, row_total: int) -> None:
+    share = count / row_total if row_total else 0.0
+    strength = 0.08 + 0.92 * share if count else 0.0
+    fill = tuple(round(p + strength * (c - p)) for p, c in zip(_WHITE, _BLUE, strict=True))
+    canvas.rectangle(box, fill=fill, outline=_GRID)
+    if count:
+        x0, y0, x1, y1 = box
+        font = _font(15 if x1 - x0 > 36 else 11)
+        colour = _WHITE if strength > 0.5 else _INK
+        canvas.text(((x0 + x1) / 2, (y0 + y1) / 2), _short_count(count), font=font, fill=colour, anchor="mm")
+
+
+def _most_frequent(confusion: ConfusionMatrix) -> tuple[list[str], list[str]]:
+    """Return the classes with most objects and predictions, as many as fit, and their phrases in the same order."""
+    totals = dict.fromkeys(confusion.classes, 0)
+    for (label, phrase), count in confusion.counts.items():
+        for name in {label, confusion.phrase_classes.get(phrase or "")}:
+            if name is not None:
+                totals[name] += count
+    frequent = set(sorted(totals, key=lambda name: -totals[name])[:_MAX_CLASSES])
+    classes = [label for label in confusion.classes if label in frequent]
+    return classes, [phrase for label in classes for phrase, own in confusion.phrase_classes.items() if own == label]
+
+
+def _caption(text: str | None, otherwise: str) -> str:
+    return otherwise if text is None else shortened(text, 28)
+
+
+def _short_count(count: int) -> str:
+    return str(count) if count < 10_000 else f"{count / 1000:.0f}k"
+
+
+def _draw_vertical_text(
+    image: Image.Image, text: str, position: tuple[int, int], font: ImageFont.FreeTypeFont, from_below: bool = False
+) -> None:
+    """Draw text turned by 90 degrees, its left edge at x and its middle, or its beginning, at y."""
+    x, y = position
+    line = Image.new("L", (max(1, round(font.getlength(text))), round(font.size * 1.4)), 0)
+    ImageDraw.Draw(line).text((0, 0), text, font=font, fill=255)
+    turned = line.rotate(90, expand=True)
+    image.paste(_INK, (x, y - turned.height if from_below else y - turned.height // 2), turned)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return font

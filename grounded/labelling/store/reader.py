@@ -1,0 +1,144 @@
+"""Reads a run's folder line by line, while it is being written or after."""
+
+import json
+import re
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+from grounded.errors import ResultError
+from grounded.labelling.records import Record
+from grounded.labelling.store.run import FAILURES, RECORDS, Failure
+
+# The beginning of a record, up to the end of the file's name, so that a name is read without parsing the masks.
+_FILE_PREFIX = re.compile(rb'\{"image":\{"file":("(?:[^"\\]|\\.)*")')
+
+
+def read_records(folder: str | PathLike[str]) -> Iterator[Record]:
+    """Yield the records of a run, shard by shard, each image once; one is in memory at a time.
+
+    Raises:
+        ResultError: the folder does not exist, or a line other than a cut-off last one is not a record.
+    """
+    seen: set[str] = set()
+    for shard in list_shards(folder):
+        for offset, line in complete_lines(shard):
+            record = _parse_record(line, shard, offset)
+            if record.image.file not in seen:
+                seen.add(record.image.file)
+                yield record
+
+
+def read_done_files(folder: str | PathLike[str]) -> set[str]:
+    """Return the names of the images that have a record. Raises ResultError as `read_records` does."""
+    return {parse_file_name(line, shard) for shard in list_shards(folder) for _, line in complete_lines(shard)}
+
+
+def read_failures(folder: str | PathLike[str]) -> dict[str, Failure]:
+    """Return the last failure of each image that has no record. Raises ResultError as `read_records` does."""
+    done = read_done_files(folder)
+    return {file: failure for file, failure in read_all_failures(Path(folder)).items() if file not in done}
+
+
+def index_records(folder: str | PathLike[str]) -> dict[str, tuple[Path, int]]:
+    """Return (shard, byte offset) of the record of each image, by name, for `read_record_at`. Raises ResultError."""
+    index: dict[str, tuple[Path, int]] = {}
+    for shard in list_shards(folder):
+        for offset, line in complete_lines(shard):
+            index.setdefault(parse_file_name(line, shard), (shard, offset))
+    return index
+
+
+def read_record_at(shard: Path, offset: int) -> Record:
+    """Read the record that begins `offset` bytes into `shard`, a position from `index_records`.
+
+    Raises:
+        ResultError: none begins there.
+    """
+    try:
+        with shard.open("rb") as file:
+            file.seek(offset)
+            line = file.readline()
+    except OSError as error:
+        raise ResultError(f"cannot read {shard}: {error.strerror or error}") from error
+    return _parse_record(line, shard, offset)
+
+
+def list_shards(folder: str | PathLike[str]) -> list[Path]:
+    """Return the files of records, in order. Raises ResultError if the folder does not exist."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ResultError(f"no such folder: {path}")
+    return sorted((path / RECORDS).glob("*.jsonl"))
+
+
+def read_all_failures(folder: Path) -> dict[str, Failure]:
+    """The last failure of each image, whether or not it was labelled later."""
+    path = folder / FAILURES
+    if not path.exists():
+        return {}
+    found = (Failure.from_line(line) for _, line in complete_lines(path))
+    return {failure.file: failure for failure in found}
+
+
+class RunFollower:
+    """Reads the lines of a run's shards, each once, while the run is being written."""
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = folder
+        self._ends: dict[Path, tuple[int, int]] = {}  # of each shard its inode, and the end of the last line read
+
+    def lines(self, behind: "RunFollower | None" = None) -> Iterator[tuple[Path, int, bytes]]:
+        """Yield (shard, offset, line) of new lines; a line counts as read once the next one is taken.
+
+        Args:
+            behind: another follower, which is not overtaken.
+
+        Raises:
+            ResultError: the folder does not exist.
+        """
+        for shard in list_shards(self.folder):
+            inode = shard.stat().st_ino
+            for offset, line in complete_lines(shard, self._ends.get(shard, (inode, 0))[1]):
+                if behind is not None and offset >= behind._ends.get(shard, (inode, 0))[1]:
+                    break
+                yield shard, offset, line
+                self._ends[shard] = inode, offset + len(line)
+
+    def is_lost(self) -> bool:
+        """Whether a line that was read is gone, as when a run is begun anew in the folder."""
+        for shard, (inode, end) in self._ends.items():
+            try:
+                current = shard.stat()
+            except FileNotFoundError:
+                return True
+            if current.st_ino != inode or current.st_size < end:
+                return True
+        return False
+
+
+def complete_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, line) of the lines that end in a line feed, from the one that begins at `start`."""
+    offset = start
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if line.endswith(b"\n"):
+                yield offset, line
+            offset += len(line)
+
+
+def parse_file_name(line: bytes, shard: Path) -> str:
+    """The name of the image of a record's line. Raises ResultError."""
+    prefix = _FILE_PREFIX.match(line)
+    try:
+        return str(json.loads(prefix[1]) if prefix else json.loads(line)["image"]["file"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultError(f"{shard} holds a line that is no record: {error}") from error
+
+
+def _parse_record(line: bytes, shard: Path, offset: int) -> Record:
+    try:
+        return Record.from_line(line)
+    except ResultError as error:
+        raise ResultError(f"{shard}, {offset} bytes from its beginning: {error}") from error

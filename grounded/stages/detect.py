@@ -1,0 +1,22 @@
+"""Detect: boxes for each phrase."""
+
+from grounded.data.detections import Detections
+from grounded.data.image import SourceImage
+from grounded.data.protocols import Detector
+from grounded.errors import PromptError
+
+
+def detect(detector: Detector, image: SourceImage, phrases: tuple[str, ...]) -> Detections:
+    """Return the boxes that a detector finds for the phrases in one image, best first, in pixels."""
+    return detector.detect([image.pixels], [phrases])[0]
+
+
+def select(detections: Detections, phrases: tuple[str, ...], box_threshold: float | None) -> Detections:
+    """Return the detections of at least a score; None keeps all.
+
+    Raises:
+        PromptError: the detections are scored against another number of phrases.
+    """
+    if detections.scores.shape[1] != len(phrases):
+        raise PromptError(f"detections must be of {len(phrases)} phrases, got {detections.scores.shape[1]}")
+    return detections if box_threshold is None else detections[detections.score >= box_threshold]
