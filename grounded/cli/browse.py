@@ -3,18 +3,18 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from grounded.config import PipelineConfig, from_dict, load, override
 from grounded.errors import ConfigError, GroundedError, one_line
-from grounded.labelling.review import server
-from grounded.labelling.review.agreement import run_agreement
-from grounded.labelling.review.clicks import ClickSegmenter
-from grounded.labelling.review.contact_sheet import write_contact_sheet
-from grounded.labelling.review.session import ReviewSession
-from grounded.labelling.sources import Source, open_source
-from grounded.labelling.store import Run
+
+if (
+    TYPE_CHECKING
+):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+    from grounded.labelling.sources import Source
+    from grounded.labelling.store import Run
 
 
 @click.command()
@@ -55,6 +55,13 @@ def browse(
 
     Exit status: 0 ended by Ctrl-C, or written; 1 something failed; 2 wrong arguments.
     """
+    from grounded.labelling.review import server
+    from grounded.labelling.review.agreement import run_agreement
+    from grounded.labelling.review.clicks import ClickSegmenter
+    from grounded.labelling.review.contact_sheet import write_contact_sheet
+    from grounded.labelling.review.session import ReviewSession
+    from grounded.labelling.store import Run
+
     try:
         run = Run.read(folder)
         if report:
@@ -77,17 +84,19 @@ def browse(
         click.echo("Stopped", err=True)
 
 
-def _read_config(run: Run, name: str | None, device: str | None) -> PipelineConfig:
+def _read_config(run: "Run", name: str | None, device: str | None) -> PipelineConfig:
     config = from_dict(run.configuration, where="the run's configuration") if name is None else load(name)
     return config if device is None else override(config, device=device)
 
 
-def _open_images(run: Run, images: str | None) -> Source | None:
+def _open_images(run: "Run", images: str | None) -> "Source | None":
     """Open the images of a run; None where they are not in their place any more, for masks can be reviewed without.
 
     Raises:
         GroundedError: there is nothing at the place that `images` names.
     """
+    from grounded.labelling.sources import open_source
+
     if images is not None:
         return open_source(images)
     try:

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from grounded.errors import GroundedError, one_line
-from grounded.models.detectors.original.convert import convert
 
 
 @click.command(name="convert-checkpoint")
@@ -28,6 +27,8 @@ def convert_checkpoint(checkpoint: Path, tokenizer: Path | None, out: Path) -> N
 
     Exit status: 0 the folder is complete; 1 something failed, and there is no folder; 2 wrong arguments.
     """
+    from grounded.models.detectors.original.convert import convert  # here: it loads PyTorch, which --help does not need
+
     try:
         folder = convert(checkpoint, out, tokenizer)
     except GroundedError as error:

@@ -7,8 +7,6 @@ import click
 
 from grounded.config import load
 from grounded.errors import ConfigError, GroundedError
-from grounded.ui import serving
-from grounded.ui.state import Limits
 
 
 @click.command()
@@ -34,6 +32,9 @@ def demo(config: str, host: str, port: int | None, max_side: int | None, mcp: bo
 
     Exit status: 0 ended by Ctrl-C; 1 something failed; 2 wrong arguments; 143 ended by SIGTERM.
     """
+    from grounded.ui import serving  # here: the app loads PyTorch, which --help does not need
+    from grounded.ui.state import Limits
+
     try:
         load(config)
         if mcp:

@@ -3,24 +3,22 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
 from grounded.errors import ConfigError, GroundedError, ImageError, one_line
-from grounded.evaluation.dataset import ClassNames, MatchedDataset, match_records, read_ground_truth
-from grounded.evaluation.evaluate import EvaluationConfig, LabelEvaluation, evaluate_labels
-from grounded.evaluation.matching import IouType
-from grounded.evaluation.report.plots import draw_confusion_matrix, draw_reliability_diagram
-from grounded.evaluation.report.report import skipped_notes, to_dict, to_markdown
-from grounded.evaluation.report.worst import draw_worst
-from grounded.labelling.review.apply import corrected_records
-from grounded.labelling.sources import open_source
-from grounded.labelling.store import Run, read_records
-from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
-_IOU_TYPES: dict[str, tuple[IouType, ...]] = {"mask": ("mask",), "box": ("box",), "both": ("mask", "box")}
+if (
+    TYPE_CHECKING
+):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+    from grounded.evaluation.dataset import MatchedDataset
+    from grounded.evaluation.evaluate import LabelEvaluation
+    from grounded.evaluation.matching import IouType
+    from grounded.labelling.store import Run
+
+_IOU_TYPES: dict[str, tuple["IouType", ...]] = {"mask": ("mask",), "box": ("box",), "both": ("mask", "box")}
 
 
 @click.group()
@@ -111,6 +109,10 @@ def labels(
 
     Exit status: 0 measured; 1 something failed; 2 wrong arguments.
     """
+    from grounded.evaluation.evaluate import EvaluationConfig, evaluate_labels
+    from grounded.evaluation.report.report import skipped_notes
+    from grounded.utils.files import check_folder
+
     out = out or folder / "evaluation"
     try:
         check_folder(out)
@@ -130,22 +132,29 @@ def labels(
     click.echo(f"-> {out / 'evaluation.md'}")
 
 
-def _read_run(folder: Path) -> Run | None:
+def _read_run(folder: Path) -> "Run | None":
     """Read the settings of a run; None in a folder that holds records alone."""
+    from grounded.labelling.store import Run
+
     return None if not (folder / "run.json").exists() and (folder / "records").is_dir() else Run.read(folder)
 
 
 def _match(
-    folder: Path, run: Run | None, truth: Path, mapping: dict[str, str], as_found: bool, count_missing: bool
-) -> MatchedDataset:
+    folder: Path, run: "Run | None", truth: Path, mapping: dict[str, str], as_found: bool, count_missing: bool
+) -> "MatchedDataset":
+    from grounded.evaluation.dataset import ClassNames, match_records, read_ground_truth
+    from grounded.labelling.review.apply import corrected_records
+    from grounded.labelling.store import read_records
+
     ground_truth = read_ground_truth(truth)
     records = _progress("reading", "record")(read_records(folder) if as_found else corrected_records(folder))
     names = ClassNames(ground_truth.classes, mapping)
     return match_records(records, ground_truth, names, run.phrases if run else (), count_missing)
 
 
-def _image_reader(images: str | None, run: Run | None) -> Callable[[str], bytes]:
+def _image_reader(images: str | None, run: "Run | None") -> Callable[[str], bytes]:
     """Return a function that reads an image by its name; without images it raises ImageError."""
+    from grounded.labelling.sources import open_source
 
     def raise_missing(file: str) -> bytes:
         raise ImageError(f"no such image: {file}")
@@ -161,8 +170,13 @@ def _image_reader(images: str | None, run: Run | None) -> Callable[[str], bytes]
         return raise_missing
 
 
-def _write(out: Path, evaluation: LabelEvaluation, read_image: Callable[[str], bytes]) -> None:
+def _write(out: Path, evaluation: "LabelEvaluation", read_image: Callable[[str], bytes]) -> None:
     """Write all files, or none where one fails."""
+    from grounded.evaluation.report.plots import draw_confusion_matrix, draw_reliability_diagram
+    from grounded.evaluation.report.report import to_dict, to_markdown
+    from grounded.evaluation.report.worst import draw_worst
+    from grounded.utils.files import atomic_files, image_bytes, json_bytes
+
     images = {
         "reliability.png": draw_reliability_diagram(evaluation.calibration),
         "confusion.png": draw_confusion_matrix(evaluation.confusion),
@@ -175,7 +189,7 @@ def _write(out: Path, evaluation: LabelEvaluation, read_image: Callable[[str], b
         write(out / "evaluation.md", to_markdown(evaluation, tuple(images)).encode())
 
 
-def _summary(evaluation: LabelEvaluation) -> str:
+def _summary(evaluation: "LabelEvaluation") -> str:
     """The most important numbers, in percent."""
     counts, absent = evaluation.overall, evaluation.absent_classes.overall
     measures = [(f"{iou_type} AP", value.overall.mean) for iou_type, value in evaluation.precision.items()]

@@ -5,23 +5,21 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from grounded.cli.options import pipeline_options, read_config
 from grounded.errors import BusyError, ConfigError, GroundedError, describe_error
-from grounded.labelling.engines.local import EngineOptions, label_local, pending_items
-from grounded.labelling.engines.ray import label_ray
-from grounded.labelling.interrupts import catch_interrupts
-from grounded.labelling.progress import RunSummary, open_progress
-from grounded.labelling.sources import Source, open_source
-from grounded.labelling.store import Writer, open_run
-from grounded.labelling.task import PipelineTaskSpec
-from grounded.labelling.tiling.tiles import Tiles
-from grounded.labelling.vocabulary import Vocabulary
-from grounded.models.checkpoints import hash_checkpoints
+
+if (
+    TYPE_CHECKING
+):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+    from grounded.labelling.engines.local import EngineOptions
+    from grounded.labelling.sources import Source
+    from grounded.labelling.store import Writer
+    from grounded.labelling.task import PipelineTaskSpec
+    from grounded.labelling.vocabulary import Vocabulary
 
 # More batches at once bring a CPU little, and each needs memory of its own.
 _MOST_WORKERS = 4
@@ -102,6 +100,14 @@ def label(
     """
     if engine != "ray" and (address or gpus_per_worker is not None or cpus_per_worker != 1):
         raise click.UsageError("--address, --cpus-per-worker and --gpus-per-worker need --engine ray")
+    import torch
+
+    from grounded.labelling.engines.local import EngineOptions
+    from grounded.labelling.sources import open_source
+    from grounded.labelling.store import open_run
+    from grounded.labelling.task import PipelineTaskSpec
+    from grounded.labelling.tiling.tiles import Tiles
+
     try:
         config = read_config(**fields)
         spec = PipelineTaskSpec(config, _read_vocabulary(text), Tiles.parse(tiles) if tiles else None)
@@ -132,13 +138,19 @@ def label(
 
 
 def _label_and_exit(
-    source: Source,
-    spec: PipelineTaskSpec,
-    writer: Writer,
-    options: EngineOptions,
+    source: "Source",
+    spec: "PipelineTaskSpec",
+    writer: "Writer",
+    options: "EngineOptions",
     ray_options: dict[str, Any] | None,
 ) -> None:
     """Run the engine, the one on Ray with `ray_options` or else the local one, print the summary and exit."""
+    from grounded.labelling.engines.local import label_local, pending_items
+    from grounded.labelling.engines.ray import label_ray
+    from grounded.labelling.interrupts import catch_interrupts
+    from grounded.labelling.progress import RunSummary, open_progress
+    from grounded.models.checkpoints import hash_checkpoints
+
     with catch_interrupts(lambda line: click.echo(f"\n{line}", err=True)) as interrupt:
         try:
             with writer:
@@ -164,8 +176,10 @@ def _label_and_exit(
     sys.exit(interrupt.exit_status or (1 if failed else 0))
 
 
-def _read_vocabulary(text: str) -> Vocabulary:
+def _read_vocabulary(text: str) -> "Vocabulary":
     """Read a YAML file, or split a text into phrases."""
+    from grounded.labelling.vocabulary import Vocabulary
+
     if text.lower().endswith((".yaml", ".yml")):
         return Vocabulary.from_yaml(text)
     if os.path.exists(text):

@@ -6,20 +6,22 @@ import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
 from grounded.cli.options import pipeline_options, read_config
 from grounded.config import PipelineConfig
-from grounded.data.image import open_image
 from grounded.data.phrases import parse, shortened
 from grounded.errors import ConfigError, GroundedError, describe_error
-from grounded.output.write import output_folders, write_result
-from grounded.pipeline import Pipeline
 from grounded.utils.files import check_folder
 from grounded.utils.timing import Stopwatch
+
+if (
+    TYPE_CHECKING
+):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+    from grounded.pipeline import Pipeline
 
 # With more phrases than these, the line on an image names only those that were found in it.
 _PHRASES_LISTED = 20
@@ -64,6 +66,8 @@ def segment(
         check_folder(out)  # now rather than after minutes of work
     except GroundedError as error:
         raise click.UsageError(str(error)) from error
+    from grounded.output.write import output_folders
+
     pipeline = _load_pipeline(config, verbose)
     failures = 0
     # A bar for one image would only flicker; None leaves it out where stderr is not a terminal.
@@ -80,8 +84,10 @@ def segment(
     sys.exit(1 if failures else 0)
 
 
-def _load_pipeline(config: PipelineConfig, verbose: bool) -> Pipeline:
+def _load_pipeline(config: PipelineConfig, verbose: bool) -> "Pipeline":
     """Load the models, or exit: with 2 where the configuration is at fault, with 1 where the weights are."""
+    from grounded.pipeline import Pipeline
+
     try:
         return Pipeline.from_config(config)
     except ConfigError as error:
@@ -92,9 +98,12 @@ def _load_pipeline(config: PipelineConfig, verbose: bool) -> Pipeline:
 
 
 def _segment_one(
-    pipeline: Pipeline, image: Path, phrases: tuple[str, ...], folder: Path, max_pixels: int, verbose: bool
+    pipeline: "Pipeline", image: Path, phrases: tuple[str, ...], folder: Path, max_pixels: int, verbose: bool
 ) -> str:
     """Segment one image and write its result. Return what was found in one line, and notes and times below it."""
+    from grounded.data.image import open_image
+    from grounded.output.write import write_result
+
     stopwatch = Stopwatch.for_device()
     with stopwatch.stage("open"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, on oddities of files that it can read nevertheless

@@ -1,1 +1,1 @@
-"""The app: one user's pictures, texts and corrections in a browser, and named endpoints for programs."""
+"""The app: segmenting, correcting and downloading in a browser, and named endpoints for programs."""

@@ -202,7 +202,7 @@ def seconds_line(state: AppState) -> str:
     ran = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in state.seconds.items() if name != "open")
     kept = ", ".join(sorted(state.stages_run - set(state.seconds) - {"open"}))
     lines = [f"Ran: {ran}." if ran else "", f"Kept from before: {kept}." if kept else ""]
-    return " ".join(line for line in lines if line)
+    return " ".join(line for line in lines if line).replace("_", " ")  # names of functions as words
 
 
 def status_html(lines: Iterable[str]) -> str:

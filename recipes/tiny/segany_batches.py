@@ -45,11 +45,11 @@ def _draw_prompt(scene: PoolScene, image: int, kind: str, flip: bool, rng: np.ra
     level = levels[rng.integers(len(levels))] if rng.random() < 0.6 else "object"
     truth = scene.mask(thing, level)
     x0, y0, x1, y1 = (v * e for v, e in zip(thing.box, scene.framed_size[::-1] * 2, strict=True))
-    image = scene.framed
+    pixels = scene.framed
     if rng.random() < 0.5:
-        image = grey_background(image, scene.mask(thing))
+        pixels = grey_background(pixels, scene.mask(thing))
     crop = (
-        square_crop(image, (x0, y0, x1, y1), rng.uniform(0, 0.2), train_clip.SIDE)
+        square_crop(pixels, (x0, y0, x1, y1), rng.uniform(0, 0.2), train_clip.SIDE)
         if "text" in kind
         else np.zeros((1, 1, 3), np.uint8)
     )

@@ -13,7 +13,7 @@ class SegmentTab:
     def __init__(self, page: Any) -> None:
         self.page = page
         page.set_default_timeout(SECONDS)
-        self.wait("Add a picture")
+        self.wait("Add an image")
 
     def wait(self, text: str) -> None:
         """Wait until the line of the status says so."""
@@ -25,10 +25,10 @@ class SegmentTab:
 
     def example(self, name: str = "picnic") -> None:
         self.page.click(f"#example-{name}")
-        self.wait("Picture of 640 × 480 pixels")
+        self.wait("Image of 640 × 480 pixels")
 
     def upload(self, path: Path) -> None:
-        self.page.set_input_files("#picture input[type=file]", str(path))
+        self.page.set_input_files("#image input[type=file]", str(path))
 
     def ask(self, text: str) -> None:
         self.page.fill("#text textarea", text)
@@ -84,7 +84,7 @@ class SegmentTab:
         self.page.locator("#tool").get_by_label(name).check()
 
     def press(self, x: float, y: float) -> None:
-        """Press on the canvas at a place in pixels of the example, and wait until another picture is there."""
+        """Press on the canvas at a place in pixels of the example, and wait until another image is there."""
         image = self.page.locator("#canvas img")
         image.scroll_into_view_if_needed()
         before, box = image.get_attribute("src"), image.bounding_box()

@@ -18,8 +18,8 @@ def test_a_phone_shows_all_in_one_column(
     assert _fits(tab)
     tab.found("a dog. pizza")
     assert _fits(tab)
-    # The answer comes below the question, and is brought into sight.
-    tops = [tab.page.locator(id).bounding_box()["y"] for id in ("#picture", "#text", "#run", "#status", "#table")]
+    # The result comes below the query, and is brought into sight.
+    tops = [tab.page.locator(id).bounding_box()["y"] for id in ("#image", "#text", "#run", "#status", "#table")]
     assert tops == sorted(tops)
     tab.page.wait_for_function("document.querySelector('#status').getBoundingClientRect().top < innerHeight / 2")
     screenshot(tab, "phone-result")
@@ -45,7 +45,7 @@ def test_all_can_be_told_apart_without_seeing_it(visit: Callable[..., SegmentTab
         .map((one) => one.outerHTML.slice(0, 200))"""
     )
     assert nameless == []
-    images = tab.page.evaluate("[...document.querySelectorAll('#picture img, #canvas img')].map((image) => image.alt)")
+    images = tab.page.evaluate("[...document.querySelectorAll('#image img, #canvas img')].map((image) => image.alt)")
     assert images and all(images)
     levels = tab.page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((head) => +head.tagName[1])")
     assert levels[0] == 1 and all(b - a <= 1 for a, b in pairwise(levels))

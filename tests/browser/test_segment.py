@@ -14,7 +14,7 @@ DOG, EAR, BALLOON = (480, 260), (411, 235), (100, 250)
 Visit = Callable[..., SegmentTab]
 
 
-def test_ask_correct_and_take_away(visit: Visit, screenshot: Callable[[SegmentTab, str], None], tmp_path: Path):
+def test_run_correct_and_download(visit: Visit, screenshot: Callable[[SegmentTab, str], None], tmp_path: Path):
     tab = visit()
     tab.found("a dog. pizza")
     assert "2 instances: a dog (1), pizza (1)." in tab.status and "Ran: detect" in tab.status
@@ -34,7 +34,7 @@ def test_ask_correct_and_take_away(visit: Visit, screenshot: Callable[[SegmentTa
     tab.tool("Add point")
     tab.press(*DOG)
     tab.wait("2 points set")
-    assert "Ran: refine" in tab.status and "encode" in tab.status.partition("StageCache")[2]
+    assert "Ran: refine" in tab.status and "encode" in tab.status.partition("Kept from before")[2]
     screenshot(tab, "desktop-correct")
     tab.page.click("#undo")
     tab.wait("1 point set")
@@ -49,7 +49,7 @@ def test_ask_correct_and_take_away(visit: Visit, screenshot: Callable[[SegmentTa
     assert areas == {"a dog": area, "pizza": tab.area("pizza")}
 
 
-def test_a_setting_asks_again_and_runs_only_what_depends_on_it(visit: Visit):
+def test_a_setting_runs_again_only_what_depends_on_it(visit: Visit):
     tab = visit()
     tab.found("a dog. pizza")
     tab.page.click("#settings > button")
@@ -57,7 +57,7 @@ def test_a_setting_asks_again_and_runs_only_what_depends_on_it(visit: Visit):
     tab.slide("#box-threshold", "End", "Nothing was found. None of: a dog, pizza.")
     tab.page.wait_for_selector("#table", state="hidden")
     tab.slide("#box-threshold", "Home", "a dog (")
-    ran, _, kept = tab.status.partition("StageCache from before:")
+    ran, _, kept = tab.status.partition("Kept from before:")
     assert "detect" not in ran and "encode" not in ran
     assert "detect" in kept and "encode" in kept
 
@@ -100,7 +100,7 @@ def test_paint_and_apply(visit: Visit):
     tab.page.click("#brush > button")
     canvas = tab.page.locator("#editor canvas").first
     canvas.wait_for()
-    tab.page.wait_for_timeout(1500)  # the canvas is there before the picture on it, and tells nobody when
+    tab.page.wait_for_timeout(1500)  # the canvas is there before the image on it, and no event says when
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -129,22 +129,22 @@ def test_phrases_are_hidden_and_shown_again(visit: Visit, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("broken.png", b"not a picture"), ("cut.png", b"\x89PNG\r\n\x1a\n\x00\x00")],
+    [("broken.png", b"not an image"), ("cut.png", b"\x89PNG\r\n\x1a\n\x00\x00")],
     ids=["text", "cut off"],
 )
-def test_a_broken_upload_is_told_and_taken_away(visit: Visit, tmp_path: Path, name: str, data: bytes):
+def test_a_broken_upload_shows_an_error_and_is_removed(visit: Visit, tmp_path: Path, name: str, data: bytes):
     tab = visit()
     (tmp_path / name).write_bytes(data)
     tab.upload(tmp_path / name)
-    assert "picture" in tab.toast() or "image" in tab.toast()
-    tab.page.wait_for_selector("#picture input[type=file]", state="attached")
+    assert "image" in tab.toast()
+    tab.page.wait_for_selector("#image input[type=file]", state="attached")
     tab.example()
 
 
-def test_questions_that_cannot_be_answered_are_told(visit: Visit):
+def test_queries_that_cannot_run_show_an_error(visit: Visit):
     tab = visit()
     tab.ask("a dog")
-    assert "there is no picture yet" in tab.toast()
+    assert "there is no image yet" in tab.toast()
     tab.example()
     tab.page.locator(".toast-close").last.click()
     tab.page.wait_for_selector(".toast-body", state="detached")
@@ -152,9 +152,9 @@ def test_questions_that_cannot_be_answered_are_told(visit: Visit):
     assert "the text holds no phrase" in tab.toast()
 
 
-def test_an_upload_is_asked_like_an_example(visit: Visit, tmp_path: Path):
-    picture = Image.fromarray(np.full((300, 2600, 3), 200, np.uint8))
-    picture.save(tmp_path / "wide.png")
+def test_an_upload_works_like_an_example(visit: Visit, tmp_path: Path):
+    image = Image.fromarray(np.full((300, 2600, 3), 200, np.uint8))
+    image.save(tmp_path / "wide.png")
     tab = visit()
     tab.upload(tmp_path / "wide.png")
     tab.wait("scaled down from 2600 x 300 to 2048 x 236 pixels")
@@ -166,7 +166,7 @@ def test_an_upload_is_asked_like_an_example(visit: Visit, tmp_path: Path):
 def test_users_do_not_see_each_other(visit: Visit):
     one, other = visit(), visit()
     one.found("a dog. pizza")
-    assert "Add a picture" in other.status and other.page.locator("#canvas img").count() == 0
+    assert "Add an image" in other.status and other.page.locator("#canvas img").count() == 0
     other.example("street")
     other.ask("a bus")
     other.wait("1 instance: a bus (1).")
@@ -176,5 +176,5 @@ def test_users_do_not_see_each_other(visit: Visit):
     one.wait("Selected: 1 a dog.")
     other.correct()
     assert "a dog" not in other.status
-    pictures = [tab.page.get_attribute("#canvas img", "src") for tab in (one, other)]
-    assert pictures[0] != pictures[1]
+    images = [tab.page.get_attribute("#canvas img", "src") for tab in (one, other)]
+    assert images[0] != images[1]

@@ -251,7 +251,7 @@ class TestHuggingFaceFolder:
             prompts = reference.random_prompts(kind, 1, (256, 256), SMALL.low_res_size)
             for multimask_output in (True, False):
                 logits, predicted_iou = model.decode(features, prompts, multimask_output)
-                expected = hugging_face(
+                theirs = hugging_face(
                     image_embeddings=expected,
                     input_points=None if prompts.points is None else prompts.points[None],
                     input_labels=None if prompts.point_labels is None else prompts.point_labels[None],
@@ -259,8 +259,8 @@ class TestHuggingFaceFolder:
                     input_masks=prompts.masks,
                     multimask_output=multimask_output,
                 )
-                assert_close(logits, expected.pred_masks[0])
-                assert_close(predicted_iou, expected.iou_scores[0])
+                assert_close(logits, theirs.pred_masks[0])
+                assert_close(predicted_iou, theirs.iou_scores[0])
 
     @pytest.mark.parametrize("dropped", ["shared_image_embedding", "prompt_encoder.shared_embedding", None])
     @pytest.mark.parametrize("as_bin", [False, True], ids=["safetensors", "bin"])

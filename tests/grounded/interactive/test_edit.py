@@ -163,7 +163,7 @@ class TestAdd:
         assert after.phrase_scores.shape == (len(these) + len(others), len(phrases))
 
     def test_another_picture(self):
-        with pytest.raises(ValueError, match="must be of one image"):
+        with pytest.raises(ValueError, match="same phrases and image size"):
             edit.add(instances(), Instances.empty(PHRASES, (40, 61)))
 
 

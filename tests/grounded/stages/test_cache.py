@@ -24,13 +24,14 @@ from tests.grounded.counting import counted
 
 DOG, PIZZA = [[470.0, 270.0]], [[200.0, 380.0]]
 OFF = {"filtering": {"enabled": False}}
+TWO = {"text": "dog. pizza", "fallback": {"source": "none"}}
 # Every stage has something to do: there is no helicopter, so the fallback looks for it.
 QUERY: dict[str, Any] = {
     "text": "dog. helicopter",
     "box_threshold": 0.2,
     "mode": "box+text",
     "filtering": {"enabled": True, "clip_threshold": 0.01},
-    "zoom": 3.0,
+    "zoom": 2.0,
     "min_mask_region_area": 30,
     "fallback": {
         "source": "automatic",
@@ -44,9 +45,9 @@ ARGUMENTS = ("image", "text", "box_threshold", "points", "point_labels", "embedd
 
 
 def run(pipeline: Pipeline, cache: StageCache | None = None, watch: Stopwatch | None = None, **query: Any) -> Instances:
-    """Segment the example, with arguments of `segment` and settings mixed."""
-    settings = {name: value for name, value in query.items() if name not in ARGUMENTS}
-    arguments = {"image": PICNIC} | {name: value for name, value in query.items() if name in ARGUMENTS}
+    """Segment the example, with arguments of `segment` and settings mixed; "dog. pizza" unless they say otherwise."""
+    settings = {"zoom": None} | {name: value for name, value in query.items() if name not in ARGUMENTS}
+    arguments = {"image": PICNIC, "text": "dog. pizza", "box_threshold": 0.2} | {name: value for name, value in query.items() if name in ARGUMENTS}
     return pipeline.with_config(**settings).segment(stopwatch=watch, cache=cache, **arguments)
 
 
@@ -68,18 +69,18 @@ MASKS = {"segment", "zoom", "clean", "score"}
 SETTINGS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "prompting.mode": ({"mode": "box"}, MASKS),
     "prompting.text_prompt": ({"text_prompt": "dense-clip"}, {"dense_prompts", *MASKS}),
-    "prompting.multimask_output": ({"multimask_output": True}, MASKS),
-    "prompting.mask_nms_threshold": ({"mask_nms_threshold": 0.7}, {"zoom"}),
+    "prompting.multimask_output": ({"multimask_output": True}, {"segment", "zoom"}),
+    "prompting.mask_nms_threshold": ({"mask_nms_threshold": 0.51}, {"zoom"}),
     "prompting.mask_containment_threshold": ({"mask_containment_threshold": 0.95}, {"zoom"}),
     "filtering.enabled": (OFF, set()),
     "filtering.clip_threshold": ({"filtering": {"clip_threshold": 0.02}}, set()),
     "refinement.refine_rounds": ({"refine_rounds": 1}, {"segment"}),  # finds nothing to correct here
-    "refinement.zoom": ({"zoom": 4.0}, {"zoom", "clean", "score"}),
+    "refinement.zoom": ({"zoom": 2.5}, {"zoom", "clean", "score"}),
     "refinement.min_mask_region_area": ({"min_mask_region_area": 10**5}, {"clean", "automatic_masks", "score"}),
     "fallback.source": ({"fallback": {"source": "text"}}, {"embed_text", "segment", "clean", "score"}),
     "fallback.fallback_threshold": ({"fallback": {"fallback_threshold": 0.5}}, set()),
     "fallback.points_per_side": ({"fallback": {"points_per_side": 3}}, {"automatic_masks", "score"}),
-    "fallback.pred_iou_thresh": ({"fallback": {"pred_iou_thresh": 0.2}}, {"automatic_masks", "score"}),
+    "fallback.pred_iou_thresh": ({"fallback": {"pred_iou_thresh": 0.2}}, {"automatic_masks"}),
     "fallback.stability_score_thresh": ({"fallback": {"stability_score_thresh": 0.2}}, {"automatic_masks", "score"}),
     "fallback.max_instances": ({"fallback": {"max_instances": 1}}, set()),
 }
@@ -87,8 +88,8 @@ CHANGES = [pytest.param({}, change, stages, id=name) for name, (change, stages) 
     pytest.param({}, {}, set(), id="nothing"),
     pytest.param({}, {"text": ["dog", "helicopter"]}, set(), id="another form of the text"),
     pytest.param({}, {"text": "dog. red apple"}, {"detect", "embed_text", *MASKS}, id="text"),
-    pytest.param({"text": "dog. pizza"}, {"text": "dog. pizza", "box_threshold": 0.73}, MASKS, id="box threshold"),
-    pytest.param(OFF, {}, {"score"}, id="filtering on"),
+    pytest.param(TWO, {**TWO, "box_threshold": 0.73}, MASKS, id="box threshold"),
+    pytest.param({**TWO, **OFF}, TWO, {"score"}, id="filtering on"),
     pytest.param({"mode": "text"}, {}, {"detect", *MASKS, "automatic_masks"}, id="from text to boxes"),
     pytest.param({"mode": "text"}, {"mode": "text", "box_threshold": 0.9}, set(), id="box threshold without boxes"),
     pytest.param({}, {"points": DOG}, MASKS, id="click"),
@@ -121,7 +122,7 @@ def test_every_stage_runs_at_first(both: Pipeline):
         run(both, StageCache(), watch, **QUERY)
     assert set(watch.seconds) == {"open", "detect", "embed_text", "encode", "automatic_masks", *MASKS}
     assert calls["detect"] == 1
-    assert calls["encode"] == 2  # the image, and the window around the dog
+    assert calls["encode"] > 1  # the image, and windows around what is small
 
 
 def test_a_given_embedding_is_no_other_input(both: Pipeline):

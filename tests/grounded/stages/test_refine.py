@@ -221,9 +221,9 @@ class TestClean:
         assert drawn.boxes.dtype == np.float32
 
     def test_what_was_clean_stays_as_it_was(self):
-        clean = np.zeros((60, 80), bool)
-        clean[3:9, 4:20] = True
-        before = instances(clean, speckled())
+        bar = np.zeros((60, 80), bool)
+        bar[3:9, 4:20] = True
+        before = instances(bar, speckled())
         after = clean(before, 5)
         assert after.rles[0] is before.rles[0] and after.rles[1] is not before.rles[1]
 
