@@ -53,7 +53,7 @@ Run = Callable[..., Any]  # runs a stage unless the cache knows its result, see 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Free-form text in, labelled instance masks out. Holds models and settings, and nothing of what it has seen.
+    """Free-form text in, labelled instance masks out. Holds models and settings; nothing is remembered between calls.
 
     Parts that the configuration has no use for may be None. The `detector`, `clip` and `segmenter` sections of the
     configuration describe the parts; here only the other sections are followed.

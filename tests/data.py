@@ -1,4 +1,4 @@
-"""Pictures that tests look at, and the reasons for which they may be absent."""
+"""Images that tests look at, and the reasons for which they may be absent."""
 
 import inspect
 import json

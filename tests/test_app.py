@@ -46,7 +46,7 @@ def test_the_app_starts_answers_and_leaves_nothing(tmp_path: Path):
             assert [instance["phrase"] for instance in result["instances"]] == ["a dog"]
             assert len(list(temporary.rglob("picnic.png"))) >= 1
             for settings, message in (
-                ({"box_threshold": "much"}, "box_threshold must be float, got str 'much'"),
+                ({"box_threshold": "much"}, "box_threshold must be float or null, got str 'much'"),
                 ({"mode": ["box"]}, "mode must be one of box, text, box+text"),
                 ({"text": 7}, "text must be a string"),
             ):

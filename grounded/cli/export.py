@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 )
 @click.option("--as-found", is_flag=True, help="Take no notice of reviews.")
 @click.option("--accepted-only", is_flag=True, help="Leave out what nobody has looked at.")
-@click.option("--with-images", is_flag=True, help="Write copies of the pictures, turned upright.")
-@click.option("--images", metavar="SOURCE", help="Where the pictures are now, if they have been moved.")
+@click.option("--with-images", is_flag=True, help="Write copies of the images, turned upright.")
+@click.option("--images", metavar="SOURCE", help="Where the images are now, if they have been moved.")
 @click.option("--replace", is_flag=True, help=f"Take the place of an earlier export, a folder with {NOTE} in it.")
 def export(
     folder: Path,
@@ -50,7 +50,7 @@ def export(
     DIR is the folder of the run. The output folder is there when it is complete, and not before. What the format could
     not say is printed, and stated in its export.txt.
 
-    Boxes and masks are of the upright pictures. Programs that ignore the EXIF orientation need the upright copies that
+    Boxes and masks are of the upright images. Programs that ignore the EXIF orientation need the upright copies that
     --with-images writes.
 
     Exit status: 0 the folder is complete; 1 something failed, and there is no folder; 2 wrong arguments; 130
@@ -69,14 +69,14 @@ def export(
         run = Run.read(folder)
         read_image = _image_reader(run, images) if with_images else None
         found = read_records(folder) if as_found else corrected_records(folder, accepted_only)
-        records = _drop_below(tqdm(found, unit="picture", disable=None), min_score)
+        records = _drop_below(tqdm(found, unit="image", disable=None), min_score)
         summary = write_export(name, records, _classes(folder, run, as_found), out, read_image, replace=replace)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except (GroundedError, ImportError) as error:
         click.echo(f"Error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
-    click.echo(f"{folder} -> {out} ({summary.images} pictures, {summary.instances} instances)")
+    click.echo(f"{folder} -> {out} ({summary.images} images, {summary.instances} instances)")
     for line in summary.lines():
         click.echo(f"  lost: {line}")
 
@@ -88,7 +88,7 @@ def _image_reader(run: "Run", images: str | None) -> Callable[[str], bytes]:
     try:
         return open_source(images or run.source).get
     except ConfigError as error:
-        hint = "" if images else "; say with --images where the pictures are now"
+        hint = "" if images else "; say with --images where the images are now"
         raise ConfigError(f"{error}{hint}") from error
 
 

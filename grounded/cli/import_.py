@@ -34,7 +34,7 @@ _ACTIONS = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled",
 @click.option(
     "--keep-missing", is_flag=True, help="With --into: do not reject what is missing, as after a partial COCO export."
 )
-@click.option("--images", metavar="SOURCE", help="With --out: where the pictures are.  [where the annotations are]")
+@click.option("--images", metavar="SOURCE", help="With --out: where the images are.  [where the annotations are]")
 @click.option("--restart", is_flag=True, help="With --out: put aside what the folder holds, and begin again.")
 def import_(
     path: Path,
@@ -48,10 +48,10 @@ def import_(
     """Import annotations: a COCO or Label Studio file, or a LabelMe file or folder.
 
     With --into they are compared with the records of a run that was exported and corrected elsewhere: what is as it was
-    is accepted, the rest is relabelled, redrawn, rejected or added. Pictures are told by their names, wherever the tool
+    is accepted, the rest is relabelled, redrawn, rejected or added. Images are told by their names, wherever the tool
     has moved them. With --out they become records themselves.
 
-    Exit status: 0 imported; 1 some pictures could not be, or none; 2 wrong arguments.
+    Exit status: 0 imported; 1 some images could not be, or none; 2 wrong arguments.
     """
     from grounded.labelling.formats.annotations import Notes, guess_format, open_annotations
 
@@ -75,15 +75,15 @@ def import_(
     except GroundedError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    click.echo(f"{path} -> {into or out}: {imported} pictures, {summary}")
+    click.echo(f"{path} -> {into or out}: {imported} images, {summary}")
     for line in notes.lines():
         click.echo(f"  note: {line}", err=True)
     for file, reason in list(refused.items())[:_REFUSED_SHOWN]:
         click.echo(f"Error: {file}: {reason}", err=True)
     if len(refused) > _REFUSED_SHOWN:
-        click.echo(f"{len(refused)} pictures were not imported; the first {_REFUSED_SHOWN} are named", err=True)
+        click.echo(f"{len(refused)} images were not imported; the first {_REFUSED_SHOWN} are named", err=True)
     if not imported:
-        click.echo("Error: no picture was imported", err=True)
+        click.echo("Error: no image was imported", err=True)
     sys.exit(1 if refused or not imported else 0)
 
 

@@ -32,10 +32,10 @@ _MOST_WORKERS = 4
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of the pictures that a COCO or text file lists, if not its own.",
+    help="Folder of the images that a COCO or text file lists, if not its own.",
 )
 @pipeline_options
-@click.option("--tiles", metavar="SIZE[:OVERLAP]", help="Look at pictures in tiles as well: 640:0.25.")
+@click.option("--tiles", metavar="SIZE[:OVERLAP]", help="Look at images in tiles as well: 640:0.25.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who computes.")
 @click.option("--address", help="With --engine ray: of a cluster, or auto.")
 @click.option("--cpus-per-worker", type=float, default=1, show_default=True, help="With --engine ray.")
@@ -46,7 +46,7 @@ _MOST_WORKERS = 4
     help="Batches computed at once; by default 1 on a GPU, and on a CPU as many as its cores, up to 4. With "
     "--engine ray processes that hold the models; by default as many as there is room for.",
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Pictures of equal size computed together.  [1; on a GPU 8]")
+@click.option("--batch", type=click.IntRange(min=1), help="Images of equal size computed together.  [1; on a GPU 8]")
 @click.option("--restart", is_flag=True, help="Put aside what an earlier run left in the folder, and begin again.")
 @click.option("--retry-failures", is_flag=True, help="Try again what failed in earlier runs.")
 @click.option(
@@ -54,7 +54,7 @@ _MOST_WORKERS = 4
     type=click.FloatRange(min=0, min_open=True),
     default=200,
     show_default=True,
-    help="Larger pictures are failures, by the size that the file states.",
+    help="Larger images are failures, by the size that the file states.",
 )
 @click.option(
     "--phrase-scores/--no-phrase-scores",
@@ -88,14 +88,14 @@ def label(
     sync_seconds: float,
     **fields: Any,
 ) -> None:
-    """Find what TEXT names in all IMAGES, and write one record per picture into a folder.
+    """Find what TEXT names in all IMAGES, and write one record per image into a folder.
 
     IMAGES is a folder, a pattern such as "data/**/*.jpg", a text file of paths, a TAR file or a pattern of TAR files,
     or a COCO file. TEXT holds phrases, as in "a dog. the red mug", or is the path of a YAML vocabulary.
 
     A run that was interrupted or killed goes on where it was when the same command is given again.
 
-    Exit status: 0 every picture has a record; 1 some failed, as failures.jsonl tells, or the run could not go on;
+    Exit status: 0 every image has a record; 1 some failed, as failures.jsonl tells, or the run could not go on;
     2 wrong arguments; 130 or 143 interrupted, and the records so far are complete.
     """
     if engine != "ray" and (address or gpus_per_worker is not None or cpus_per_worker != 1):

@@ -19,7 +19,7 @@ COMMANDS = {
     "label": (
         "label",
         "label",
-        "Find what TEXT names in all IMAGES, and write one record per picture into a folder.",
+        "Find what TEXT names in all IMAGES, and write one record per image into a folder.",
     ),
     "browse": (
         "browse",

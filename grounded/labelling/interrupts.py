@@ -47,7 +47,7 @@ def catch_interrupts(notify: Callable[[str], None] | None = None) -> Iterator[In
             os._exit(128 + number)
         interrupt.signal = number
         if notify:
-            notify("Stopping: the pictures in work are finished first. Once more to stop at once.")
+            notify("Stopping: the images in work are finished first. Once more to stop at once.")
 
     previous = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:

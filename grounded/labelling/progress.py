@@ -38,8 +38,8 @@ class RunSummary:
     def __str__(self) -> str:
         before = f", {self.skipped} labelled before" if self.skipped else ""
         lines = [
-            f"{'interrupted: ' if self.interrupted else ''}{_counted(self.images, 'picture')} labelled{before}, "
-            f"{_counted(self.failures, 'failure')}, in {_duration(self.seconds)}, {self.rate:.2f} pictures/s",
+            f"{'interrupted: ' if self.interrupted else ''}{_counted(self.images, 'image')} labelled{before}, "
+            f"{_counted(self.failures, 'failure')}, in {_duration(self.seconds)}, {self.rate:.2f} images/s",
             _counted(sum(self.instances.values()), "instance"),
         ]
         ranked = sorted(self.instances.items(), key=lambda entry: -entry[1])
@@ -122,11 +122,11 @@ class ProgressBar:
     """A bar with the rate, the remaining time, instances and failures."""
 
     def __init__(self, stream: TextStream) -> None:
-        self._bar = tqdm(unit="picture", file=stream, dynamic_ncols=True, disable=True)
+        self._bar = tqdm(unit="image", file=stream, dynamic_ncols=True, disable=True)
         self._stream = stream
 
     def start(self, done_before: int, count: Callable[[], int | None]) -> None:
-        self._bar = tqdm(unit="picture", file=self._stream, dynamic_ncols=True, initial=done_before, smoothing=0.05)
+        self._bar = tqdm(unit="image", file=self._stream, dynamic_ncols=True, initial=done_before, smoothing=0.05)
         _count_in_thread(count, self._set_total)
 
     def update(self, counter: RunCounter) -> None:
@@ -165,8 +165,8 @@ class ProgressLines:
     def _print(self, counter: RunCounter) -> None:
         self._printed_at = time.monotonic()
         done, rate = self._done_before + counter.done, counter.done / max(counter.seconds, 1e-9)
-        parts = [f"{done} pictures" if self._total is None else f"{done} of {self._total} pictures"]
-        parts.append(f"{rate:.2f} pictures/s")
+        parts = [f"{done} images" if self._total is None else f"{done} of {self._total} images"]
+        parts.append(f"{rate:.2f} images/s")
         if self._total is not None and rate:
             parts.append(f"{_duration(max(0, self._total - done) / rate)} left")
         parts += [_counted(counter.instances, "instance"), _counted(counter.failures, "failure")]

@@ -92,7 +92,7 @@ def correction_points(
     of the same instance that the region is around both.
 
     Args:
-        logits: of the whole picture, at any resolution; low resolution is exact enough, and fast.
+        logits: of the whole image, at any resolution; low resolution is exact enough, and fast.
         scores: predicted IoU, or what else ranks the masks.
         boxes: xyxy in original pixels.
         image_size: (height, width) of the original image.
@@ -113,7 +113,7 @@ def correction_points(
 
 
 def _cell_size(logits: Float[Tensor, "n h w"], image_size: tuple[int, int]) -> Float[Tensor, "2"]:
-    """(x, y) extent in original pixels of one pixel of logits that cover the picture."""
+    """(x, y) extent in original pixels of one pixel of logits that cover the image."""
     return logits.new_tensor([image_size[1] / logits.shape[2], image_size[0] / logits.shape[1]])
 
 

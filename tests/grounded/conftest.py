@@ -61,7 +61,7 @@ def bundled() -> Pipeline:
     return Pipeline.from_config("tiny", load_all=True, box_threshold=0.05, device="cpu")
 
 
-def picture(height: int = 60, width: int = 80, seed: int = 0) -> Image.Image:
+def random_image(height: int = 60, width: int = 80, seed: int = 0) -> Image.Image:
     """Smooth random blots, so that random networks answer with regions rather than noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

@@ -65,7 +65,7 @@ def save_bad_images(folder: Path) -> dict[Path, str]:
     (folder / "damaged.png").write_bytes(data)
     (folder / "half.jpg").write_bytes(whole.read_bytes()[:2000])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     (folder / "zeros.tif").write_bytes(bytes(1000))
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
@@ -314,7 +314,7 @@ class TestInterrupt:
         assert (tmp_path / "out" / "first" / "result.json").is_file()
 
     def test_of_a_real_process(self, tmp_path: Path):
-        (tmp_path / "bad.png").write_text("not a picture")
+        (tmp_path / "bad.png").write_text("not an image")
         for i in range(40):
             scene().save(tmp_path / f"{i:02d}.png")
         images = [str(tmp_path / "bad.png"), *(str(tmp_path / f"{i:02d}.png") for i in range(40))]

@@ -8,7 +8,7 @@ from grounded import config
 from grounded.cli.main import main
 from grounded.pipeline import Pipeline
 from tests.grounded import builders
-from tests.grounded.conftest import SEGMENTER, picture
+from tests.grounded.conftest import SEGMENTER, random_image
 from tests.hub import nobody, use_hub
 
 PUBLISHED = ("base", "large", "fast")
@@ -41,7 +41,7 @@ def test_without_weights_the_command_line_says_so_at_once(
     import grounded.models.detectors.grounding_dino  # noqa: F401  (what takes seconds is not what is measured)
 
     use_hub(monkeypatch, tmp_path / "cache", None if offline else nobody())
-    picture().save(tmp_path / "image.png")
+    random_image().save(tmp_path / "image.png")
     start = time.monotonic()
     arguments = ["segment", str(tmp_path / "image.png"), "a dog", "--config", "base", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, arguments)
@@ -72,7 +72,7 @@ def test_presets_run_with_local_folders(name: str, tmp_path: Path):
         segmenter={"checkpoint": str(tmp_path / "segmenter")},
         device="cpu",
     )
-    image = picture()
+    image = random_image()
     instances = pipeline.segment(image, "a dog. the red mug")
     assert len(instances) > 0
     assert instances.masks.shape == (len(instances), 60, 80)

@@ -32,7 +32,7 @@ def draw_worst(results: Sequence[ImageResult], read_image: Callable[[str], bytes
     pairs = [_draw_pair(result, read_image, side) for result in results]
     if not pairs:
         sheet = Image.new("RGB", (2 * side, 3 * _CAPTION), _WHITE)
-        ImageDraw.Draw(sheet).text((_GAP, _CAPTION), "No picture has a flaw.", _INK, ImageFont.load_default(18))
+        ImageDraw.Draw(sheet).text((_GAP, _CAPTION), "No image has a flaw.", _INK, ImageFont.load_default(18))
         return sheet
     rows = [pairs[start : start + _PAIRS_ACROSS] for start in range(0, len(pairs), _PAIRS_ACROSS)]
     width = max(sum(pair.width + _GAP for pair in row) for row in rows) + _GAP

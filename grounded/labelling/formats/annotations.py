@@ -66,7 +66,7 @@ class Notes:
                 examples.append(example)
 
     def lines(self) -> list[str]:
-        """One line for each kind, in order of appearance: "pictures left out: 12 (a.jpg, b.jpg, c.jpg, …)"."""
+        """One line for each kind, in order of appearance: "images left out: 12 (a.jpg, b.jpg, c.jpg, …)"."""
         lines = []
         for kind, count in self.counts.items():
             examples = self._examples[kind]

@@ -32,7 +32,7 @@ from segany.utils.rle import RLE, rle_from_polygons, rle_from_runs, rle_runs
 
 NO_MASK = "annotations without a mask, left out"
 CROWDS = "crowd regions, each of them one instance"
-UNLISTED = "annotations of pictures that are not listed, left out"
+UNLISTED = "annotations of images that are not listed, left out"
 _MAX_COORDINATE = 1_000_000  # pixels; pycocotools takes memory by the length of outlines, and crashes at 1e9
 _COUNTS = re.compile("[0-o]*[0-O]")  # compressed: six bits a character, the last of a number without the sixth
 
@@ -143,7 +143,7 @@ def segmentation_to_rle(segmentation: Any, image_size: tuple[int, int]) -> RLE |
             return _polygons_to_rle(segmentation, image_size)
         size, counts = list(segmentation["size"]), segmentation["counts"]
         if size != list(image_size):
-            raise ResultError(f"a mask must be of the picture's size {list(image_size)}, got {size}")
+            raise ResultError(f"a mask must be of the image's size {list(image_size)}, got {size}")
         if isinstance(counts, list):
             _check_runs(counts, image_size)
             return rle_from_runs([int(run) for run in counts], image_size)
@@ -210,7 +210,7 @@ class CocoReader(AnnotationReader):
             names = tuple(dict.fromkeys((name, without_upload_prefix(name))))
             try:
                 if image.image_size is None:
-                    raise ResultError("the picture must have a width and a height")
+                    raise ResultError("the image must have a width and a height")
                 entries = self.file.annotations[image.id]
                 found = (self._annotation(entry, image.image_size, name, notes) for entry in entries)
                 annotations = tuple(annotation for annotation in found if annotation is not None)
@@ -256,7 +256,7 @@ class CocoExporter(Exporter):
 
 def dataset_fields(classes: Sequence[str]) -> dict[str, Any]:
     """Return "categories" and "info" of a data set, which follow its lists."""
-    info = {"description": f"labelled by grounded {grounded.__version__}; in the frame of the upright pictures"}
+    info = {"description": f"labelled by grounded {grounded.__version__}; in the frame of the upright images"}
     return {"categories": [{"id": i, "name": label} for i, label in enumerate(classes, start=1)], "info": info}
 
 

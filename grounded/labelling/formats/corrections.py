@@ -30,9 +30,9 @@ SAME_IOU = 0.5  # least IoU at which a mask without a mark counts as a changed o
 _ROUNDED_IOU = 0.8  # of masks that differ at the outline alone: small ones are nothing but outline
 _REVIEWS_AT_ONCE = 256  # appended together
 
-UNKNOWN = "pictures that the run does not have, left out"
-AMBIGUOUS = "pictures whose name fits several of the run, left out"
-MISSING = "pictures of the run that are not annotated, left as they are"
+UNKNOWN = "images that the run does not have, left out"
+AMBIGUOUS = "images whose name fits several of the run, left out"
+MISSING = "images of the run that are not annotated, left as they are"
 NEW_LABELS = "labels that the run was not asked for, taken as they are"
 
 
@@ -91,7 +91,7 @@ def import_corrections(
             continue
         try:
             if file in done:
-                raise ResultError("the picture is annotated twice; the first counts")
+                raise ResultError("the image is annotated twice; the first counts")
             record = store.read_record_at(*index[file])
             check_comparable(annotated, record)
             exported = frozenset[str]() if keep_missing else annotated.exported
@@ -127,7 +127,7 @@ def check_comparable(annotated: AnnotatedImage, record: Record) -> None:
     expected, got = (f"{width} x {height}" for height, width in (size, annotated.image_size or size))
     is_turned = annotated.image_size == size[::-1] and record.image.orientation > 4
     hint = ": it was annotated as stored, and not upright as its EXIF orientation tells" if is_turned else ""
-    raise ResultError(f"the picture must be of {expected} pixels, got {got}{hint}")
+    raise ResultError(f"the image must be of {expected} pixels, got {got}{hint}")
 
 
 def compare(

@@ -29,7 +29,7 @@ from segany.utils.rle import rle_area
 Lost: TypeAlias = Counter[str]
 """What a format could not hold, in words, and how often."""
 
-_FRAME = "Boxes and masks are of the upright pictures, as they are seen once the EXIF orientation is applied."
+_FRAME = "Boxes and masks are of the upright images, as they are seen once the EXIF orientation is applied."
 # Formats in which an image that has been turned can be stored again. Others become PNG.
 _WRITABLE = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
@@ -180,15 +180,15 @@ def export(
     with atomic_folder(Path(folder), NOTE if replace else None) as place:
         lost = exporter(classes, place, images).write(counted())
         if images is None:
-            what = "pictures with an EXIF orientation, whose boxes do not fit for programs that ignore it"
-            lost[f"{what} (copy the pictures along: the copies are upright)"] += totals["turned"]
+            what = "images with an EXIF orientation, whose boxes do not fit for programs that ignore it"
+            lost[f"{what} (copy the images along: the copies are upright)"] += totals["turned"]
         summary = ExportSummary(totals["images"], totals["instances"], lost)
         write_new(place / NOTE, _note(name, summary).encode())
     return summary
 
 
 def _note(name: str, summary: ExportSummary) -> str:
-    head = f"{summary.images} pictures, {summary.instances} instances as {name}, by grounded {grounded.__version__}."
+    head = f"{summary.images} images, {summary.instances} instances as {name}, by grounded {grounded.__version__}."
     losses = summary.lines()
     body = ["Lost:", *(f"- {line}" for line in losses)] if losses else ["Nothing is lost."]
     return "\n".join([head, _FRAME, "", *body]) + "\n"
@@ -236,7 +236,7 @@ class ExportNames:
         """Return the name of an image without its extension."""
         path = PurePosixPath(within_folder(image.file)).with_suffix("")
         stem = self._unique(path)
-        self._lost["pictures renamed, as another one's name differs by the extension alone"] += stem != str(path)
+        self._lost["images renamed, as another one's name differs by the extension alone"] += stem != str(path)
         return stem
 
     def _unique(self, path: PurePosixPath) -> str:
@@ -280,7 +280,7 @@ def copy_image(path: Path, image: ImageInfo, images: Callable[[str], bytes], los
     except ImageError as error:
         raise ImageError(f"cannot copy {image.file}: {error}") from error
     if image.sha256 is not None and hashlib.sha256(data).hexdigest() != image.sha256:
-        lost["pictures that have changed since they were labelled"] += 1
+        lost["images that have changed since they were labelled"] += 1
     write_new(path, data if image.orientation == 1 else _upright(data, image.file, path.suffix))
 
 

@@ -15,8 +15,8 @@ from grounded.labelling.formats.image_names import ImageNames
 from grounded.labelling.records import ImageInfo, Record
 from grounded.labelling.store import Run, fingerprint, open_run
 
-UNKNOWN = "pictures that the source does not have, kept under the name that the file has"
-AMBIGUOUS = "pictures whose name fits several of the source, kept under the name that the file has"
+UNKNOWN = "images that the source does not have, kept under the name that the file has"
+AMBIGUOUS = "images whose name fits several of the source, kept under the name that the file has"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def import_ground_truth(
             file = annotated.names[0] if file is None else file
             try:
                 if file in done:
-                    raise ResultError("the picture is annotated twice; the first counts")
+                    raise ResultError("the image is annotated twice; the first counts")
                 record = record_of(annotated, file, run)
             except ResultError as error:
                 refused[annotated.names[0]] = str(error)
@@ -95,9 +95,9 @@ def record_of(annotated: AnnotatedImage, file: str, run: Run) -> Record:
     if annotated.error:
         raise ResultError(annotated.error)
     if annotated.image_size is None:
-        raise ResultError("the size of the picture is not stated")
+        raise ResultError("the size of the image is not stated")
     if not file:
-        raise ResultError("the picture must have a name")
+        raise ResultError("the image must have a name")
     phrase_ids = {phrase: i for i, phrase in enumerate(run.phrases)}
     scores = np.array([annotation.score for annotation in annotated.annotations], np.float32)
     instances = Instances.from_masks(

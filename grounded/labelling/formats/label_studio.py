@@ -225,7 +225,7 @@ def _image_names(task: Task) -> tuple[str, ...]:
     path = parse_qs(url.query).get("d", [""])[0] or unquote(url.path) or str(address)
     names = (data.get("picture"), path.lstrip("/"), without_upload_prefix(str(task.get("file_upload") or path)))
     found = tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
-    return found or ("a task without a picture",)
+    return found or ("a task without an image",)
 
 
 def _read_image(regions: list[Result], names: tuple[str, ...], notes: Notes) -> AnnotatedImage:
@@ -240,7 +240,7 @@ def _read_image(regions: list[Result], names: tuple[str, ...], notes: Notes) -> 
             raise ResultError(f"region {region.get('id')} must have a label")
         notes.add(MORE_LABELS, names[0], count=len(labels) > 1)
         if size not in (None, _image_size(region)):
-            raise ResultError(f"regions must be of a picture of one size, got {size} and {_image_size(region)}")
+            raise ResultError(f"regions must be of an image of one size, got {size} and {_image_size(region)}")
         size = _image_size(region)
         exported = _EXPORTED_ID.fullmatch(str(region.get("id")))
         # Parts that the export made of one instance are one again, where they still have one label.
@@ -263,7 +263,7 @@ def _read_image(regions: list[Result], names: tuple[str, ...], notes: Notes) -> 
 def _image_size(region: Result) -> tuple[int, int]:
     """Return (height, width) of the image of a region. Raises ResultError where it is not stated, or turned."""
     if region.get("image_rotation"):
-        raise ResultError(f"the picture must be upright, it was turned by {region['image_rotation']} degrees")
+        raise ResultError(f"the image must be upright, it was turned by {region['image_rotation']} degrees")
     try:
         return int(region["original_height"]), int(region["original_width"])
     except (KeyError, TypeError, ValueError) as error:

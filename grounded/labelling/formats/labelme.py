@@ -223,7 +223,7 @@ def _read_image(data: Mapping[str, Any], names: tuple[str, ...], notes: Notes) -
     try:
         size = int(data["imageHeight"]), int(data["imageWidth"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ResultError("the picture must have a width and a height") from error
+        raise ResultError("the image must have a width and a height") from error
     groups: dict[tuple[str, str], list[Shape]] = {}
     for number, shape in enumerate(data["shapes"]):
         if not isinstance(shape, Mapping) or not isinstance(shape.get("label"), str):
@@ -282,6 +282,6 @@ def _paste(png: str, points: Float64[np.ndarray, "2 2"], image_size: tuple[int, 
     mask = np.zeros(image_size, dtype=bool)
     is_inside = 0 <= left <= right < image_size[1] and 0 <= top <= bottom < image_size[0]
     if not is_inside or part.shape != (bottom + 1 - top, right + 1 - left):
-        raise ResultError(f"a mask of {part.shape} does not fit {points.tolist()} in a picture of {image_size}")
+        raise ResultError(f"a mask of {part.shape} does not fit {points.tolist()} in an image of {image_size}")
     mask[top : bottom + 1, left : right + 1] = part
     return mask

@@ -48,7 +48,7 @@ class VocExporter(Exporter):
         write_new(self.folder / "Annotations" / f"{stem}.xml", annotation)
         objects = instances.instance_map()
         count_hidden(instances, np.bincount(objects.ravel(), minlength=len(instances) + 1)[1:], self.lost)
-        too_many = f"instances beyond the {MAX_VALUE} of a picture in SegmentationObject"
+        too_many = f"instances beyond the {MAX_VALUE} of an image in SegmentationObject"
         self.lost[too_many] += max(0, len(instances) - MAX_VALUE)
         classes = np.append(0, instances.phrase_ids + 1)[objects]
         for kind, values in (("Class", classes), ("Object", np.where(objects <= MAX_VALUE, objects, 0))):

@@ -67,7 +67,7 @@ def resolve_reviews(record: Record, reviews: Iterable[Review]) -> dict[InstanceK
         if review.instance is not None and review.instance >= len(record.instances):
             raise ResultError(f"{where} is of instance {review.instance}, the record has {len(record.instances)}")
         if review.mask is not None and list(review.mask["size"]) != size:
-            raise ResultError(f"{where} has a mask of size {review.mask['size']}, the picture is {size}")
+            raise ResultError(f"{where} has a mask of size {review.mask['size']}, the image is {size}")
         before = states.get(review.key)
         if before is None:
             if review.id is not None and review.action != "add":

@@ -28,7 +28,7 @@ class FolderSource:
 
     def get(self, file: str) -> bytes:
         if file.startswith("/") or ".." in file.split("/") or not is_image(file):
-            raise ImageError(f"{self.root} has no picture {file}")
+            raise ImageError(f"{self.root} has no image {file}")
         path = os.path.join(self.root, file)
         if not os.path.exists(path):
             path = os.path.join(self.root, _name_to_path(file))
@@ -82,7 +82,7 @@ class ListedFiles:
             full = os.path.normpath(os.path.join(root, path))
             name = name_below(full, root)
             if named.setdefault(name, full) != full:
-                raise ConfigError(f"{spec}: two pictures would be named {name}: {named[name]} and {full}")
+                raise ConfigError(f"{spec}: two images would be named {name}: {named[name]} and {full}")
         return cls(spec, named)
 
     def items(self) -> Iterator[Item]:
@@ -90,7 +90,7 @@ class ListedFiles:
 
     def get(self, file: str) -> bytes:
         if file not in self.paths:
-            raise ImageError(f"{self.spec} has no picture {file}")
+            raise ImageError(f"{self.spec} has no image {file}")
         return read_file(self.paths[file])
 
     def count(self) -> int:

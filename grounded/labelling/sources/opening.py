@@ -49,7 +49,7 @@ def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = No
         raise ConfigError(f"no such file or folder: {text}")
     if next(source.items(), None) is None:
         hint = f": for its TAR files write {path}/*.tar" if glob.glob(f"{glob.escape(path)}/*.tar") else ""
-        raise ConfigError(f"{text} holds no picture{hint}")
+        raise ConfigError(f"{text} holds no image{hint}")
     return source
 
 
@@ -79,9 +79,7 @@ def _open_file(path: str, root: str | None) -> Source:
     if isinstance(source, ListedFiles) and source.paths:
         first = list(itertools.islice(source.paths.values(), 100))
         if not any(map(os.path.exists, first)):
-            raise ConfigError(
-                f"{path} lists pictures that do not exist, such as {first[0]}: use --root for their folder"
-            )
+            raise ConfigError(f"{path} lists images that do not exist, such as {first[0]}: use --root for their folder")
     return source
 
 
@@ -91,7 +89,7 @@ def _open_pattern(pattern: str) -> Source:
     found = (match for plain in expand_braces(pattern) for match in sorted(glob.glob(plain, recursive=True)))
     paths = [path for path in dict.fromkeys(found) if is_tar(path) or is_image(path)]
     if not paths:
-        raise ConfigError(f"no picture and no TAR file matches {pattern}")
+        raise ConfigError(f"no image and no TAR file matches {pattern}")
     return _open_paths(pattern, filter(os.path.isfile, paths), str(Path(*fixed)))
 
 
@@ -111,7 +109,7 @@ def _read_lines(path: str) -> list[str]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     if b"\0" in data[:8192]:
-        raise ConfigError(f"{path} is neither a picture or a TAR by its name, nor a text file of paths")
+        raise ConfigError(f"{path} is neither an image or a TAR by its name, nor a text file of paths")
     lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
     return [os.fsdecode(line.strip()) for line in lines if line.strip()]
 

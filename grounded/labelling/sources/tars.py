@@ -57,7 +57,7 @@ class TarSource:
             prefix = f"{name_below(shard, self.root)}/"
             if file.startswith(prefix) and (span := self._index(shard).get(file.removeprefix(prefix))):
                 return _read_span(shard, span)
-        raise ImageError(f"{self.spec} has no picture {file}")
+        raise ImageError(f"{self.spec} has no image {file}")
 
     def count(self) -> int | None:
         sizes = [Path(shard).stat().st_size for shard in self.shards if Path(shard).exists()]

@@ -18,12 +18,12 @@ from segany.utils.rle import encode_rle
 from tests.data import ROOT
 from tests.grounded.labelling.formats import made
 
-CASES = ("one", "nothing found", "several parts", "holes", "whole picture", "overlapping", "turned")
+CASES = ("one", "nothing found", "several parts", "holes", "whole image", "overlapping", "turned")
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """A run over pictures that exist."""
+    """A run over images that exist."""
     folder = tmp_path / "run"
     for name in CASES:
         path = tmp_path / "pictures" / made.RECORDS[name].image.file
@@ -54,7 +54,7 @@ def test_what_it_prints_and_where_it_writes(run_folder: Path):
     assert result.exit_code == 0, result.output
     out = run_folder / "exports" / "yolo-seg"
     first, *others = result.stdout.splitlines()
-    assert first == f"{run_folder} -> {out} (7 pictures, 9 instances)"
+    assert first == f"{run_folder} -> {out} (7 images, 9 instances)"
     assert "  lost: holes joined to the outline by bridges of no width: 2" in others
     assert (out / "labels" / "sub" / "nothing.txt").read_bytes() == b""
 
@@ -67,15 +67,15 @@ def test_every_format(run_folder: Path, tmp_path: Path, name: str):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / NOTE).is_file()
     turned = next((tmp_path / "out").rglob("turned.jpg"))
-    with Image.open(turned) as picture:
-        assert picture.size == (30, 40) and not picture.getexif().get(0x0112)
-        assert np.asarray(picture)[2, 2].tolist()[0] > 200  # the red corner
+    with Image.open(turned) as opened:
+        assert opened.size == (30, 40) and not opened.getexif().get(0x0112)
+        assert np.asarray(opened)[2, 2].tolist()[0] > 200  # the red corner
 
 
 def test_scores(run_folder: Path, tmp_path: Path):
     assert run(run_folder, "--format", "coco", "--out", tmp_path / "out", "--min-score", 0.85).exit_code == 0
     data = coco(tmp_path / "out")
-    assert len(data["images"]) == len(CASES)  # pictures stay
+    assert len(data["images"]) == len(CASES)  # images stay
     # 0.8 and 0.7 are left out, and two instances of unknown score stay
     assert sorted(annotation.get("score", -1) for annotation in data["annotations"]) == [
         -1,
@@ -130,18 +130,18 @@ def test_accepted_only(reviewed: Path, tmp_path: Path):
     ]
 
 
-def test_pictures_that_have_been_moved(run_folder: Path, tmp_path: Path):
+def test_images_that_have_been_moved(run_folder: Path, tmp_path: Path):
     (tmp_path / "pictures").rename(tmp_path / "moved")
     out = ("--format", "coco", "--out", tmp_path / "out")
     assert run(run_folder, *out).exit_code == 0  # they are not needed
     failed = run(run_folder, *out, "--replace", "--with-images")
-    assert failed.exit_code == 2 and "--images where the pictures are now" in " ".join(failed.stderr.split())
+    assert failed.exit_code == 2 and "--images where the images are now" in " ".join(failed.stderr.split())
     result = run(run_folder, *out, "--replace", "--with-images", "--images", tmp_path / "moved")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "images" / "sub" / "nothing.png").is_file()
 
 
-def test_a_picture_that_is_gone(run_folder: Path, tmp_path: Path):
+def test_an_image_that_is_gone(run_folder: Path, tmp_path: Path):
     (tmp_path / "pictures" / "holes.jpg").unlink()
     result = run(run_folder, "--format", "coco", "--out", tmp_path / "out", "--with-images")
     assert (result.exit_code, result.stdout) == (1, "")

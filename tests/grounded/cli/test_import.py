@@ -24,11 +24,11 @@ def test_corrections(tmp_path: Path):
     result = run(path, "--into", folder)
     assert result.exit_code == 0, result.output
     expected = sum(len(made.shown(record)) for record in made.ALL) - 2
-    assert result.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} pictures, {expected} accepted, 1 rejected\n"
-    assert result.stderr == "  note: pictures of the run that are not annotated, left as they are: 1\n"
+    assert result.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} images, {expected} accepted, 1 rejected\n"
+    assert result.stderr == "  note: images of the run that are not annotated, left as they are: 1\n"
     assert {review.source for review in log.read_reviews(folder)} == {"labelme"}
     again = run(path, "--into", folder, "--format", "labelme")
-    assert again.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} pictures, nothing new\n"
+    assert again.stdout == f"{path} -> {folder}: {len(made.ALL) - 1} images, nothing new\n"
 
 
 def test_a_run_of_its_own(tmp_path: Path):
@@ -37,25 +37,23 @@ def test_a_run_of_its_own(tmp_path: Path):
     result = run(path, "--out", out)
     assert result.exit_code == 0, result.output
     instances = sum(len(made.shown(record)) for record in made.ALL)
-    assert result.stdout == f"{path} -> {out}: {len(made.ALL)} pictures, {instances} instances\n"
+    assert result.stdout == f"{path} -> {out}: {len(made.ALL)} images, {instances} instances\n"
     assert store.Run.read(out).source == str(path)
     assert store.read_done_files(out) == {record.image.file for record in made.ALL}
 
 
-def test_pictures_elsewhere(tmp_path: Path):
+def test_images_elsewhere(tmp_path: Path):
     path, _ = as_coco(runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]]))
     (tmp_path / "pictures" / "deep").mkdir(parents=True)
     (tmp_path / "pictures" / "deep" / "one.jpg").write_bytes(made.images("one.jpg"))
     result = run(path, "--out", tmp_path / "new", "--images", tmp_path / "pictures")
     assert result.exit_code == 0, result.output
-    assert (
-        "pictures that the source does not have, kept under the name that the file has: 1 (holes.jpg)" in result.stderr
-    )
+    assert "images that the source does not have, kept under the name that the file has: 1 (holes.jpg)" in result.stderr
     assert store.read_done_files(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}
     assert store.Run.read(tmp_path / "new").source == str(tmp_path / "pictures")
 
 
-def test_pictures_that_are_refused(tmp_path: Path):
+def test_images_that_are_refused(tmp_path: Path):
     folder = runs.write(tmp_path / "run")
     path, _ = as_labelme(folder)
     for name in ("one", "holes"):
@@ -65,18 +63,18 @@ def test_pictures_that_are_refused(tmp_path: Path):
     result = run(path, "--into", folder)
     assert result.exit_code == 1
     assert f"Error: turned.json: {path}/turned.json is not JSON: " in result.stderr
-    assert "Error: one.jpg: the picture must be of 40 x 30 pixels, got 41 x 30\n" in result.stderr
+    assert "Error: one.jpg: the image must be of 40 x 30 pixels, got 41 x 30\n" in result.stderr
     assert "Error: holes.jpg: " in result.stderr
     assert {review.file for review in log.read_reviews(folder)}.isdisjoint({"one.jpg", "holes.jpg", "turned.jpg"})
 
 
-def test_no_picture_of_the_run(tmp_path: Path):
+def test_no_image_of_the_run(tmp_path: Path):
     folder = runs.write(tmp_path / "run", [made.RECORDS["one"]])
     path, _ = as_labelme(runs.write(tmp_path / "other", [made.RECORDS["holes"]]))
     result = run(path, "--into", folder)
     assert result.exit_code == 1
-    assert "pictures that the run does not have, left out: 1 (holes.jpg)" in result.stderr
-    assert result.stderr.endswith("Error: no picture was imported\n")
+    assert "images that the run does not have, left out: 1 (holes.jpg)" in result.stderr
+    assert result.stderr.endswith("Error: no image was imported\n")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from grounded.cli.label import label
 from grounded.config import PipelineConfig, override
 from grounded.labelling.sources import open_source
 from grounded.labelling.store import Run, open_run, read_failures, read_records
-from tests.grounded.conftest import picture, save_segmenter
+from tests.grounded.conftest import random_image, save_segmenter
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(3):
-        picture(seed=number).save(folder / f"{number}.png")
+        random_image(seed=number).save(folder / f"{number}.png")
     return folder
 
 
@@ -47,15 +47,15 @@ def test_a_folder_is_labelled_and_then_done(images: Path, config: str, tmp_path:
     found = {record.image.file: record for record in read_records(out)}
     assert sorted(found) == ["0.png", "1.png", "2.png"]
     assert found["0.png"].instances.phrases == ("a cat", "dog")
-    assert result.stdout.startswith("3 pictures labelled, 0 failures, in ")
+    assert result.stdout.startswith("3 images labelled, 0 failures, in ")
     instances = sum(len(record.instances) for record in found.values())
     assert f"\n{instances} instances\n" in result.stdout
-    assert "3 of 3 pictures" in result.stderr or "3 pictures, " in result.stderr
+    assert "3 of 3 images" in result.stderr or "3 images, " in result.stderr
     stated = Run.read(out)
     assert stated.source == str(images) and {record.config for record in found.values()} == {stated.config}
 
     again = run(images, "a cat. dog", "--config", config, "--out", out)
-    assert again.exit_code == 0 and again.stdout.startswith("0 pictures labelled, 3 labelled before")
+    assert again.exit_code == 0 and again.stdout.startswith("0 images labelled, 3 labelled before")
     changed = run(images, "a cat. dog", "--config", config, "--out", out, "--box-threshold", 0.9)
     assert changed.exit_code == 2 and "differs in detector.box_threshold; use --restart" in changed.stderr
     restarted = run(images, "a cat", "--config", config, "--out", out, "--restart", "--no-phrase-scores")
@@ -73,7 +73,7 @@ def test_weights_that_changed_under_the_same_name(
     config.write_text(override(random_config, segmenter={"checkpoint": str(checkpoint)}).to_yaml())
     shutil.copy(segmenters[0], checkpoint)
     assert run(images, "dog", "--config", config, "--out", out).exit_code == 0
-    picture(seed=7).save(images / "later.png")
+    random_image(seed=7).save(images / "later.png")
     shutil.copy(segmenters[1], checkpoint)
     changed = run(images, "dog", "--config", config, "--out", out)
     assert changed.exit_code == 2 and "other weights of segmenter under the same name" in changed.stderr
@@ -85,22 +85,22 @@ def test_weights_that_changed_under_the_same_name(
 
 def test_failures_are_told_and_retried(images: Path, config: str, tmp_path: Path):
     out = tmp_path / "out"
-    (images / "broken.png").write_bytes(b"no picture")
+    (images / "broken.png").write_bytes(b"no image")
     Image.new("L", (1000, 1001)).save(images / "large.png")
     arguments = (images, "dog", "--config", config, "--out", out, "--max-megapixels", 1)
     result = run(*arguments)
     assert result.exit_code == 1
-    assert "3 pictures labelled, 2 failures" in result.stdout
+    assert "3 images labelled, 2 failures" in result.stdout
     assert f"2 without a record, see {out / 'failures.jsonl'}; --retry-failures tries them again" in result.stderr
     assert set(read_failures(out)) == {"broken.png", "large.png"}
     again = run(*arguments)
-    assert again.exit_code == 1 and "0 pictures labelled, 3 labelled before, 0 failures" in again.stdout
-    picture().save(images / "broken.png")
+    assert again.exit_code == 1 and "0 images labelled, 3 labelled before, 0 failures" in again.stdout
+    random_image().save(images / "broken.png")
     (images / "large.png").unlink()
-    picture().save(images / "large.png")
+    random_image().save(images / "large.png")
     retried = run(*arguments, "--retry-failures")
     assert retried.exit_code == 0, retried.output
-    assert "2 pictures labelled, 3 labelled before" in retried.stdout
+    assert "2 images labelled, 3 labelled before" in retried.stdout
     assert read_failures(out) == {}
 
 
@@ -137,7 +137,7 @@ def test_a_coco_file_with_its_root(images: Path, config: str, tmp_path: Path):
 
 WRONG = {
     "no source": (("nowhere", "dog"), "no such file or folder: nowhere"),
-    "no picture": (("empty", "dog"), "holds no picture"),
+    "no image": (("empty", "dog"), "holds no image"),
     "no phrase": (("images", "..."), "holds no phrase"),
     "a path as text": (("images", "images"), "TEXT must be phrases or a YAML file"),
     "no vocabulary": (("images", "nowhere.yaml"), "nowhere.yaml"),

@@ -12,7 +12,7 @@ from grounded.cli.main import COMMANDS, load_command, main
 from grounded.config import PipelineConfig
 from grounded.data.instances import Instances
 from tests.data import PICNIC, ROOT
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def config(random_config: PipelineConfig, tmp_path: Path) -> str:
 
 @pytest.fixture
 def image(tmp_path: Path) -> str:
-    picture().save(tmp_path / "image.png")
+    random_image().save(tmp_path / "image.png")
     return str(tmp_path / "image.png")
 
 
@@ -58,7 +58,7 @@ def test_options_reach_the_pipeline(config: str, image: str, tmp_path: Path):
 def test_several_images_of_which_some_fail(config: str, image: str, tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     (tmp_path / "other").mkdir()
-    picture(seed=2).save(tmp_path / "other" / "image.png")
+    random_image(seed=2).save(tmp_path / "other" / "image.png")
     images = [image, tmp_path / "broken.png", tmp_path / "absent.png", tmp_path / "other" / "image.png"]
     result = run(*images, "a cat", "--config", config, "--out", tmp_path / "out")
     assert result.exit_code == 1

@@ -122,10 +122,10 @@ def test_panoptic_file(instances: Instances, tmp_path: Path):
     annotation = instances.to_panoptic(path, image_id=4)
     assert json.loads(json.dumps(annotation)) == annotation
     assert (annotation["image_id"], annotation["file_name"]) == (4, "panoptic.png")
-    picture = Image.open(path)
-    assert picture.mode == "RGB"
+    image = Image.open(path)
+    assert image.mode == "RGB"
     assert [file.name for file in path.parent.iterdir()] == ["panoptic.png"]
-    red, green, blue = np.asarray(picture, dtype=np.int64).transpose(2, 0, 1)
+    red, green, blue = np.asarray(image, dtype=np.int64).transpose(2, 0, 1)
     ids = red + 256 * green + 256**2 * blue
     np.testing.assert_array_equal(ids, instances.instance_map())
     infos = annotation["segments_info"]

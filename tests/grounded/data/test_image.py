@@ -139,7 +139,7 @@ def test_unreadable_files(name: str, message: str, tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("absent.png")
-    (tmp_path / "text.png").write_bytes(b"not a picture")
+    (tmp_path / "text.png").write_bytes(b"not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "half.png").write_bytes((tmp_path / "image.png").read_bytes()[:-30])
     png(tmp_path / "bomb.png", 60_000, 60_000)

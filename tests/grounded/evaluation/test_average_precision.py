@@ -63,7 +63,7 @@ def shifted(pixels: int) -> np.ndarray:
                 image_pair([], [predicted("dog", LEFT, 0.95)], file="b.jpg"),
             ],
             (0.5,) * 3,
-            id="a image with nothing",
+            id="an image with nothing",
         ),
         pytest.param(
             [

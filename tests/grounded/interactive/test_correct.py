@@ -18,7 +18,7 @@ from grounded.stages.cache import StageCache
 from segany import MaskPrediction, Predictor, Prompts
 from segany.utils.rle import encode_rle, rle_boxes
 from tests.data import PICNIC, disk, unchecked
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.counting import counted
 
 CENTRE, BESIDE = [470.0, 270.0], [20.0, 20.0]  # of the dog
@@ -108,7 +108,7 @@ class TestCandidates:
 
     def test_an_embedding_of_another_image(self, bundled: Pipeline):
         with pytest.raises(PromptError, match="the embedding must be of an image of"):
-            bundled.candidates(PICNIC, "dog", [CENTRE], embedding=bundled.encode(picture()))
+            bundled.candidates(PICNIC, "dog", [CENTRE], embedding=bundled.encode(random_image()))
 
     @pytest.mark.parametrize("empty", [[0], [0, 2], [0, 1, 2]], ids=str)
     def test_masks_that_are_empty_are_left_out(self, bundled: Pipeline, empty: list[int]):

@@ -162,7 +162,7 @@ class TestAdd:
         assert after.labels.tolist() == these.labels.tolist() + others.labels.tolist()
         assert after.phrase_scores.shape == (len(these) + len(others), len(phrases))
 
-    def test_another_picture(self):
+    def test_another_image(self):
         with pytest.raises(ValueError, match="same phrases and image size"):
             edit.add(instances(), Instances.empty(PHRASES, (40, 61)))
 

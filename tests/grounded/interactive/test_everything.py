@@ -13,7 +13,7 @@ from grounded.pipeline import Pipeline
 from grounded.utils.timing import Stopwatch
 from segany import MaskPrediction, Prompts
 from tests.data import PICNIC, picnic_truth
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.counting import counted
 
 # The bundled segmenter thinks little of its masks.
@@ -106,7 +106,7 @@ def test_the_time_of_each_stage(bundled: Pipeline):
 
 
 def test_a_segmenter_without_text_prompt_does(random_pipelines: dict[str, Pipeline]):
-    found = random_pipelines["box"].everything(picture(), **{**OPTIONS, "stability_score_thresh": 0.0})
+    found = random_pipelines["box"].everything(random_image(), **{**OPTIONS, "stability_score_thresh": 0.0})
     assert set(found.labels.tolist()) <= {"unnamed"}
 
 
@@ -123,12 +123,12 @@ class OtherSegmenter:
 def test_another_segmenter(random_pipelines: dict[str, Pipeline]):
     pipeline = replace(random_pipelines["box"], segmenter=OtherSegmenter())
     with pytest.raises(ConfigError, match=r"automatic masks need a segany\.Predictor, got OtherSegmenter"):
-        pipeline.everything(picture())
+        pipeline.everything(random_image())
 
 
 def test_names_need_a_scorer(random_pipelines: dict[str, Pipeline]):
     with pytest.raises(ConfigError, match="needs a region scorer, got none"):
-        random_pipelines["box"].everything(picture(), "a dog")
+        random_pipelines["box"].everything(random_image(), "a dog")
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_wrong(bundled: Pipeline, arguments: dict[str, Any], error: type[Excepti
 
 def test_an_embedding_of_another_image(bundled: Pipeline):
     with pytest.raises(PromptError, match="the embedding must be of an image of"):
-        bundled.everything(PICNIC, embedding=bundled.encode(picture()))
+        bundled.everything(PICNIC, embedding=bundled.encode(random_image()))

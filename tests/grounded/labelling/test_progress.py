@@ -35,11 +35,11 @@ def test_a_counter():
 @pytest.mark.parametrize(
     ("summary", "lines"),
     [
-        (RunSummary(), ["0 pictures labelled, 0 failures, in 0.0 s, 0.00 pictures/s", "0 instances"]),
+        (RunSummary(), ["0 images labelled, 0 failures, in 0.0 s, 0.00 images/s", "0 instances"]),
         (
             RunSummary(images=1, failures=2, skipped=3, instances={"a": 1, "b": 20}, seconds=100.0),
             [
-                "1 picture labelled, 3 labelled before, 2 failures, in 1 min 40 s, 0.03 pictures/s",
+                "1 image labelled, 3 labelled before, 2 failures, in 1 min 40 s, 0.03 images/s",
                 "21 instances",
                 "        20  b",
                 "         1  a",
@@ -47,7 +47,7 @@ def test_a_counter():
         ),
         (
             RunSummary(images=8000, seconds=7620.0, interrupted=True),
-            ["interrupted: 8000 pictures labelled, 0 failures, in 2 h 07 min, 1.05 pictures/s", "0 instances"],
+            ["interrupted: 8000 images labelled, 0 failures, in 2 h 07 min, 1.05 images/s", "0 instances"],
         ),
     ],
     ids=["nothing", "some", "interrupted"],
@@ -73,8 +73,8 @@ def test_lines_come_now_and_then():
     lines.update(counted)
     lines.update(counted)
     assert stream.getvalue().count("\n") == 1
-    assert stream.getvalue().startswith("14 of 100 pictures, ")
-    assert " pictures/s, " in stream.getvalue() and stream.getvalue().endswith(" left, 3 instances, 1 failure\n")
+    assert stream.getvalue().startswith("14 of 100 images, ")
+    assert " images/s, " in stream.getvalue() and stream.getvalue().endswith(" left, 3 instances, 1 failure\n")
     lines.close(counted)
     assert stream.getvalue().count("\n") == 2
 
@@ -90,7 +90,7 @@ def test_without_a_total(count: object):
     lines.start(0, count)
     time.sleep(0.01)
     lines.close(counter())
-    assert stream.getvalue().startswith("4 pictures, ") and " left" not in stream.getvalue()
+    assert stream.getvalue().startswith("4 images, ") and " left" not in stream.getvalue()
 
 
 def test_counting_does_not_delay_the_run():
@@ -100,7 +100,7 @@ def test_counting_does_not_delay_the_run():
     lines.start(0, lambda: 5 if ended.wait(30) else 6)
     lines.close(counter())
     ended.set()
-    assert stream.getvalue().startswith("4 pictures, ")
+    assert stream.getvalue().startswith("4 images, ")
 
 
 def test_a_bar():
@@ -115,7 +115,7 @@ def test_a_bar():
         bar.update(counted)
     bar.close(counted)
     last = stream.getvalue().split("\r")[-1]
-    assert "13/100" in last and "instances=3" in last and "failures=0" in last and "picture" in last
+    assert "13/100" in last and "instances=3" in last and "failures=0" in last and "image" in last
 
 
 def test_lines_where_there_is_no_terminal():
@@ -127,4 +127,4 @@ def test_no_progress():
     silent.start(0, failing)
     silent.update(counter())
     silent.close(counter())
-    assert str(counter().summary()).startswith("3 pictures")
+    assert str(counter().summary()).startswith("3 images")

@@ -23,7 +23,7 @@ def png(color: int = 0) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures, and what is to be left out; each file holds its own name."""
+    """Images, and what is to be left out; each file holds its own name."""
     others = (
         "notes.txt",
         "sub/.hidden.png",
@@ -78,9 +78,9 @@ def test_a_folder(folder: Path):
 def test_a_folder_is_named_absolutely(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder.parent)
     assert open_source("pictures").spec == str(folder)
-    assert open_source("pictures/../pictures/sub/*.webp").spec == f"{folder}/sub/*.webp"
+    assert open_source("images/../images/sub/*.webp").spec == f"{folder}/sub/*.webp"
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert names("~/pictures/sub") == ["c.webp", "deep/d.tiff"]
+    assert names("~/images/sub") == ["c.webp", "deep/d.tiff"]
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "sub/../../secret.png", "notes.txt", "nowhere.png"])
@@ -119,7 +119,7 @@ def test_names_that_are_no_text(folder: Path):
     assert names(folder / "list.txt") == ["\\xff\\xe9.png"]
 
 
-def test_one_picture(folder: Path):
+def test_one_image(folder: Path):
     assert names(folder / "B.JPG") == ["B.JPG"]
 
 
@@ -187,7 +187,7 @@ def test_two_listed_files_of_one_name_are_an_error(tmp_path: Path):
         place.mkdir(parents=True)
         (place / "a.png").write_bytes(b"")
     (tmp_path / "lists" / "list.txt").write_text(f"{other}/a.png\n{inside}/a.png\n")
-    with pytest.raises(ConfigError, match="two pictures would be named"):
+    with pytest.raises(ConfigError, match="two images would be named"):
         open_source(tmp_path / "lists" / "list.txt")
 
 
@@ -231,10 +231,10 @@ def test_more_shards_than_are_remembered(tmp_path: Path):
     assert isinstance(source, TarSource) and len(source._indexes) < 20
 
 
-def test_a_tar_without_the_picture(tmp_path: Path):
+def test_a_tar_without_the_image(tmp_path: Path):
     source = open_source(write_tar(tmp_path / "0.tar", "a.png"))
     for name in ("a.png", "0.tar", "0.tar/b.png", "1.tar/a.png"):
-        with pytest.raises(ImageError, match="has no picture"):
+        with pytest.raises(ImageError, match="has no image"):
             source.get(name)
 
 
@@ -273,15 +273,15 @@ def test_an_uncompressed_tar_is_not_read_for_its_names(tmp_path: Path):
 
 BAD = {
     "missing": ("nowhere", "no such file or folder"),
-    "empty folder": ("empty", "empty holds no picture$"),
+    "empty folder": ("empty", "empty holds no image$"),
     "folder of TARs": ("shards", r"write .*/shards/\*\.tar"),
-    "pattern": ("*.bmp", "no picture and no TAR file matches"),
-    "empty list": ("empty.txt", "holds no picture"),
-    "binary": ("binary.dat", "neither a picture or a TAR"),
-    "list of nothing": ("gone.txt", "lists pictures that do not exist"),
+    "pattern": ("*.bmp", "no image and no TAR file matches"),
+    "empty list": ("empty.txt", "holds no image"),
+    "binary": ("binary.dat", "neither an image or a TAR"),
+    "list of nothing": ("gone.txt", "lists images that do not exist"),
     "no COCO": ("list.json", "not a COCO file"),
     "no JSON": ("broken.json", "broken.json is not JSON"),
-    "empty TAR": ("empty.tar", "holds no picture"),
+    "empty TAR": ("empty.tar", "holds no image"),
     "root of a missing list": ("nowhere.txt::empty", "no such file"),
     "missing root": ("empty.txt::nowhere", "no such folder"),
 }

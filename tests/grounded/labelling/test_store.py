@@ -21,7 +21,7 @@ from tests.grounded.failures import unprivileged
 from tests.grounded.labelling.standin import PHRASES, record
 
 RUN = Run(
-    source="/data/pictures",
+    source="/data/images",
     phrases=PHRASES,
     vocabulary={"classes": ["bright", "dark"]},
     configuration={"detector": {"box_threshold": 0.3, "kind": "x"}, "device": "cpu"},
@@ -91,7 +91,7 @@ def test_an_empty_run(tmp_path: Path):
     )
 
 
-def test_a_picture_has_one_record(tmp_path: Path):
+def test_an_image_has_one_record(tmp_path: Path):
     fill(tmp_path, "a.png")
     with open_run(tmp_path, RUN) as writer:
         assert writer.done == {"a.png"}
@@ -157,9 +157,9 @@ def test_a_long_cut_off_line_is_removed(tmp_path: Path, tail: int):
 
 def test_failures(tmp_path: Path):
     with open_run(tmp_path, RUN) as writer:
-        writer.fail(Failure(file="a.png", reason="no\tpicture", kind="image"))
+        writer.fail(Failure(file="a.png", reason="no\timage", kind="image"))
         writer.fail(Failure(file="b.png", reason="out of memory"))
-    assert read_failures(tmp_path)["a.png"] == Failure(file="a.png", reason="no\tpicture", kind="image", attempts=1)
+    assert read_failures(tmp_path)["a.png"] == Failure(file="a.png", reason="no\timage", kind="image", attempts=1)
     with (tmp_path / "failures.jsonl").open("ab") as file:
         file.write(b'{"file": "c.pn')
     with open_run(tmp_path, RUN) as writer:
@@ -189,7 +189,7 @@ CHANGES = {
     "vocabulary": (replace(RUN, config="4567", vocabulary={}), "differs in vocabulary;"),
     "tiles": (replace(RUN, config="4567", tiles={"size": 512}), "differs in tiles;"),
     "unknown": (replace(RUN, config="4567"), "differs in the configuration;"),
-    "source": (replace(RUN, source="/data/others"), "is a run on /data/pictures, got /data/others|on /data/pictures"),
+    "source": (replace(RUN, source="/data/others"), "is a run on /data/images, got /data/others|on /data/images"),
 }
 
 

@@ -29,9 +29,9 @@ def lines(out: Path) -> int:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, one of them broken."""
+    """Images, one of them broken."""
     folder = write_images(tmp_path_factory.mktemp("images"), IMAGES)
-    (folder / "0020.png").write_bytes(b"no picture")
+    (folder / "0020.png").write_bytes(b"no image")
     return folder
 
 
@@ -43,7 +43,7 @@ def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def wait_for(done: int, out: Path, seconds: float = 60) -> None:
-    """Wait until so many pictures have a record."""
+    """Wait until so many images have a record."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(FileNotFoundError):

@@ -28,7 +28,7 @@ def images() -> list[SourceImage]:
     return [open_image(picnic), open_image(picnic.transpose(Image.Transpose.FLIP_LEFT_RIGHT))]
 
 
-def test_a_batch_is_answered_like_single_pictures(task: PipelineTask, images: list[SourceImage]):
+def test_a_batch_is_answered_like_single_images(task: PipelineTask, images: list[SourceImage]):
     together = task(images)
     assert len(together) == 2 and all(len(labelled.instances) for labelled in together)
     for image, labelled in zip(images, together, strict=True):
@@ -39,7 +39,7 @@ def test_a_batch_is_answered_like_single_pictures(task: PipelineTask, images: li
             np.testing.assert_allclose(other.scores, labelled.instances.scores, atol=1e-5)
 
 
-def test_no_picture(task: PipelineTask):
+def test_no_image(task: PipelineTask):
     assert task([]) == []
 
 

@@ -19,7 +19,7 @@ Found = tuple[int, float, tuple[int, int]]  # index of the query, score, first a
 
 
 def instances(queries: tuple[str, ...], found: list[Found], matrix: list[list[float]] | None = None) -> Instances:
-    """Masks of whole columns of a picture of 10 x 100; without a matrix, the detector has scored own phrases alone."""
+    """Masks of whole columns of an image of 10 x 100; without a matrix, the detector has scored own phrases alone."""
     masks = np.zeros((len(found), 10, 100), bool)
     own = np.full((len(found), len(queries)), NAN, np.float32)
     for row, (query, score, (start, end)) in enumerate(found):

@@ -16,7 +16,7 @@ from grounded.models.checkpoints import PARTS, fetch, hash_checkpoints
 from grounded.models.clip import ClipEncoder
 from grounded.pipeline import Pipeline
 from tests.grounded import builders
-from tests.grounded.conftest import SEGMENTER, picture
+from tests.grounded.conftest import SEGMENTER, random_image
 from tests.hub import fill_cache, nobody, serve, use_hub
 
 REPOSITORIES = {
@@ -103,7 +103,7 @@ def test_a_filled_cache_is_present_and_loads_offline(folders: dict[str, Path], c
     assert not any(part.downloaded for part in parts)
     pipeline = Pipeline.from_config("base", box_threshold=0.0, device="cpu")
     assert pipeline.models["detector"] == REPOSITORIES["detector"]
-    assert len(pipeline.segment(picture(), "a dog. cat")) > 0
+    assert len(pipeline.segment(random_image(), "a dog. cat")) > 0
 
 
 @pytest.mark.parametrize("offline", [True, False], ids=["offline mode", "no connection"])

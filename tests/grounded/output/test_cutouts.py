@@ -14,9 +14,9 @@ INSTANCES = build(MASKS, [0, 0, 0, 0], [0.9, 0.8, 0.7, 0.6], ("a dog",))
 
 
 def test_frame_is_kept():
-    for picture, mask in zip(cutouts(IMAGE, INSTANCES, crop=False), MASKS, strict=True):
-        assert (picture.mode, picture.size) == ("RGBA", (40, 30))
-        pixels = np.asarray(picture)
+    for image, mask in zip(cutouts(IMAGE, INSTANCES, crop=False), MASKS, strict=True):
+        assert (image.mode, image.size) == ("RGBA", (40, 30))
+        pixels = np.asarray(image)
         np.testing.assert_array_equal(pixels[..., 3], mask * 255)
         np.testing.assert_array_equal(pixels[mask][:, :3], IMAGE[mask])
         assert not pixels[~mask].any()
@@ -30,20 +30,20 @@ def test_frame_is_kept():
     ],
 )
 def test_cut_to_the_box(margin: int, sizes: list[tuple[int, int]]):
-    pictures = cutouts(Image.fromarray(IMAGE), INSTANCES, margin=margin)
-    assert [picture.size for picture in pictures] == sizes
-    for picture, mask in zip(pictures, MASKS, strict=True):
-        alpha = np.asarray(picture)[..., 3]
+    images = cutouts(Image.fromarray(IMAGE), INSTANCES, margin=margin)
+    assert [image.size for image in images] == sizes
+    for image, mask in zip(images, MASKS, strict=True):
+        alpha = np.asarray(image)[..., 3]
         assert (alpha == 255).sum() == mask.sum()
         assert set(np.unique(alpha)) <= {0, 255}
-        np.testing.assert_array_equal(np.asarray(picture)[alpha > 0][:, :3], IMAGE[mask])
+        np.testing.assert_array_equal(np.asarray(image)[alpha > 0][:, :3], IMAGE[mask])
 
 
 def test_soft_edge_fades_over_its_width():
     mask = np.zeros((30, 40), bool)
     mask[:, 20:] = True
-    (picture,) = cutouts(IMAGE, build(mask[None], [0], [0.9], ("a",)), softness=4.0, crop=False)
-    alpha = np.asarray(picture)[15, :, 3].astype(int)
+    (image,) = cutouts(IMAGE, build(mask[None], [0], [0.9], ("a",)), softness=4.0, crop=False)
+    alpha = np.asarray(image)[15, :, 3].astype(int)
     assert (np.diff(alpha) >= 0).all()
     assert (alpha[:18] == 0).all() and (alpha[22:] == 255).all()
     assert ((alpha[18:22] > 0) & (alpha[18:22] < 255)).all()

@@ -19,7 +19,7 @@ from grounded.pipeline import Pipeline
 from grounded.stages.cache import StageCache, cache_key
 from grounded.utils.timing import Stopwatch
 from tests.data import PICNIC
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.counting import counted
 
 DOG, PIZZA = [[470.0, 270.0]], [[200.0, 380.0]]
@@ -47,7 +47,8 @@ ARGUMENTS = ("image", "text", "box_threshold", "points", "point_labels", "embedd
 def run(pipeline: Pipeline, cache: StageCache | None = None, watch: Stopwatch | None = None, **query: Any) -> Instances:
     """Segment the example, with arguments of `segment` and settings mixed; "dog. pizza" unless they say otherwise."""
     settings = {"zoom": None} | {name: value for name, value in query.items() if name not in ARGUMENTS}
-    arguments = {"image": PICNIC, "text": "dog. pizza", "box_threshold": 0.2} | {name: value for name, value in query.items() if name in ARGUMENTS}
+    arguments = {"image": PICNIC, "text": "dog. pizza", "box_threshold": 0.2}
+    arguments |= {name: value for name, value in query.items() if name in ARGUMENTS}
     return pipeline.with_config(**settings).segment(stopwatch=watch, cache=cache, **arguments)
 
 
@@ -309,15 +310,15 @@ class TestRecall:
     @pytest.mark.parametrize(
         ("other", "same"),
         [
-            pytest.param(picture(), True, id="the same pixels"),
-            pytest.param(picture(seed=1), False, id="other pixels"),
+            pytest.param(random_image(), True, id="the same pixels"),
+            pytest.param(random_image(seed=1), False, id="other pixels"),
             pytest.param(Image.new("RGB", (80, 60)), False, id="black"),
-            pytest.param(picture(80, 60), False, id="another shape"),
+            pytest.param(random_image(80, 60), False, id="another shape"),
         ],
     )
     def test_an_image_is_known_by_its_pixels(self, other: Image.Image, same: bool):
         cache = StageCache()
-        known = cache.recall(SourceImage(picture()))
+        known = cache.recall(SourceImage(random_image()))
         result = cache.run(TestRun.stage, 1)
         assert (cache.recall(SourceImage(other)) is known) == same
         assert (cache.run(TestRun.stage, 1) is result) == same
@@ -328,11 +329,11 @@ class TestRecall:
         assert cache.recall(SourceImage(Image.new("RGB", (2, 6)))) is not known
 
     def test_drawing_on_an_image_does_not_change_the_known_one(self):
-        cache, drawn_on = StageCache(), picture()
+        cache, drawn_on = StageCache(), random_image()
         known = cache.recall(SourceImage(drawn_on))
         drawn_on.paste("white", (0, 0, 80, 60))
-        assert cache.recall(SourceImage(picture())) is known
-        assert np.array_equal(np.asarray(known.pixels), np.asarray(picture()))
+        assert cache.recall(SourceImage(random_image())) is known
+        assert np.array_equal(np.asarray(known.pixels), np.asarray(random_image()))
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ class TestRecall:
         pytest.param(True, 1, False, id="types"),
         pytest.param(Instances.empty(("a",), (2, 3)), Instances.empty(("a",), (2, 3)), True, id="values"),
         pytest.param(Instances.empty(("a",), (2, 3)), Instances.empty(("b",), (2, 3)), False, id="other values"),
-        pytest.param(SourceImage(picture()), SourceImage(picture()), False, id="images, by identity"),
+        pytest.param(SourceImage(random_image()), SourceImage(random_image()), False, id="images, by identity"),
         pytest.param(object(), object(), False, id="models, by identity"),
         pytest.param(None, (), False, id="none and nothing"),
     ],

@@ -11,7 +11,7 @@ from segany import Prompts
 from segany.utils.rle import decode_rle, encode_rle
 from tests.data import disk
 
-SIZE = (96, 128)  # of the picture; logits have a quarter of it
+SIZE = (96, 128)  # of the image; logits have a quarter of it
 WHOLE = [0.0, 0.0, 128.0, 96.0]
 
 

@@ -17,7 +17,7 @@ from grounded.ui.actions import LOWEST_BOX_THRESHOLD, Actions, instance_at, inte
 from grounded.ui.state import AppState, Limits
 from segany.utils.rle import encode_rle, rle_area
 from tests.data import PICNIC, disk
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.counting import counted
 
 DOG, EDGE = (470.0, 270.0), (400.0, 330.0)
@@ -38,8 +38,8 @@ class TestOpen:
         [
             pytest.param(str(PICNIC), None, "picnic", id="file"),
             pytest.param(PICNIC, "lunch", "lunch", id="given"),
-            pytest.param(picture(), None, "image", id="image"),
-            pytest.param(np.asarray(picture()), "", "image", id="array"),
+            pytest.param(random_image(), None, "image", id="image"),
+            pytest.param(np.asarray(random_image()), "", "image", id="array"),
         ],
     )
     def test_its_name(self, actions: Actions, image: Any, name: str | None, expected: str):

@@ -41,7 +41,7 @@ from grounded.ui.components import CONTROLS
 from grounded.ui.serving import MODELS
 from grounded.ui.state import Limits
 from tests.data import PICNIC
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.failures import fill_disk
 
 TEXT = "a dog. pizza"
@@ -55,11 +55,11 @@ def pipeline(random_pipelines: dict[str, Pipeline]) -> Pipeline:
 
 
 def saved(folder: Path, *names: str) -> list[Path]:
-    """Different pictures under these names, each of them in a folder of its own."""
+    """Different images under these names, each of them in a folder of its own."""
     paths = [folder / str(seed) / name for seed, name in enumerate(names)]
     for seed, path in enumerate(paths):
         path.parent.mkdir(parents=True)
-        picture(40, 50 + seed, seed).save(path, format="PNG")
+        random_image(40, 50 + seed, seed).save(path, format="PNG")
     return paths
 
 
@@ -271,7 +271,7 @@ def files(tmp_path: Path) -> list[dict[str, Any]]:
     paths = [tmp_path / name for name in ("picnic.png", "<b>broken.png", "large.jpg")]
     paths[0].write_bytes(PICNIC.read_bytes())
     paths[1].write_bytes(PICNIC.read_bytes()[:3000])
-    picture(30, 1400).save(paths[2])
+    random_image(30, 1400).save(paths[2])
     return [{"path": str(path)} for path in paths]
 
 

@@ -30,8 +30,8 @@ from grounded.ui.api import ENDPOINTS, Api, add_endpoints
 from grounded.ui.state import Limits
 from tests.data import PICNIC, ROOT, picnic_truth
 
-# By which a third burst may raise the resident memory: 1.3 MB a picture. Until then allocators take what they keep.
-# Fifty requests that each left their embeddings, of the picture and of three windows, would keep 200 MB. The allocator
+# By which a third burst may raise the resident memory: 1.3 MB an image. Until then allocators take what they keep.
+# Fifty requests that each left their embeddings, of the image and of three windows, would keep 200 MB. The allocator
 # holds on to some tens of megabytes more or less from one burst to the next.
 MEMORY_BOUND = 128 * 2**20
 
@@ -145,12 +145,12 @@ def test_bad_input_is_reported_in_plain_words(
     message: str,
     capfd: pytest.CaptureFixture,
 ):
-    picture = handle_file(PICNIC)
+    opened = handle_file(PICNIC)
     good: dict[str, dict[str, Any]] = {
-        "segment": {"image": picture, "text": "a dog"},
-        "refine": {"image": picture, "result": found, "index": 0, "points": [[440, 250]]},
-        "automatic": {"image": picture},
-        "label": {"images": [picture], "text": "a dog"},
+        "segment": {"image": opened, "text": "a dog"},
+        "refine": {"image": opened, "result": found, "index": 0, "points": [[440, 250]]},
+        "automatic": {"image": opened},
+        "label": {"images": [opened], "text": "a dog"},
     }
     given = {key: broken if value == "broken" else value for key, value in changes.items()}
     with pytest.raises(AppError) as caught:
@@ -194,30 +194,30 @@ def test_no_request_bypasses_the_queue(url: str):
 
 
 def distinct(count: int, folder: Path) -> list[Path]:
-    """Pictures that differ in size and in what is in view."""
+    """Images that differ in size and in what is in view."""
     whole = Image.open(PICNIC).convert("RGB")
-    paths = [folder / f"picture-{i}.png" for i in range(count)]
+    paths = [folder / f"image-{i}.png" for i in range(count)]
     for i, path in enumerate(paths):
         left, top = 3 * i, 2 * i
         whole.crop((left, top, left + 440 - i, top + 340 + i)).resize((220 + i, 160 + 2 * i)).save(path)
     return paths
 
 
-def burst(url: str, pictures: list[Path], users: int) -> list[dict[str, Any]]:
-    """Ask about all pictures at once, by several users; the answers in the order of the pictures."""
+def burst(url: str, sources: list[Path], users: int) -> list[dict[str, Any]]:
+    """Ask about all images at once, by several users; the answers in the order of the images."""
     clients = [Client(url, verbose=False) for _ in range(users)]
     jobs = [
-        clients[i % users].submit(handle_file(picture), "a dog. watermelon", api_name="/segment")
-        for i, picture in enumerate(pictures)
+        clients[i % users].submit(handle_file(opened), "a dog. watermelon", api_name="/segment")
+        for i, opened in enumerate(sources)
     ]
     return [job.result(timeout=600) for job in jobs]
 
 
-def check_burst(results: list[dict[str, Any]], pictures: list[Path], actions: Actions) -> None:
-    for picture, result in zip(pictures, results, strict=True):
-        assert result["image"]["file"] == picture.name
-        assert (result["image"]["width"], result["image"]["height"]) == Image.open(picture).size
-        alone = Api(actions).segment(picture, "a dog. watermelon")
+def check_burst(results: list[dict[str, Any]], sources: list[Path], actions: Actions) -> None:
+    for opened, result in zip(sources, results, strict=True):
+        assert result["image"]["file"] == opened.name
+        assert (result["image"]["width"], result["image"]["height"]) == Image.open(opened).size
+        alone = Api(actions).segment(opened, "a dog. watermelon")
         assert result["instances"] == alone["instances"]
 
 
@@ -228,20 +228,20 @@ def resident() -> int:
 
 
 def test_every_result_belongs_to_its_request(url: str, actions: Actions, tmp_path: Path):
-    pictures = distinct(6, tmp_path)
-    results = burst(url, pictures, users=3)
+    sources = distinct(6, tmp_path)
+    results = burst(url, sources, users=3)
     assert sum(len(result["instances"]) for result in results) > 0
-    check_burst(results, pictures, actions)
+    check_burst(results, sources, actions)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory from /proc")
 def test_a_burst_of_fifty(url: str, actions: Actions, tmp_path: Path):
-    pictures = distinct(50, tmp_path)
-    check_burst(burst(url, pictures, users=10), pictures, actions)
-    burst(url, pictures, users=10)
+    sources = distinct(50, tmp_path)
+    check_burst(burst(url, sources, users=10), sources, actions)
+    burst(url, sources, users=10)
     before = resident()
-    assert len(burst(url, pictures, users=10)) == 50
+    assert len(burst(url, sources, users=10)) == 50
     assert resident() - before < MEMORY_BOUND
 
 

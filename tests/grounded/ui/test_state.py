@@ -10,7 +10,7 @@ from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.errors import ImageError, PromptError
 from grounded.ui.state import AppState, Click, EditState, Limits, open_within
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 
 SIZE = (60, 80)
 
@@ -28,7 +28,7 @@ SIZE = (60, 80)
     ],
 )
 def test_size(size: tuple[int, int], max_side: int, fitted: tuple[int, int]):
-    image = picture(size[1], size[0])
+    image = random_image(size[1], size[0])
     source = open_within(image, Limits(max_side=max_side))
     assert source.pixels.size == fitted
     if size == fitted:
@@ -39,7 +39,7 @@ def test_size(size: tuple[int, int], max_side: int, fitted: tuple[int, int]):
 
 
 def test_what_is_scaled_down_looks_alike():
-    image = picture(600, 800)
+    image = random_image(600, 800)
     small = np.asarray(open_within(image, Limits(max_side=80)).pixels, np.float32)
     expected = np.asarray(image.resize((80, 60), Image.Resampling.BOX), np.float32)
     assert np.abs(small - expected).mean() < 2
@@ -49,7 +49,7 @@ def test_what_is_scaled_down_looks_alike():
 def test_files_keep_what_is_known_of_them(tmp_path: Path, suffix: str):
     exif, path = Image.Exif(), tmp_path / f"turned.{suffix}"
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    picture(60, 80).save(path, exif=exif)
+    random_image(60, 80).save(path, exif=exif)
     source = open_within(path, Limits(max_side=40))
     assert source.pixels.size == (30, 40)
     assert source.path == path
@@ -64,12 +64,12 @@ def test_notes_are_added_to_others():
 
 
 def test_a_source_that_fits_is_taken_as_it_is():
-    source = SourceImage(picture(), notes=("something",))
+    source = SourceImage(random_image(), notes=("something",))
     assert open_within(source, Limits()) is source
 
 
 def test_files_of_too_many_pixels_are_refused(tmp_path: Path):
-    picture(60, 80).save(tmp_path / "large.png")
+    random_image(60, 80).save(tmp_path / "large.png")
     assert open_within(tmp_path / "large.png", Limits(max_megapixels=0.0048)).size == (60, 80)
     with pytest.raises(ImageError, match=r"large.png is too large: 80 x 60 pixels, .* and the limit is 0.0047"):
         open_within(tmp_path / "large.png", Limits(max_megapixels=0.0047))
@@ -83,7 +83,7 @@ def test_files_of_too_many_pixels_are_refused(tmp_path: Path):
         pytest.param(np.zeros((4, 4)), "must be uint8", id="floats"),
     ],
 )
-def test_what_is_no_picture(image: str | np.ndarray, message: str):
+def test_what_is_no_image(image: str | np.ndarray, message: str):
     with pytest.raises(ImageError, match=message):
         open_within(image, Limits())
 
@@ -99,7 +99,7 @@ def test_without_an_image():
 
 
 def test_with_an_image():
-    source = SourceImage(picture())
+    source = SourceImage(random_image())
     state = AppState(image=source)
     assert state.require_image() is source
     assert len(state.instances) == 0
@@ -108,7 +108,7 @@ def test_with_an_image():
 
 
 def test_a_step_leaves_the_state_as_it_was():
-    state = AppState(image=SourceImage(picture()))
+    state = AppState(image=SourceImage(random_image()))
     first, second = work("a dog"), work("pizza")
     after = state.with_step(first).with_step(second)
     assert (state.edits, state.history) == (None, ())
@@ -144,7 +144,7 @@ def test_times_are_copied():
 
 
 def test_a_copy_is_the_state_itself():
-    state = AppState(image=SourceImage(picture())).with_step(
+    state = AppState(image=SourceImage(random_image())).with_step(
         EditState(Instances.empty((), SIZE), clicks=(Click(1.0, 2.0, True),))
     )
     assert copy.deepcopy(state) is state

@@ -334,7 +334,7 @@ class TestBytes:
         ("data", "error"),
         [
             pytest.param(b"", "the file is not an image in a known format", id="empty"),
-            pytest.param(b"not a picture", "the file is not an image in a known format", id="text"),
+            pytest.param(b"not an image", "the file is not an image in a known format", id="text"),
             pytest.param(b"\x89PNG\r\n\x1a\n\x00\x00", "the file", id="cut off"),
         ],
     )

@@ -171,7 +171,7 @@ class TestOpenImage:
         with pytest.raises(ImageError, match=r"got uint8 \(0, 4, 3\)"):
             open_image(np.zeros((0, 4, 3), np.uint8))
 
-    @pytest.mark.parametrize("content", [None, b"", b"not a picture"], ids=["absent", "empty", "text"])
+    @pytest.mark.parametrize("content", [None, b"", b"not an image"], ids=["absent", "empty", "text"])
     def test_unreadable_file(self, tmp_path, content):
         path = tmp_path / "broken.png"
         if content is not None:

@@ -265,6 +265,6 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, count: i
         label_local(
             Endless(count, buffer.getvalue()), Bright(), writer, EngineOptions(workers=2, batch=4), progress=progress
         )
-    # Decoded, the pictures take 12 kB each; held, the records of the last nine tenths alone would take more than this.
+    # Decoded, the images take 12 kB each; held, the records of the last nine tenths alone would take more than this.
     assert resident() - levels[0] < count * 2_000
     assert len(read_done_files(tmp_path)) == count

@@ -41,7 +41,7 @@ class Bright:
     """A spec, and the task that it builds: an image with "poison" in its name ends the process that labels it."""
 
     notes: Path  # a folder where every process that labels leaves its id
-    seconds: float = 0.0  # for each picture
+    seconds: float = 0.0  # for each image
 
     def load(self) -> "Bright":
         return self
@@ -104,7 +104,7 @@ def labelled(engine: Callable, images: str, spec: object, out: Path, **options: 
 
 
 def contents(out: Path) -> dict[str, object]:
-    """The records of a run by file, less the times, which differ. A picture with two records is a failed test."""
+    """The records of a run by file, less the times, which differ. An image with two records is a failed test."""
     found = {}
     for shard in sorted((out / "records").glob("*.jsonl")):
         for line in shard.read_bytes().splitlines():
@@ -192,7 +192,7 @@ def test_cluster_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
 class TestOnACluster:
     def test_records_are_those_of_one_process(self, tmp_path: Path) -> None:
         images = write_source(tmp_path / "in", 30, "hard")
-        (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+        (tmp_path / "in" / "broken.png").write_bytes(b"no image")
         here, there = tmp_path / "here", tmp_path / "there"
         labelled(label_local, images, Bright(notes(tmp_path)), here)
         (notes(tmp_path) / str(os.getpid())).unlink()
@@ -220,13 +220,13 @@ class TestOnACluster:
         images = write_source(tmp_path / "in", 60)
         kill = CallAt(partial(kill_workers, notes(tmp_path)), 5, 13, 14, 31, 50)
         summary = labelled(label_ray, images, Bright(notes(tmp_path), 0.02), tmp_path / "out", workers=2, progress=kill)
-        # A picture that is by itself with its worker at the wrong moment twice is taken for the cause.
+        # An image that is by itself with its worker at the wrong moment twice is taken for the cause.
         done, failed = set(contents(tmp_path / "out")), read_failures(tmp_path / "out")
         assert done | set(failed) == {path.name for path in (tmp_path / "in").iterdir()}
         assert (summary.images, summary.failures) == (len(done), len(failed))
         assert all(failure.kind == "crash" for failure in failed.values())
 
-    def test_picture_that_kills_its_worker_is_a_failure(self, tmp_path: Path) -> None:
+    def test_image_that_kills_its_worker_is_a_failure(self, tmp_path: Path) -> None:
         images = write_source(tmp_path / "in", 12, "poison")
         summary = labelled(label_ray, images, Bright(notes(tmp_path)), tmp_path / "out", workers=1)
         assert len(contents(tmp_path / "out")) == summary.images == 12
@@ -315,7 +315,7 @@ class TestOnACluster:
 
 @dataclass
 class Elsewhere:
-    """Pictures that only one process can read, and one that none can. Counts those that were asked for."""
+    """Images that only one process can read, and one that none can. Counts those that were asked for."""
 
     process: int
     data: dict[str, bytes]
@@ -336,7 +336,7 @@ class Elsewhere:
 
 
 class Ahead(NoProgress):
-    """Most pictures that were asked for and not done."""
+    """Most images that were asked for and not done."""
 
     def __init__(self, source: Elsewhere) -> None:
         self.source, self.most = source, 0

@@ -69,7 +69,7 @@ RECORDS = {
     "several parts": record("sub/parts.jpg", [parts()], ["ein Stück Käse 猫"]),
     "holes": record("holes.jpg", [holed()]),
     "one pixel": record("pixel.webp", [pixel()]),
-    "whole picture": record("sub/sub/whole.jpg", [np.ones((30, 40), bool)], scores=[NAN]),
+    "whole image": record("sub/sub/whole.jpg", [np.ones((30, 40), bool)], scores=[NAN]),
     "overlapping": record(
         "overlapping.jpg",
         [disk(30, 40, 12, 15, 9), disk(30, 40, 12, 15, 5), disk(30, 40, 30, 9, 4), disk(30, 40, 12, 15, 2)],

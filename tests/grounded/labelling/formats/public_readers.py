@@ -18,7 +18,7 @@ import numpy as np
 
 
 def read(kind: str, folder: Path) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """For each picture the labels and masks that a tool's own package reads; skips the test where there is none."""
+    """For each image the labels and masks that a tool's own package reads; skips the test where there is none."""
     import pytest
 
     python = os.environ.get("GROUNDED_READERS_PYTHON")

@@ -60,7 +60,7 @@ def test_notes():
     notes = Notes()
     assert notes.lines() == []
     for i in range(5):
-        notes.add("pictures left out", f"{i % 4}.jpg")
+        notes.add("images left out", f"{i % 4}.jpg")
     notes.add("crowds", count=0)
     notes.add("points", count=7)
-    assert notes.lines() == ["pictures left out: 5 (0.jpg, 1.jpg, 2.jpg, …)", "points: 7"]
+    assert notes.lines() == ["images left out: 5 (0.jpg, 1.jpg, 2.jpg, …)", "points: 7"]

@@ -36,7 +36,7 @@ FULL = {"size": [30, 40], "counts": RUNS}
 FORMS = {
     "one polygon": [SQUARE],
     "two polygons": [SQUARE, [20.5, 20.5, 30.2, 20.5, 25.1, 28.8]],
-    "beyond the picture": [[-5.0, -5.0, 60.0, -5.0, 60.0, 10.0]],
+    "beyond the image": [[-5.0, -5.0, 60.0, -5.0, 60.0, 10.0]],
     "compressed": dict(COMPRESSED),
     "runs": FULL,
     "nothing": {"size": [30, 40], "counts": [30 * 40]},
@@ -94,7 +94,7 @@ def test_crowds_scores_and_annotations_without_masks(tmp_path: Path):
     (image, _), notes = read(path)
     assert image.annotations[0].score == 0.25
     assert notes.lines() == [
-        "annotations of pictures that are not listed, left out: 1",
+        "annotations of images that are not listed, left out: 1",
         "crowd regions, each of them one instance: 1 (sub/a.jpg)",
         "annotations without a mask, left out: 1 (sub/a.jpg)",
     ]
@@ -111,7 +111,7 @@ def test_crowds_scores_and_annotations_without_masks(tmp_path: Path):
         pytest.param([[1, 2, 3, 4, 5, 6, 7]], "three corners or more, got 7", id="odd"),
         pytest.param([["a"] * 6], "not a mask in COCO's forms", id="no numbers"),
         pytest.param(
-            {"size": [40, 30], "counts": [1200]}, r"of the picture's size \[30, 40\], got \[40, 30\]", id="size"
+            {"size": [40, 30], "counts": [1200]}, r"of the image's size \[30, 40\], got \[40, 30\]", id="size"
         ),
         pytest.param({"size": [30, 40], "counts": [10, 5]}, "add up to 1200", id="too few"),
         pytest.param({"size": [30, 40], "counts": [1300, -100]}, "add up to 1200", id="negative"),

@@ -216,8 +216,8 @@ def test_images_that_are_not_imported(tmp_path: Path):
     path.write_text(json.dumps(data))
     result, notes = runs.taken_back(path, folder, name)
     assert result.refused == {
-        "one.jpg": "the picture is annotated twice; the first counts",
-        "holes.jpg": "the picture must be of 40 x 30 pixels, got 41 x 30",
+        "one.jpg": "the image is annotated twice; the first counts",
+        "holes.jpg": "the image must be of 40 x 30 pixels, got 41 x 30",
     }
     assert notes.lines() == [f"{corrections.UNKNOWN}: 1 (unknown.jpg)"]
 

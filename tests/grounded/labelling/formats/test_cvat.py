@@ -50,7 +50,7 @@ def test_the_whole_file(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations.xml", "labels.json"]
 
 
-def test_no_pictures(tmp_path: Path):
+def test_no_images(tmp_path: Path):
     assert list(write([], tmp_path).iter("image")) == []
 
 
@@ -71,8 +71,8 @@ def test_awkward_labels_and_names(tmp_path: Path):
 
 def test_copies_are_upright(tmp_path: Path):
     for image in write(made.ALL, tmp_path, images=True).iter("image"):
-        picture = Image.open(tmp_path / "images" / image.get("name"))
-        assert picture.size == (int(image.get("width")), int(image.get("height")))
+        opened = Image.open(tmp_path / "images" / image.get("name"))
+        assert opened.size == (int(image.get("width")), int(image.get("height")))
 
 
 def test_what_is_lost(tmp_path: Path):

@@ -80,7 +80,7 @@ def test_what_is_lost_is_stated(tmp_path: Path):
     assert lines == sorted(lines) and "holes joined to the outline by bridges of no width: 2" in lines
     assert any("EXIF orientation" in line and line.endswith(": 1") for line in lines)
     note = (tmp_path / "out" / NOTE).read_text(encoding="utf-8")
-    assert "11 pictures, 14 instances as yolo-seg" in note
+    assert "11 images, 14 instances as yolo-seg" in note
     assert all(f"- {line}" in note for line in lines)
     with_copies = export("yolo-seg", made.ALL, made.CLASSES, tmp_path / "copies", made.images)
     assert not any("EXIF" in line for line in with_copies.lines())
@@ -270,11 +270,11 @@ class TestCopies:
 
     def test_an_image_that_has_changed(self, tmp_path: Path):
         lost = self.save(tmp_path, self.stored("JPEG", "RGB", 1), "a.jpg", 1, "0" * 64)
-        assert lost == {"pictures that have changed since they were labelled": 1}
+        assert lost == {"images that have changed since they were labelled": 1}
 
     def test_an_image_that_cannot_be_turned(self, tmp_path: Path):
         with pytest.raises(ImageError, match=r"cannot turn a\.jpg upright: cannot identify"):
-            self.save(tmp_path, b"no picture", "a.jpg", 6)
+            self.save(tmp_path, b"no image", "a.jpg", 6)
 
     def test_an_image_that_is_gone(self, tmp_path: Path):
         def gone(file: str) -> bytes:

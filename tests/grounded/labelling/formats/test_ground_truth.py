@@ -45,7 +45,7 @@ def test_records_have_the_masks_of_the_export(name: str, tmp_path: Path):
 def test_label_studio_does_not_tell_the_size_of_an_empty_image(tmp_path: Path):
     path, form = FORMATS["label-studio"](runs.write(tmp_path / "run"))
     result, _ = imported(path, tmp_path / "new", form)
-    assert result.refused == {"sub/nothing.png": "the size of the picture is not stated"}
+    assert result.refused == {"sub/nothing.png": "the size of the image is not stated"}
     assert result.images == len(made.ALL) - 1
 
 
@@ -76,7 +76,7 @@ def test_names_of_the_source(tmp_path: Path):
     ("annotated", "message"),
     [
         pytest.param(AnnotatedImage(names=("a.jpg",), error="damaged"), "damaged", id="damaged"),
-        pytest.param(AnnotatedImage(names=("a.jpg",)), "the size of the picture is not stated", id="no size"),
+        pytest.param(AnnotatedImage(names=("a.jpg",)), "the size of the image is not stated", id="no size"),
     ],
 )
 def test_what_is_no_record(annotated: AnnotatedImage, message: str):

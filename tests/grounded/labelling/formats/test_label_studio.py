@@ -77,9 +77,9 @@ def test_no_images(tmp_path: Path):
 def test_copies_are_upright_and_where_the_address_says(tmp_path: Path):
     for task in tasks(made.ALL, tmp_path, images=True):
         address = urlsplit(task["data"]["image"])
-        picture = Image.open(tmp_path / parse_qs(address.query)["d"][0])
+        opened = Image.open(tmp_path / parse_qs(address.query)["d"][0])
         for result in task["predictions"][0]["result"]:
-            assert picture.size == (result["original_width"], result["original_height"])
+            assert opened.size == (result["original_width"], result["original_height"])
 
 
 def test_an_address_is_quoted(tmp_path: Path):

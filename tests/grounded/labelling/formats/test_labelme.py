@@ -78,10 +78,10 @@ def test_copies_are_upright_and_beside_their_annotations(tmp_path: Path):
     write(made.ALL, tmp_path, images=True)
     for path in tmp_path.rglob("*.json"):
         data = json.loads(path.read_text())
-        picture = Image.open(path.parent / data["imagePath"])
-        assert (picture.height, picture.width) == (data["imageHeight"], data["imageWidth"])
-        assert picture.size == ImageOps.exif_transpose(picture).size
-        red, _, blue = picture.convert("RGB").getpixel((2, 2))
+        opened = Image.open(path.parent / data["imagePath"])
+        assert (opened.height, opened.width) == (data["imageHeight"], data["imageWidth"])
+        assert opened.size == ImageOps.exif_transpose(opened).size
+        red, _, blue = opened.convert("RGB").getpixel((2, 2))
         assert red > 200 > 60 > blue
 
 
@@ -249,7 +249,7 @@ def test_what_is_left_out(tmp_path: Path):
 
 
 def test_a_folder_and_the_names_of_its_images(tmp_path: Path):
-    save(tmp_path / "sub" / "a.json", [], imagePath="..\\pictures\\a.jpg")
+    save(tmp_path / "sub" / "a.json", [], imagePath="..\\images\\a.jpg")
     save(tmp_path / "b.json", [shape("x", TRIANGLE)], imagePath="b.png", picture="from/b.tiff", exported=["0123"])
     (tmp_path / "classes.json").write_text("[]")
     (tmp_path / "cut-off.json").write_text("{")
@@ -259,7 +259,7 @@ def test_a_folder_and_the_names_of_its_images(tmp_path: Path):
     images.remove(damaged)
     assert [image.names for image in images] == [
         ("from/b.tiff", "b.png"),
-        ("pictures/a.jpg", "../pictures/a.jpg"),
+        ("images/a.jpg", "../images/a.jpg"),
     ]
     assert [image.exported for image in images] == [{"0123"}, None]
     assert notes == ["JSON files that are not LabelMe's, passed over: 1 (classes.json)"]

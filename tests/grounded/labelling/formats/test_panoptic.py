@@ -17,8 +17,8 @@ def test_segments_come_back_to_the_bit(tmp_path: Path):
     assert [image["file_name"] for image in data["images"]] == [record.image.file for record in made.ALL]
     assert [image["id"] for image in data["images"]] == [one["image_id"] for one in data["annotations"]]
     for record, annotation in zip(made.ALL, data["annotations"], strict=True):
-        with Image.open(tmp_path / "panoptic" / annotation["file_name"]) as picture:
-            ids = np.asarray(picture).astype(int) @ [1, 256, 65536]
+        with Image.open(tmp_path / "panoptic" / annotation["file_name"]) as opened:
+            ids = np.asarray(opened).astype(int) @ [1, 256, 65536]
         expected = made.shown(record)
         segments = {segment["id"]: segment for segment in annotation["segments_info"]}
         assert set(np.unique(ids)) - {0} == set(segments)
@@ -32,7 +32,7 @@ def test_segments_come_back_to_the_bit(tmp_path: Path):
         "instances left out, as their masks are empty": 1,
         "instances partly under better ones": 1,
         "instances wholly under better ones": 1,
-        "pictures renamed, as another one's name differs by the extension alone": 1,
+        "images renamed, as another one's name differs by the extension alone": 1,
         "scores": 11,
     }
 
@@ -40,8 +40,8 @@ def test_segments_come_back_to_the_bit(tmp_path: Path):
 def test_copies(tmp_path: Path):
     made.write(PanopticExporter, made.ALL, made.CLASSES, tmp_path, made.images)
     for image in json.loads((tmp_path / "panoptic.json").read_text(encoding="utf-8"))["images"]:
-        with Image.open(tmp_path / "images" / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"])
+        with Image.open(tmp_path / "images" / image["file_name"]) as opened:
+            assert opened.size == (image["width"], image["height"])
 
 
 def test_no_records(tmp_path: Path):

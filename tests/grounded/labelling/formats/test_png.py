@@ -15,8 +15,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def values(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as opened:
+        return np.asarray(opened).astype(int)
 
 
 def test_masks_come_back_to_the_bit(tmp_path: Path):
@@ -32,11 +32,11 @@ def test_masks_come_back_to_the_bit(tmp_path: Path):
             assert made.CLASSES[int(row["value"]) - 1] == row["class"]
     assert set(lost) - {name for name, count in lost.items() if not count} == {
         "instances left out, as their masks are empty",
-        "pictures renamed, as another one's name differs by the extension alone",
+        "images renamed, as another one's name differs by the extension alone",
     }
 
 
-def test_class_pictures(tmp_path: Path):
+def test_class_images(tmp_path: Path):
     made.write(PngExporter, made.ALL, made.CLASSES, tmp_path)
     files = {str(path.relative_to(tmp_path / "class")) for path in (tmp_path / "class").rglob("*.png")}
     assert len(files) == len(made.ALL) and {"one-2.png", "sub/nothing.png", "_/up/x.y.png"} < files
@@ -52,8 +52,8 @@ def test_class_pictures(tmp_path: Path):
 @pytest.mark.parametrize(("count", "mode"), [(255, "L"), (256, "I;16")])
 def test_many_classes_take_sixteen_bits(tmp_path: Path, count: int, mode: str):
     made.write(PngExporter, [made.RECORDS["one"]], [*map(str, range(count - 1)), "a dog"], tmp_path)
-    with Image.open(tmp_path / "class" / "one.png") as picture:
-        assert picture.mode == mode
+    with Image.open(tmp_path / "class" / "one.png") as opened:
+        assert opened.mode == mode
     expected = made.RECORDS["one"].instances.masks[0] * count
     np.testing.assert_array_equal(values(tmp_path / "class" / "one.png"), expected)
 

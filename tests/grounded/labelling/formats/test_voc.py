@@ -15,9 +15,9 @@ def stems(folder: Path) -> list[str]:
 
 
 def values(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.mode == "P"
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as opened:
+        assert opened.mode == "P"
+        return np.asarray(opened).astype(int)
 
 
 def test_masks_come_back_to_the_bit(tmp_path: Path):
@@ -56,7 +56,7 @@ def test_losses(tmp_path: Path):
         "instances left out, as their masks are empty": 1,
         "instances partly under better ones": 1,
         "instances wholly under better ones": 1,
-        "pictures renamed, as another one's name differs by the extension alone": 1,
+        "images renamed, as another one's name differs by the extension alone": 1,
     }
 
 
@@ -64,8 +64,8 @@ def test_copies_and_the_names_that_point_to_them(tmp_path: Path):
     made.write(VocExporter, made.ALL, made.CLASSES, tmp_path, made.images)
     for stem in stems(tmp_path):
         name = ET.parse(tmp_path / "Annotations" / f"{stem}.xml").findtext("filename")
-        with Image.open(tmp_path / "JPEGImages" / name) as picture:
-            assert picture.size == Image.open(tmp_path / "SegmentationClass" / f"{stem}.png").size
+        with Image.open(tmp_path / "JPEGImages" / name) as opened:
+            assert opened.size == Image.open(tmp_path / "SegmentationClass" / f"{stem}.png").size
     assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(made.CLASSES)
 
 
@@ -101,7 +101,7 @@ def test_more_objects_than_a_byte_holds(tmp_path: Path):
     lost = made.write(
         VocExporter, [made.record("many.jpg", masks, scores=np.linspace(1, 0.1, 300).tolist())], ["a dog"], tmp_path
     )
-    assert +lost == {"instances beyond the 254 of a picture in SegmentationObject": 46}
+    assert +lost == {"instances beyond the 254 of an image in SegmentationObject": 46}
     objects = values(tmp_path / "SegmentationObject" / "many.png")
     assert sorted(set(objects.ravel())) == list(range(255))
     assert (values(tmp_path / "SegmentationClass" / "many.png") == 1).sum() == 300

@@ -83,7 +83,7 @@ def test_layout_and_losses(tmp_path: Path):
         "holes joined to the outline by bridges of no width": 2,
         "instances left out, as their masks are empty": 1,
         "parts joined to one another by bridges of no width": 2,
-        "pictures renamed, as another one's name differs by the extension alone": 1,
+        "images renamed, as another one's name differs by the extension alone": 1,
         "scores": 11,
     }
 
@@ -105,7 +105,7 @@ def test_no_records(tmp_path: Path):
 
 
 def flat_records() -> list[Record]:
-    """Supervision does not look into folders; and every picture has 100 x 130 pixels."""
+    """Supervision does not look into folders; and every image has 100 x 130 pixels."""
     masks = {
         "disk": disk(100, 130, 60, 50, 30),
         "cut": disk(100, 130, 0, 0, 60),

@@ -87,7 +87,7 @@ from tests.grounded.labelling.reviewed import NEW, make_review, record, write_ru
         pytest.param([make_review("undo", 0)], ["cat", "dog", "cat"], [], id="nothing to undo"),
         pytest.param([make_review("reject", 1, config="abc")], ["cat", "cat"], [], id="of this run"),
         pytest.param([make_review("reject", 9, config="old")], ["cat", "dog", "cat"], [], id="of a run before"),
-        pytest.param([make_review("reject", 0, file="b.png")], ["cat", "dog", "cat"], [], id="another picture"),
+        pytest.param([make_review("reject", 0, file="b.png")], ["cat", "dog", "cat"], [], id="another image"),
     ],
 )
 def test_apply(made: list[Review], labels: list[str], accepted: list[str]):
@@ -122,7 +122,7 @@ def test_an_added_instance_has_no_scores():
         pytest.param(make_review("accept"), "accepts it as empty, the record has 3", id="not empty"),
         pytest.param(
             make_review("redraw", 0, mask=RLE(size=[4, 4], counts="0")),
-            r"size \[4, 4\], the picture is \[40, 60\]",
+            r"size \[4, 4\], the image is \[40, 60\]",
             id="size",
         ),
     ],
@@ -165,7 +165,7 @@ def test_corrected(tmp_path: Path):
     )
     counts = {one.image.file: len(one.instances) for one in apply.corrected_records(folder)}
     assert counts == {"a.png": 2, "b.png": 3, "c.png": 0, "d.png": 0}
-    # A picture in which everything was rejected has been looked at: nothing is there.
+    # An image in which everything was rejected has been looked at: nothing is there.
     seen = {one.image.file: len(one.instances) for one in apply.corrected_records(folder, accepted_only=True)}
     assert seen == {"a.png": 1, "d.png": 0}
     log.append_reviews(folder, make_review("accept", file="c.png"))

@@ -190,7 +190,7 @@ def test_a_mask_that_nearly_reaches_the_border_is_cut(gap: int):
             [*parts([])[:2], Instances.empty(PHRASES, (5, 5))],
             VIEWS,
             "must be one or more with the same phrases and image size",
-            id="another picture",
+            id="another image",
         ),
     ],
 )

@@ -18,7 +18,7 @@ from tests.data import ROOT
 from tests.grounded.labelling.painted import PHRASES, paint, perfect, rectangle, ring
 from tests.grounded.test_pipeline import assert_same
 
-TILES = Tiles(40)  # of a image of 70 x 100: columns at 0, 30 and 60, rows at 0 and 30
+TILES = Tiles(40)  # of an image of 70 x 100: columns at 0, 30 and 60, rows at 0 and 30
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from grounded.errors import CheckpointError, ConfigError, PromptError
 from grounded.models import detectors
 from segany.utils.boxes import box_iou
 from tests.grounded import builders
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.models.detectors import tiny_models
 
 CHECKPOINTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
@@ -85,7 +85,7 @@ def test_it_is_a_detector(build: Build):
     ],
 )
 def test_detections_are_well_formed(build: Build, size: tuple[int, int], phrases: list[str]):
-    image = picture(*size)
+    image = random_image(*size)
     (found,) = build().detect([image], [phrases])
     assert len(found) > 0
     check(found, image, len(phrases))
@@ -93,7 +93,7 @@ def test_detections_are_well_formed(build: Build, size: tuple[int, int], phrases
 
 def test_thresholds(build: Build):
     """Queries that score enough become detections, and of those that nearly coincide only the best."""
-    image = picture()
+    image = random_image()
     (all_queries,) = build().detect([image], [["a cat", "dog"]])
     enough = float(np.median(all_queries.score))
     (found,) = build(box_threshold=enough, nms_threshold=0.7).detect([image], [["a cat", "dog"]])
@@ -108,7 +108,7 @@ def test_thresholds(build: Build):
 
 def test_the_default_settings(build: Build):
     """Those of the settings: nothing below 0.3, which random weights may or may not reach."""
-    image = picture()
+    image = random_image()
     (all_queries,) = build().detect([image], [["a cat", "dog"]])
     (found,) = build(box_threshold=0.3, nms_threshold=0.7).detect([image], [["a cat", "dog"]])
     check(found, image, 2)
@@ -117,7 +117,7 @@ def test_the_default_settings(build: Build):
 
 
 def test_an_image_of_one_pixel(build: Build):
-    image = picture(1, 1)
+    image = random_image(1, 1)
     (found,) = build().detect([image], [["a cat", "dog"]])
     check(found, image, 2)
     assert len(found) > 0
@@ -136,7 +136,7 @@ def test_an_image_of_one_pixel(build: Build):
     ],
 )
 def test_single_equals_batched(build: Build, sizes: list[tuple[int, int]], phrases: list[list[str]]):
-    images = [picture(*size, seed=i) for i, size in enumerate(sizes)]
+    images = [random_image(*size, seed=i) for i, size in enumerate(sizes)]
     detector = build()
     together = detector.detect(images, phrases)
     assert len(together) == len(images)
@@ -149,23 +149,23 @@ def test_no_images(build: Build):
 
 
 def test_no_phrases(build: Build):
-    (found,) = build().detect([picture()], [[]])
+    (found,) = build().detect([random_image()], [[]])
     assert found.scores.shape == (0, 0)
 
 
 def test_nothing_found(build: Build):
-    (found,) = build(box_threshold=1.0).detect([picture()], [["a cat", "dog"]])
+    (found,) = build(box_threshold=1.0).detect([random_image()], [["a cat", "dog"]])
     assert (found.boxes.shape, found.scores.shape, found.phrase_ids.shape) == ((0, 4), (0, 2), (0,))
 
 
 def test_most_detections(build: Build):
-    (all_queries,) = build().detect([picture()], [["a cat", "dog"]])
-    (found,) = build(max_detections=2).detect([picture()], [["a cat", "dog"]])
+    (all_queries,) = build().detect([random_image()], [["a cat", "dog"]])
+    (found,) = build(max_detections=2).detect([random_image()], [["a cat", "dog"]])
     assert_same(found, all_queries[:2])
 
 
 def test_letters_and_spaces_of_a_phrase(build: Build):
-    plain, odd = build().detect([picture()] * 2, [["a red mug"], ["A  Red mug "]])
+    plain, odd = build().detect([random_image()] * 2, [["a red mug"], ["A  Red mug "]])
     assert_same(odd, plain)
 
 
@@ -180,7 +180,7 @@ def test_letters_and_spaces_of_a_phrase(build: Build):
 )
 def test_bad_phrases(build: Build, phrases: list, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
-        build().detect([picture()], phrases)
+        build().detect([random_image()], phrases)
 
 
 @pytest.mark.parametrize("source", ["nobody/no-such-detector", "/nowhere/detector", "no-such-detector"])

@@ -12,7 +12,7 @@ from grounded.errors import CheckpointError, ConfigError, GroundedError, PromptE
 from grounded.models.detectors.checkpoint import OWL, load_checkpoint
 from grounded.models.detectors.owl import Owl
 from tests.grounded import builders
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.models.detectors import tiny_models
 
 ALL_QUERIES = DetectorConfig(box_threshold=0.0, nms_threshold=1.0)
@@ -38,7 +38,7 @@ def shared(folder: Path) -> Owl:
 @pytest.mark.parametrize("size", [(60, 80), (80, 45), (64, 64)], ids=str)
 def test_detections_are_those_of_the_library(family: str, folder: Path, size: tuple[int, int]):
     """Scores and boxes as they follow from the model, the processor and the post-processing of `transformers`."""
-    phrases, image = ["a cat", "dog", "a red mug"], picture(*size)
+    phrases, image = ["a cat", "dog", "a red mug"], random_image(*size)
     model, image_processor, tokenizer = load_checkpoint(folder, family=OWL)
     processor = PROCESSORS[family](image_processor, tokenizer)
     inputs = processor(text=[phrases], images=image, return_tensors="pt")
@@ -64,7 +64,7 @@ def test_padding_does_not_move_boxes(size: tuple[int, int], tmp_path: Path):
         # Then the sigmoid of the bias alone is left: boxes of a patch's size at a patch's lower right corner.
         for parameter in detector.model.box_head.dense2.parameters():
             parameter.zero_()
-    (found,) = detector.detect([picture(*size)], [["a cat"]])
+    (found,) = detector.detect([random_image(*size)], [["a cat"]])
     frame = np.array([size[1], size[0]])
     # 4 x 4 patches of 50 pixels on a square of 200. Centers at 50, 100, 150 and 200, which is the border.
     corners = np.array([(x, y) for x in (50, 100, 150, 200) for y in (50, 100, 150, 200)])
@@ -78,14 +78,14 @@ def test_padding_does_not_move_boxes(size: tuple[int, int], tmp_path: Path):
 def test_the_padding_is_not_found(tmp_path: Path):
     """A box beyond the image is no detection, whatever its score."""
     detector = Owl.from_pretrained(tiny_models.save_owl(tmp_path, "owlv2"), ALL_QUERIES)
-    (found,) = detector.detect([picture(20, 200)], [["a cat"]])
+    (found,) = detector.detect([random_image(20, 200)], [["a cat"]])
     assert (found.boxes[:, 3] <= 20).all() and (found.boxes[:, 1] < 20).all()
 
 
 def test_phrases_do_not_influence_each_other(folder: Path):
     detector = shared(folder)
-    (one,) = detector.detect([picture()], [["dog"]])
-    (many,) = detector.detect([picture()], [["a cat", "dog", *(f"a red mug {i}" for i in range(100))]])
+    (one,) = detector.detect([random_image()], [["dog"]])
+    (many,) = detector.detect([random_image()], [["a cat", "dog", *(f"a red mug {i}" for i in range(100))]])
     assert many.scores.shape[1] == 102
     key, other = (np.lexsort(found.boxes.T) for found in (one, many))
     np.testing.assert_allclose(many.boxes[other], one.boxes[key], atol=0.01)
@@ -93,15 +93,15 @@ def test_phrases_do_not_influence_each_other(folder: Path):
 
 
 def test_a_phrase_twice(folder: Path):
-    (found,) = shared(folder).detect([picture()], [["dog", "a cat", "dog"]])
+    (found,) = shared(folder).detect([random_image()], [["dog", "a cat", "dog"]])
     np.testing.assert_array_equal(found.scores[:, 0], found.scores[:, 2])
 
 
 def test_the_longest_phrase(folder: Path):
     """16 tokens with the start and the end; each letter is a token of the small vocabulary."""
-    assert len(shared(folder).detect([picture()], [["x" * 14]])[0])
+    assert len(shared(folder).detect([random_image()], [["x" * 14]])[0])
     with pytest.raises(PromptError, match=r"at most 14 tokens, got 15: 'x{15}'"):
-        shared(folder).detect([picture()], [["dog", "x" * 15]])
+        shared(folder).detect([random_image()], [["dog", "x" * 15]])
 
 
 def test_tiny_and_thin_images(folder: Path):
@@ -112,7 +112,7 @@ def test_tiny_and_thin_images(folder: Path):
 
 def test_half_precision(folder: Path):
     detector = Owl.from_pretrained(folder, ALL_QUERIES, dtype=torch.bfloat16)
-    (found,) = detector.detect([picture()], [["a cat"]])
+    (found,) = detector.detect([random_image()], [["a cat"]])
     assert detector.model.dtype == torch.bfloat16
     assert found.boxes.dtype == found.scores.dtype == np.float32
 
@@ -122,7 +122,7 @@ def test_nan_is_an_error(folder: Path):
     with torch.no_grad():
         detector.model.class_head.dense0.bias.fill_(torch.nan)
     with pytest.raises(GroundedError, match=r"not a number in torch\.float32"):
-        detector.detect([picture()], [["a cat"]])
+        detector.detect([random_image()], [["a cat"]])
 
 
 def test_the_size_of_images_is_fixed(folder: Path):
@@ -141,8 +141,8 @@ def test_processors_in_the_form_of_the_hub(family: str, folder: Path, tmp_path: 
     model.save_pretrained(tmp_path)
     PROCESSORS[family](image_processor, tokenizer).save_pretrained(tmp_path)
     assert isinstance(AutoProcessor.from_pretrained(tmp_path), PROCESSORS[family])
-    (found,) = Owl.from_pretrained(tmp_path, ALL_QUERIES).detect([picture()], [["a cat"]])
-    (expected,) = shared(folder).detect([picture()], [["a cat"]])
+    (found,) = Owl.from_pretrained(tmp_path, ALL_QUERIES).detect([random_image()], [["a cat"]])
+    (expected,) = shared(folder).detect([random_image()], [["a cat"]])
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
 
 

@@ -12,7 +12,7 @@ from grounded.models.detectors.grounding_dino import GroundingDino
 from grounded.models.detectors.original import package
 from grounded.models.detectors.original.checkpoint import SWIN_B_COGCOOR, SWIN_T_OGC
 from grounded.models.detectors.original.convert import convert, convert_weights, to_config
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.models.detectors import tiny_models
 
 SWIN, LAYERS = "model.backbone.conv_encoder.model.", "model.encoder.layers."
@@ -129,8 +129,8 @@ def test_the_folder_is_a_detector(checkpoint: Path, tmp_path: Path):
         path.name for path in folder.iterdir()
     }
     config = DetectorConfig(box_threshold=0.0, nms_threshold=1.0, image_size=64)
-    (expected,) = package.load(checkpoint, config).detect([picture()], [["a cat", "hot dog"]])
-    (found,) = GroundingDino.from_pretrained(folder, config).detect([picture()], [["a cat", "hot dog"]])
+    (expected,) = package.load(checkpoint, config).detect([random_image()], [["a cat", "hot dog"]])
+    (found,) = GroundingDino.from_pretrained(folder, config).detect([random_image()], [["a cat", "hot dog"]])
     assert found.phrase_ids.tolist() == expected.phrase_ids.tolist()
     assert found.boxes == pytest.approx(expected.boxes, abs=0.01)
     assert found.scores == pytest.approx(expected.scores, abs=1e-4)

@@ -14,7 +14,7 @@ from grounded.models import detectors
 from grounded.models.detectors.original import package as groundingdino_py
 from grounded.models.detectors.original.checkpoint import SWIN_B_COGCOOR, SWIN_T_OGC, Architecture
 from tests.grounded import builders
-from tests.grounded.conftest import picture
+from tests.grounded.conftest import random_image
 from tests.grounded.models.detectors import tiny_models
 
 ALL_QUERIES = DetectorConfig(box_threshold=0.0, nms_threshold=1.0, image_size=64)
@@ -36,8 +36,8 @@ def test_scores_are_those_of_the_network_for_the_joined_text(checkpoint: Path):
     """As they follow from the original network for the original kind of caption."""
     phrases = ["a cat", "zebra", "hot dog"]
     detector = groundingdino_py.load(checkpoint, ALL_QUERIES)
-    (found,) = detector.detect([picture()], [phrases])
-    pixels = detector._preprocess([picture()], size={"height": 64, "width": 85}, do_pad=False)
+    (found,) = detector.detect([random_image()], [phrases])
+    pixels = detector._preprocess([random_image()], size={"height": 64, "width": 85}, do_pad=False)
     with torch.inference_mode():
         output = detector.model.network(pixels, captions=[prompt(*phrases)])
     probabilities = output["pred_logits"][0].sigmoid()
@@ -135,7 +135,7 @@ def test_the_package_is_left_as_it_was():
 def test_loading_and_searching_print_nothing(
     checkpoint: Path, capfd: pytest.CaptureFixture, recwarn: pytest.WarningsRecorder
 ):
-    groundingdino_py.load(checkpoint, ALL_QUERIES).detect([picture()], [["a cat"]])
+    groundingdino_py.load(checkpoint, ALL_QUERIES).detect([random_image()], [["a cat"]])
     assert capfd.readouterr() == ("", "")
     assert [str(warning.message) for warning in recwarn] == []
 
