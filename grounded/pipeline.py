@@ -326,7 +326,11 @@ class Pipeline:
         embedding: ImageEmbedding | None = None,
         cache: StageCache | None = None,
     ) -> Instances:
-        """Correct the mask of one instance by clicks and strokes; see `grounded.interactive.correct.correct`."""
+        """Correct the mask of one instance by clicks and strokes; the others, and the order of all, stay as they are.
+
+        Give all clicks and strokes so far, not the last alone. Arguments and errors are those of
+        `grounded.interactive.correct.correct`; segmenter, scorer and zoom are the pipeline's.
+        """
         return correct(
             self.segmenter,
             image,
@@ -352,7 +356,10 @@ class Pipeline:
         box: ArrayLike | None = None,
         embedding: ImageEmbedding | None = None,
     ) -> Instances:
-        """Return the masks that clicks or a box may stand for; see `grounded.interactive.correct.candidates`."""
+        """Return the masks that clicks or a box on a new object may stand for: three for one click, else one.
+
+        Arguments and errors are those of `grounded.interactive.correct.candidates`.
+        """
         return candidates(self.segmenter, image, phrase, points, point_labels, box=box, embedding=embedding)
 
     def everything(
@@ -366,7 +373,10 @@ class Pipeline:
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Instances:
-        """Return masks of everything, named where CLIP can; see `grounded.interactive.everything.everything`."""
+        """Return masks of everything in the image, named by CLIP where it recognises one of the words.
+
+        Arguments and errors are those of `grounded.interactive.everything.everything`.
+        """
         return everything(
             self.segmenter,
             image,

@@ -149,10 +149,6 @@ class TestImages:
                 pipeline.segment(path, "a dog")
             assert message in str(caught.value) and str(path) in str(caught.value)
 
-    def test_odd_ones_from_python(self, pipeline: Pipeline, tmp_path: Path):
-        for path, (size, _) in save_odd_images(tmp_path).items():
-            assert pipeline.segment(path, "a dog").image_size == size, path
-
     @pytest.mark.parametrize("array", [np.zeros((9, 9, 3)), np.zeros((3, 9, 9), np.uint8), np.zeros((0, 9), np.uint8)])
     def test_bad_arrays(self, array: np.ndarray, pipeline: Pipeline):
         with pytest.raises(ImageError, match="an image array must be uint8"):

@@ -34,10 +34,10 @@ def folder(tmp_path: Path) -> Path:
         "out/records/g.png",
     )
     for name in (*FILES, *others, "out/run.json"):
-        path = tmp_path / "pictures" / name
+        path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def write_tar(path: Path, *names: str, mode: str = "w") -> Path:
@@ -77,7 +77,7 @@ def test_a_folder(folder: Path):
 
 def test_a_folder_is_named_absolutely(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder.parent)
-    assert open_source("pictures").spec == str(folder)
+    assert open_source("images").spec == str(folder)
     assert open_source("images/../images/sub/*.webp").spec == f"{folder}/sub/*.webp"
     monkeypatch.setenv("HOME", str(folder.parent))
     assert names("~/images/sub") == ["c.webp", "deep/d.tiff"]

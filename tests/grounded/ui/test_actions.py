@@ -127,10 +127,8 @@ class TestSegment:
             pytest.param("dog. balloon", {}, {"detect", "decode", "score"}, set(), id="text"),
             pytest.param("dog. pizza", {"box_threshold": 0.73}, {"decode", "score"}, set(), id="box threshold"),
             pytest.param("dog. pizza", {"clip_threshold": 0.99999}, set(), set(), id="CLIP threshold"),
-            pytest.param("dog. pizza", {"filtering": False}, set(), set(), id="filtering"),
             # Whether a mask changes, and with it its score, is up to the weights.
             pytest.param("dog. pizza", {"mode": "box"}, {"decode"}, {"score"}, id="mode"),
-            pytest.param("dog. pizza", {"refine_rounds": 1}, {"decode"}, {"score"}, id="refinement"),
         ],
     )
     def test_a_change_runs_only_what_depends_on_it(
