@@ -193,7 +193,7 @@ def _difference(a: Image.Image, b: Image.Image) -> float:
 
 def test_an_image_that_is_gone(client: TestClient, run: Path):
     (run.parent / "images" / "picnic.png").unlink()
-    shutil.copy(ROOT / "examples" / "app.png", run.parent / "images" / "shelf.png")
+    shutil.copy(ROOT / "docs" / "images" / "app.png", run.parent / "images" / "shelf.png")
     assert opened(client.get("/api/thumbnail", params={"file": "picnic.png"})).size == (360, 270)
     assert client.get("/api/image", params={"file": "picnic.png"}).json()["missing"].endswith("no such image")
     response = client.get("/api/pixels", params={"file": "picnic.png"})
