@@ -46,6 +46,42 @@ class TinyViTConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EfficientNetLiteConfig:
+    """Sizes of an EfficientNet-Lite image encoder (Tan and Le, 2019) and of the attention on top of it.
+
+    The defaults are EfficientNet-Lite2. `dims`, `depths`, `kernel_sizes` and `strides` have one entry for each stage.
+    Only the first stage does not expand its channels.
+
+    Raises:
+        ValueError: sizes do not fit together, or the strides do not give maps at strides of 4, 8, 16 and 32.
+    """
+
+    stem_dim: int = 32
+    dims: tuple[int, ...] = (16, 24, 48, 88, 120, 208, 352)  # channels of each stage
+    depths: tuple[int, ...] = (1, 3, 3, 4, 4, 5, 1)  # blocks of each stage
+    kernel_sizes: tuple[int, ...] = (3, 3, 5, 3, 5, 5, 3)
+    strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage; the stem has 2
+    expansion: int = 6  # hidden channels per channel of a block
+    attention_dim: int = 192  # of the transformer blocks at a stride of 16
+    attention_depth: int = 3
+    attention_heads: int = 6
+    attention_mlp_ratio: int = 3
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("dims", "depths", "kernel_sizes", "strides")}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"all stages must have one entry in each list, got {lengths}")
+        if self.strides[:1] != (1,) or self.strides.count(2) != 4 or set(self.strides) - {1, 2}:
+            raise ValueError(f"strides must begin with 1 and hold four times 2, else 1, got {self.strides}")
+        require_multiple("attention_dim", self.attention_dim, "attention_heads", self.attention_heads)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of an embedding cell in pixels."""
+        return 8
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegAnyConfig:
     """Everything needed to build a `SegAny` without its weights.
 
@@ -58,6 +94,7 @@ class SegAnyConfig:
     image_size: int = 1024  # side of the square model frame, in pixels
     patch_size: int = 16  # the embedding has image_size / patch_size cells per side
     tiny_vit: TinyViTConfig | None = None  # the image encoder, instead of a plain ViT with the sizes below
+    efficientnet_lite: EfficientNetLiteConfig | None = None  # likewise
     encoder_dim: int = 0  # required for a plain ViT, like the next two
     encoder_depth: int = 0
     encoder_heads: int = 0
@@ -79,10 +116,15 @@ class SegAnyConfig:
 
     def __post_init__(self) -> None:
         require_multiple("image_size", self.image_size, "patch_size", self.patch_size)
-        if self.tiny_vit is None:
+        others = {name: getattr(self, name) for name in _OTHER_ENCODERS if getattr(self, name) is not None}
+        if len(others) > 1:
+            raise ValueError(f"there must be one image encoder, got {' and '.join(others)}")
+        for name, encoder in others.items():
+            self._check_other_encoder(name, encoder)
+        if not others:
             self._check_plain_vit()
-        else:
-            self._check_tiny_vit(self.tiny_vit)
+        if self.efficientnet_lite is not None:
+            require_multiple("image_size", self.image_size, "32", 32)
         # The mask head has prompt_dim / 8 channels.
         require_multiple("prompt_dim", self.prompt_dim, "8", 8)
         divisor = self.attention_downsample * self.decoder_heads
@@ -94,12 +136,12 @@ class SegAnyConfig:
         if outside:
             raise ValueError(f"global_blocks must lie in 0..{self.encoder_depth - 1}, got {outside}")
 
-    def _check_tiny_vit(self, tiny_vit: TinyViTConfig) -> None:
-        given = [name for name in _PLAIN_VIT if getattr(self, name)]
+    def _check_other_encoder(self, name: str, encoder: TinyViTConfig | EfficientNetLiteConfig) -> None:
+        given = [field for field in _PLAIN_VIT if getattr(self, field)]
         if given:
-            raise ValueError(f"{', '.join(given)} describe a plain ViT, which tiny_vit takes the place of")
-        if self.patch_size != tiny_vit.patch_size:
-            raise ValueError(f"patch_size must be that of tiny_vit, {tiny_vit.patch_size}, got {self.patch_size}")
+            raise ValueError(f"{', '.join(given)} describe a plain ViT, which {name} takes the place of")
+        if self.patch_size != encoder.patch_size:
+            raise ValueError(f"patch_size must be that of {name}, {encoder.patch_size}, got {self.patch_size}")
 
     @property
     def grid_size(self) -> int:
@@ -118,9 +160,8 @@ class SegAnyConfig:
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values that can be written as JSON."""
         values = dataclasses.asdict(self, dict_factory=_plain)
-        if self.tiny_vit is None:
-            del values["tiny_vit"]  # as files of plain ViTs have always been
-        return values
+        # Encoders that are not there are left out, as files of plain ViTs have always been.
+        return {key: value for key, value in values.items() if key not in _OTHER_ENCODERS or value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SegAnyConfig":
@@ -129,12 +170,16 @@ class SegAnyConfig:
         Raises:
             ValueError: keys are unknown or missing.
         """
-        tiny_vit = values.get("tiny_vit")
-        if tiny_vit is None:
-            return _from_dict(cls, values, required=_PLAIN_VIT)
-        return _from_dict(cls, {**values, "tiny_vit": _from_dict(TinyViTConfig, tiny_vit)})
+        others: dict[str, Any] = {
+            name: _from_dict(encoder, values[name])
+            for name, encoder in _OTHER_ENCODERS.items()
+            if values.get(name) is not None
+        }
+        return _from_dict(cls, {**values, **others}, required=() if others else _PLAIN_VIT)
 
 
+# Encoders other than a plain ViT, by the field that describes them.
+_OTHER_ENCODERS: dict[str, type] = {"tiny_vit": TinyViTConfig, "efficientnet_lite": EfficientNetLiteConfig}
 # Fields that a plain ViT requires and another encoder must not set.
 _PLAIN_VIT = ("encoder_dim", "encoder_depth", "encoder_heads", "global_blocks")
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segany.config import SegAnyConfig
+from segany.modeling.efficientnet_lite import EfficientNetLiteEncoder
 from segany.modeling.image_encoder import ImageEncoder
 from segany.modeling.mask_decoder import MaskDecoder, output_slice
 from segany.modeling.prompt_encoder import PromptEncoder
@@ -19,13 +20,13 @@ class SegAny(nn.Module):
     """Segment Anything (Kirillov et al., 2023), optionally with a text prompt.
 
     The state dict has the keys of Meta's published checkpoints, or of MobileSAM's if `config.tiny_vit` is set, and
-    those of two more modules if `config.text_dim` is set.
+    those of two more modules if `config.text_dim` is set. With `config.efficientnet_lite` the backbone has timm's keys.
     """
 
     def __init__(self, config: SegAnyConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_encoder = ImageEncoder(config) if config.tiny_vit is None else TinyViT(config)
+        self.image_encoder = _build_image_encoder(config)
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config)
 
@@ -76,3 +77,9 @@ class SegAny(nn.Module):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
+
+
+def _build_image_encoder(config: SegAnyConfig) -> nn.Module:
+    if config.tiny_vit is not None:
+        return TinyViT(config)
+    return ImageEncoder(config) if config.efficientnet_lite is None else EfficientNetLiteEncoder(config)
