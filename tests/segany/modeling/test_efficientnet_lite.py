@@ -46,13 +46,14 @@ def model() -> segany.SegAny:
     return randomised(segany.SegAny(CONFIG)).eval()
 
 
-class TestBackbone:
-    @pytest.fixture(scope="class")
-    def public(self) -> torch.nn.Module:
-        torch.manual_seed(1)
-        name = "tf_efficientnet_lite2"
-        return randomised(timm.create_model(name, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)))
+@pytest.fixture(scope="module")
+def public() -> torch.nn.Module:
+    torch.manual_seed(1)
+    name = "tf_efficientnet_lite2"
+    return randomised(timm.create_model(name, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)))
 
+
+class TestBackbone:
     @pytest.mark.parametrize("side", [64, 96, 100], ids=["even", "odd at 32", "odd"])
     @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
     def test_equals_timm_with_its_weights_by_name(self, public: torch.nn.Module, side: int, training: bool):
