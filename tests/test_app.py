@@ -18,6 +18,7 @@ from gradio_client.exceptions import AppError
 from tests.data import PICNIC, ROOT
 
 
+@pytest.mark.slow
 def test_the_app_starts_answers_and_leaves_nothing(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -19,6 +19,13 @@ DESKTOP, PHONE = (1280, 900), (390, 844)
 _SECONDS_TO_START = 180
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder are slow: they start a server and a browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """The browser; every test has its own contexts in it."""

@@ -161,6 +161,7 @@ class TestImages:
         alpha = np.asarray(colour.convert("RGBA"))
         assert_same(pipeline.segment(alpha, "a dog"), pipeline.segment(colour, "a dog"))
 
+    @pytest.mark.slow
     def test_all_of_them_in_one_command(self, run: Callable[..., Result], tmp_path: Path):
         bad, odd = save_bad_images(tmp_path), save_odd_images(tmp_path)
         result = run(*bad, *odd, "a dog")
@@ -309,6 +310,7 @@ class TestInterrupt:
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["first"]
         assert (tmp_path / "out" / "first" / "result.json").is_file()
 
+    @pytest.mark.slow
     def test_of_a_real_process(self, tmp_path: Path):
         (tmp_path / "bad.png").write_text("not an image")
         for i in range(40):

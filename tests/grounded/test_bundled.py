@@ -97,6 +97,7 @@ def test_clip_judges_each_mask(pipeline: Pipeline):
     np.testing.assert_allclose(instances.scores**2, instances.clip_scores * instances.detector_scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_the_detector_missed_is_found_among_all_masks(truth: dict[str, list[np.ndarray]]):
     fallback = {"source": "automatic", "points_per_side": 12}
     instances = Pipeline.from_config("tiny", device="cpu", box_threshold=1.0, fallback=fallback).segment(

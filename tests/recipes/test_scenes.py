@@ -51,6 +51,7 @@ def test_a_mask_is_what_the_object_changed() -> None:
     assert (changed & ~mask).sum() < 0.15 * mask.sum()
 
 
+@pytest.mark.slow
 def test_training_never_draws_a_held_out_pair() -> None:
     drawn = [o for number in range(60) for o in draw_scene("train", number).objects if o.color]
     assert drawn

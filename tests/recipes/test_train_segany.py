@@ -34,6 +34,7 @@ def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("frozen", "readings"), [(True, True), (False, False)])
+@pytest.mark.slow
 def test_every_kind_of_prompt_teaches(folder: Path, few_prompts: None, frozen: bool, readings: bool) -> None:
     torch.manual_seed(0)
     scenes = list(open_pool(folder))

@@ -177,6 +177,7 @@ class TestEverything:
 
 
 class TestUsers:
+    @pytest.mark.slow
     def test_two_users_share_the_models_alone(self, actions: Actions):
         picnic, shelf = PICNIC, PICNIC.with_name("shelf.png")
         expected = [actions.segment(actions.open(path), "dog. pizza").instances.to_dict() for path in (picnic, shelf)]

@@ -225,6 +225,7 @@ def test_closed_early_it_leaves_no_zip(steps: int, pipeline: Pipeline, tmp_path:
     assert not folder.exists() or os.listdir(folder) == ["overlays"]
 
 
+@pytest.mark.slow
 def test_images_are_not_held(pipeline: Pipeline, tmp_path: Path):
     paths = saved(tmp_path, *(f"{number}.png" for number in range(6)))
     held = []

@@ -167,6 +167,7 @@ def test_nothing_found_says_what_to_do(actions: Actions, opened: AppState):
     assert end.annotated["value"][1] == []
 
 
+@pytest.mark.slow
 def test_crops_find_more(actions: Actions, opened: AppState):
     steps = list(run_search(actions, opened, "", 4, 0.3, 0.3, 0, 1, 0.3))
     # A grid of 4 by 4, and in each of 4 crops one of half as many points to a side.

@@ -227,6 +227,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_every_result_belongs_to_its_request(url: str, actions: Actions, tmp_path: Path):
     sources = distinct(6, tmp_path)
     results = burst(url, sources, users=3)
@@ -348,6 +349,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_nothing_stays_after_ctrl_c(tmp_path: Path):
     port = free_port()
     environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": ""}

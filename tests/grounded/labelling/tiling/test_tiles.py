@@ -244,6 +244,7 @@ def recall(instances: Instances, objects: list[tuple[str, RLE]]) -> float:
     return float(np.mean([ious(instances, phrase, [rle]).max(initial=0) > 0.5 for phrase, rle in objects]))
 
 
+@pytest.mark.slow
 def test_small_objects_of_a_large_image(quick: Pipeline):
     image, objects = scenes(1920, 1440)
     phrases = tuple(dict.fromkeys(phrase for phrase, _ in objects))
