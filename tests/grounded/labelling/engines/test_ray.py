@@ -213,7 +213,8 @@ class TestOnACluster:
         summary = labelled(label_ray, images, Bright(notes(tmp_path), 0.02), tmp_path / "out", workers=2, progress=kill)
         assert len(contents(tmp_path / "out")) == summary.images == 30
         assert not read_failures(tmp_path / "out")
-        assert len(list(notes(tmp_path).iterdir())) == 4
+        # Both workers were replaced; the later replacement may have found nothing left to do.
+        assert len(list(notes(tmp_path).iterdir())) in (3, 4)
 
     @pytest.mark.slow
     def test_workers_killed_again_and_again_lose_nothing(self, tmp_path: Path) -> None:
