@@ -154,6 +154,7 @@ class TestImages:
         with pytest.raises(ImageError, match="an image array must be uint8"):
             pipeline.segment(array, "a dog")
 
+    @pytest.mark.slow
     def test_arrays_with_other_channels(self, pipeline: Pipeline):
         colour = scene()
         grey = colour.convert("L")
@@ -267,6 +268,7 @@ class TestOutput:
         assert result.exit_code == 2
         assert result.stderr.splitlines()[-1].endswith("Permission denied")
 
+    @pytest.mark.slow
     def test_a_full_disk_costs_one_image(
         self, run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):

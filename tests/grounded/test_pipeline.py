@@ -262,6 +262,7 @@ def whole(random_config: PipelineConfig) -> Pipeline:
 
 
 class TestAdjusted:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "overrides",
         [

@@ -162,6 +162,7 @@ def test_same_candidates(sam, predictor, candidates):
     assert_same(sam, in_fixed_order(as_arrays(found)), in_fixed_order(unfiltered))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("candidates", "iou_quantile", "stability_quantile"),
     [
@@ -184,6 +185,7 @@ def test_same_filtered_candidates(sam, predictor, candidates, iou_quantile, stab
     assert_same(sam, in_fixed_order(as_arrays(found)), in_fixed_order(generate_reference(sam, **arguments)))
 
 
+@pytest.mark.slow
 def test_same_masks_in_the_same_order_after_nms(sam, predictor, candidates):
     arguments, unfiltered = candidates
     arguments = arguments | {
@@ -248,6 +250,7 @@ def test_masks_decoded_again_are_the_same(predictor, arguments, baseline, monkey
     assert torch.equal(found.predicted_iou, baseline.predicted_iou)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 100])
 def test_crops_encoded_together_are_the_same(predictor, arguments, baseline, monkeypatch, count):
     monkeypatch.setattr(module, "_CROPS_AT_ONCE", {"cpu": count})

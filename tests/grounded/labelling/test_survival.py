@@ -89,6 +89,7 @@ def test_ctrl_c_finishes_what_is_in_work(images: Path, undisturbed: dict[str, di
     assert contents(tmp_path / "out") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_run_at_once(images: Path, tmp_path: Path):
     process = start(images, tmp_path / "out", seconds=2.5)
     wait_for(1, tmp_path / "out")

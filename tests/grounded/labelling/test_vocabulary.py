@@ -350,6 +350,7 @@ def test_with_the_bundled_models(boxes_alone: Pipeline):
     assert sorted(words.to_classes(found).labels.tolist()) == ["food", "party", "party"]
 
 
+@pytest.mark.slow
 def test_three_hundred_phrases(boxes_alone: Pipeline):
     """They do not fit into one prompt; what is there is found all the same."""
     others = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]

@@ -186,6 +186,7 @@ def test_no_ring_vanishes(mask: np.ndarray, tolerance: float):
             assert signed_area(other) * signed_area(one) > 0
 
 
+@pytest.mark.slow
 @masks
 @pytest.mark.parametrize("tolerance", [0.0, TOLERANCE, 3.0])
 @pytest.mark.parametrize("turn", [1, -1], ids=["as it is", "holes turned round"])

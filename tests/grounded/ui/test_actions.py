@@ -189,6 +189,7 @@ class TestUsers:
         assert other_again.instances.to_dict() == other.instances.to_dict() == expected[1]
         assert actions.undo(one).instances.to_dict() == expected[0]
 
+    @pytest.mark.slow
     def test_one_image_of_two_users_is_encoded_for_each(self, actions: Actions):
         with counted(actions.pipeline) as calls:
             for _ in range(2):
@@ -243,6 +244,7 @@ class TestInstanceAt:
     def test_smallest_first(self, nested: Instances, x: float, y: float, index: int | None):
         assert instance_at(nested, x, y) == index
 
+    @pytest.mark.slow
     def test_every_pixel(self, nested: Instances):
         areas = rle_area(nested.rles)
         for y, x in np.ndindex(40, 60):

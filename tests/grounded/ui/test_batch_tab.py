@@ -95,6 +95,7 @@ def as_coco(data: bytes, folder: Path) -> COCO:
         return COCO(str(folder / "annotations.json"))
 
 
+@pytest.mark.slow
 def test_the_bundled_models_label_the_example(actions: Actions, tmp_path: Path):
     threshold = actions.defaults.box_threshold
     paths = [PICNIC, broken(tmp_path, "picnic.png"), Path(shutil.copy(PICNIC, tmp_path / "picnic.png"))]
@@ -341,6 +342,7 @@ def test_the_gallery_has_small_copies_and_only_the_zip_has_the_overlays(
     assert not list((folder / "overlays").iterdir())
 
 
+@pytest.mark.slow
 def test_another_run_removes_what_the_one_before_left(actions: Actions, files: list[dict[str, Any]], uploads: Path):
     before = given(run_batch(actions, "", files[:1], TEXT, *settings(actions)), "folder")[0]
     after = given(run_batch(actions, before, files[:1], TEXT, *settings(actions)), "folder")[0]

@@ -79,6 +79,7 @@ def test_a_broken_image_raises(actions: Actions, tmp_path: Path):
         open_image(actions, {"path": str(path)})
 
 
+@pytest.mark.slow
 def test_a_search_reports_progress_and_shows_nothing_before_the_end(actions: Actions, opened: AppState):
     steps = list(run_search(actions, opened, "", 10, *QUICK[1:]))
     assert [text(step.progress).partition(",")[0] for step in steps] == [

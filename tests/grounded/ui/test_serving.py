@@ -112,6 +112,7 @@ def test_addresses_stand_for_uploads(client: Client, found: dict[str, Any], fold
     assert list(folder.rglob("file.png")) == []  # nothing else would ever remove it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
