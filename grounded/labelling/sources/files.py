@@ -1,14 +1,26 @@
-"""Sources of image files: all below a folder, or those of a list."""
+"""Sources of image files: all below a folder, or those of a list, which may hold addresses as well."""
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from grounded.errors import ConfigError, ImageError
-from grounded.labelling.sources.items import Item, is_image, path_to_name, read_file
+from grounded.labelling.sources.items import (
+    Item,
+    address_to_name,
+    is_image,
+    path_to_name,
+    read_file,
+    read_place,
+    with_digest,
+)
+from grounded.labelling.sources.own_files import OwnFiles
+from grounded.labelling.store.source_ids import SourceIds
+from segany.utils.addresses import is_address, locate
 
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
@@ -37,64 +49,98 @@ class FolderSource:
     def count(self) -> int:
         return sum(1 for _ in self._paths())
 
+    def left_out(self) -> list[str]:
+        """Lines on what is no image here, since this program wrote it: "out: a labelling run"."""
+        own = OwnFiles(self.root)
+        for _ in _walk(own, "", frozenset()):
+            pass
+        return own.left_out
+
     def _paths(self) -> Iterator[str]:
         """Paths below the root, in the form of the system."""
-        return _walk(self.root, "", frozenset())
+        return _walk(OwnFiles(self.root), "", frozenset())
 
 
-def _walk(root: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield the images of `root` in the folder `prefix` and below, without links to folders `above` (device, inode)."""
+def _walk(own: OwnFiles, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Yield the images in the folder `prefix` below a root and below, but none that this program wrote, and without
+    links to folders `above` (device, inode).
+    """
+    root = own.root
     folder = os.path.join(root, prefix) if prefix else root
     try:
-        own = os.stat(folder)
+        status = os.stat(folder)
         with os.scandir(folder) as scanned:
             entries = sorted((entry.name, entry.is_dir()) for entry in scanned if not entry.name.startswith("."))
     except OSError as error:
         if not prefix:
             raise ConfigError(f"cannot read the folder {root}: {error.strerror or error}") from error
         return  # one folder that may not be read, or has just been removed, must not cost the others
-    identity = own.st_dev, own.st_ino
-    names = {name for name, _ in entries}
-    if identity in above or (prefix and {"run.json", "records"} <= names):
+    identity = status.st_dev, status.st_ino
+    names = None if identity in above else own.images_in(prefix, {name for name, _ in entries})
+    if names is None:
         return
+    entries = [entry for entry in entries if entry[0] in names]
     yield from (os.path.join(prefix, name) for name, is_folder in entries if not is_folder and is_image(name))
     for name, is_folder in entries:
         if is_folder:
-            yield from _walk(root, os.path.join(prefix, name), above | {identity})
+            yield from _walk(own, os.path.join(prefix, name), above | {identity})
 
 
 @dataclass(frozen=True)
 class ListedFiles:
-    """Images by name, each in a file of its own."""
+    """Images by name, each in a file of its own or at an address."""
 
     spec: str
-    paths: Mapping[str, str] = field(repr=False)  # name -> absolute path, in order
+    places: Mapping[str, str] = field(repr=False)  # name -> absolute path or address, in order
+    own_files: tuple[str, ...] = field(default=(), repr=False)  # lines on what was left out
+    source_ids: SourceIds | None = field(default=None, repr=False)  # of the COCO file that lists them
 
     @classmethod
-    def from_paths(cls, spec: str, paths: Iterable[str], root: str) -> "ListedFiles":
+    def from_paths(cls, spec: str, paths: Iterable[str], root: str, own_files: Iterable[str] = ()) -> "ListedFiles":
         """Name files by their paths below `root`, an absolute folder, to which relative paths are relative.
+
+        Addresses are named by their host and path, and by a digest as well where these are the same.
 
         Raises:
             ConfigError: two files would have the same name.
+            ImageError: an address has a scheme that is not supported.
         """
         named: dict[str, str] = {}
-        for path in paths:
-            full = os.path.normpath(os.path.join(root, path))
-            name = name_below(full, root)
-            if named.setdefault(name, full) != full:
-                raise ConfigError(f"{spec}: two images would be named {name}: {named[name]} and {full}")
-        return cls(spec, named)
+        places = list(dict.fromkeys(locate_below(path, root) for path in paths))
+        shared = Counter(address_to_name(place) for place in places if is_address(place))
+        for place in places:
+            if is_address(place):
+                name = address_to_name(place)
+                name = with_digest(name, place) if shared[name] > 1 else name
+            else:
+                name = name_below(place, root)
+            if named.setdefault(name, place) != place:
+                raise ConfigError(f"{spec}: two images would be named {name}: {named[name]} and {place}")
+        return cls(spec, named, tuple(own_files))
 
     def items(self) -> Iterator[Item]:
-        return (Item(name, partial(read_file, path)) for name, path in self.paths.items())
+        return (
+            Item(name, partial(read_place, place), place if is_address(place) else None)
+            for name, place in self.places.items()
+        )
 
     def get(self, file: str) -> bytes:
-        if file not in self.paths:
+        if file not in self.places:
             raise ImageError(f"{self.spec} has no image {file}")
-        return read_file(self.paths[file])
+        return read_place(self.places[file])
 
     def count(self) -> int:
-        return len(self.paths)
+        return len(self.places)
+
+    def left_out(self) -> list[str]:
+        """As of a folder, for the files that match a pattern."""
+        return list(self.own_files)
+
+
+def locate_below(path: str, root: str) -> str:
+    """The absolute path of a listed file, or its http or https address; file:// and ~ are paths."""
+    place = locate(path) if is_address(path) or path.startswith("~/") else path
+    return place if isinstance(place, str) and is_address(place) else os.path.normpath(os.path.join(root, place))
 
 
 def name_below(path: str, root: str) -> str:

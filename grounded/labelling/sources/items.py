@@ -1,5 +1,6 @@
 """Items of sources, which are images that have not been read yet, and the protocol of all sources."""
 
+import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Iterator
@@ -7,10 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
 from grounded.errors import ImageError
+from segany.utils.addresses import address_name, is_address, read_address
+from segany.utils.image_formats import FOREIGN_SUFFIXES, register_plugins
 
 # Pillow recognises these, and cannot decode them: it has no decoder, or would start another program.
 _NOT_DECODED = {"EPS", "MPEG", "BUFR", "GRIB", "HDF5", "WMF"}
@@ -22,6 +26,7 @@ class Item:
 
     file: str
     read: Callable[[], bytes]
+    address: str | None = None  # where it is fetched from, http or https
 
 
 @runtime_checkable
@@ -53,20 +58,43 @@ class Source(Protocol):
 @cache
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of files that Pillow decodes, in lower case with their dot."""
-    Image.init()
+    register_plugins()
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in _NOT_DECODED)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name has the suffix of an image, in upper or lower case, and is not hidden."""
+    """Whether a file name has the suffix of an image, in upper or lower case, and is not hidden.
+
+    Images that cannot be read are among them, so that they are not passed over: HEIC without its package, camera raws.
+    """
     base = posixpath.basename(name)
-    return not base.startswith(".") and posixpath.splitext(base)[1].lower() in image_suffixes()
+    suffix = posixpath.splitext(base)[1].lower()
+    return not base.startswith(".") and (suffix in image_suffixes() or suffix in FOREIGN_SUFFIXES)
 
 
 def path_to_name(path: str) -> str:
     """Turn a path of the system into a name: `/` between folders, backslash escapes for bytes that are not UTF-8."""
     return os.fsencode(path.replace(os.sep, "/")).decode("utf-8", "backslashreplace")
+
+
+def address_to_name(address: str) -> str:
+    """Turn an address into a name, host and path without the query: "host/a b/c.jpg" of http://host/a%20b/c.jpg?x=1."""
+    parts = urlsplit(address)
+    folders = [unquote(part, errors="replace").replace("/", "_") for part in parts.path.split("/")[:-1]]
+    kept = (part for part in (parts.hostname or "", *folders) if part not in ("", ".", ".."))
+    return "/".join([*kept, address_name(address)])
+
+
+def with_digest(name: str, address: str) -> str:
+    """Tell addresses apart whose names are equal: "host/image-1f0c52aa.jpg"."""
+    stem, suffix = posixpath.splitext(name)
+    return f"{stem}-{hashlib.sha256(address.encode()).hexdigest()[:8]}{suffix}"
+
+
+def read_place(place: str) -> bytes:
+    """Return the bytes of a file, or of what a http or https address leads to. Raises ImageError."""
+    return read_address(place) if is_address(place) else read_file(place)
 
 
 def read_file(path: str | Path) -> bytes:

@@ -1,13 +1,16 @@
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from grounded.data.image import MAX_PIXELS, SourceImage, open_image
+from grounded.data.image import MAX_PIXELS, ImageLike, SourceImage, open_image
 from grounded.errors import ImageError
 from tests.grounded.failures import unprivileged
+from tests.http_server import image_server
 from tests.segany.utils.test_images import png
 
 # Two rows and three columns of pixels that all differ.
@@ -97,14 +100,46 @@ def test_arrays(array: np.ndarray):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        pytest.param(np.zeros((4, 5, 3), np.float32), r"got float32 \(4, 5, 3\)", id="float"),
-        pytest.param(np.zeros((3, 4, 5), np.uint8), r"got uint8 \(3, 4, 5\)", id="channels first"),
+        pytest.param(np.full((4, 5, 3), 255.0), "must lie in 0..1, got 255 to 255: divide them by 255", id="float"),
+        pytest.param(np.zeros((1, 3, 4, 5), np.uint8), r"got uint8 \(1, 3, 4, 5\): pass the images", id="batch"),
         pytest.param(np.zeros((0, 5, 3), np.uint8), r"got uint8 \(0, 5, 3\)", id="empty"),
     ],
 )
 def test_wrong_array(array: np.ndarray, message: str):
-    with pytest.raises(ImageError, match=f"must be uint8 .*{message}"):
+    with pytest.raises(ImageError, match=message):
         open_image(array)
+
+
+def test_all_that_an_image_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With its file or its address where it has one, by which results are named."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = save(tmp_path / "image.png")
+    data = path.read_bytes()
+    tensor = torch.from_numpy(PIXELS)
+    with image_server() as server, path.open("rb") as file:
+        server.image = data
+        address = f"{server.url}/image/a%20b.png?size=1"
+        sources: list[tuple[ImageLike, str | None]] = [
+            ("~/image.png", "image.png"),
+            (path.as_uri(), "image.png"),
+            (address, "a b.png"),
+            (Path(address), "a b.png"),
+            (file, None),
+            (io.BytesIO(data), None),
+            (bytearray(data), None),
+            (memoryview(data), None),
+            (tensor, None),
+            (tensor / 255, None),
+            (PIXELS / 255, None),
+        ]
+        for source, name in sources:
+            opened = open_image(source)
+            np.testing.assert_array_equal(np.asarray(opened.pixels), PIXELS)
+            assert opened.file_name == name
+        assert open_image(address).address == address
+        assert open_image(tensor.repeat(3, 2, 1).permute(2, 0, 1)).size == (6, 6)
+        with pytest.raises(ImageError, match="addresses are not fetched here"):
+            open_image(address, allow_addresses=False)
 
 
 def test_limit_of_size(tmp_path: Path):

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from PIL import Image
 
 from grounded.errors import ConfigError, ImageError
-from grounded.labelling.sources import TarSource, image_suffixes, open_source
+from grounded.labelling.sources import FolderSource, ListedFiles, TarSource, image_suffixes, open_source
 from grounded.labelling.sources.opening import expand_braces
+from tests.data import PICNIC
+from tests.http_server import image_server
 
-FILES = ("B.JPG", "a.png", "sub/c.webp", "sub/deep/d.tiff", "sub.x/e.bmp")
+FILES = ("B.JPG", "a.png", "sub/_.eps", "sub/c.webp", "sub/deep/d.tiff", "sub.x/e.bmp")
 
 
 def png(color: int = 0) -> bytes:
@@ -29,7 +32,6 @@ def folder(tmp_path: Path) -> Path:
         "sub/.hidden.png",
         ".cache/f.png",
         "movie.mpg",
-        "sub/_.eps",
         "a.png.part",
         "out/records/g.png",
     )
@@ -58,7 +60,7 @@ def names(spec: str | Path, root: Path | None = None) -> list[str]:
     assert len(set(found)) == len(found)
     assert source.count() in (len(found), None)
     again = open_source(source.spec)
-    assert again.spec == source.spec and os.path.isabs(source.spec)
+    assert again.spec == source.spec and (os.path.isabs(source.spec) or "://" in source.spec)
     assert [item.file for item in again.items()] == found
     for item in pickle.loads(pickle.dumps(items)):
         assert item.read() == source.get(item.file) == again.get(item.file)
@@ -71,7 +73,7 @@ def test_suffixes():
 
 
 def test_a_folder(folder: Path):
-    assert names(folder) == ["B.JPG", "a.png", "sub/c.webp", "sub/deep/d.tiff", "sub.x/e.bmp"]
+    assert names(folder) == ["B.JPG", "a.png", "sub/_.eps", "sub/c.webp", "sub/deep/d.tiff", "sub.x/e.bmp"]
     assert open_source(folder).get("sub/deep/d.tiff") == b"sub/deep/d.tiff"
 
 
@@ -80,7 +82,7 @@ def test_a_folder_is_named_absolutely(folder: Path, monkeypatch: pytest.MonkeyPa
     assert open_source("images").spec == str(folder)
     assert open_source("images/../images/sub/*.webp").spec == f"{folder}/sub/*.webp"
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert names("~/images/sub") == ["c.webp", "deep/d.tiff"]
+    assert names("~/images/sub") == ["_.eps", "c.webp", "deep/d.tiff"]
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "sub/../../secret.png", "notes.txt", "nowhere.png"])
@@ -128,8 +130,8 @@ def test_one_image(folder: Path):
     [
         ("*", ["B.JPG", "a.png"]),
         ("**/*.webp", ["sub/c.webp"]),
-        ("sub*/*", ["sub/c.webp", "sub.x/e.bmp"]),
-        ("sub/**", ["c.webp", "deep/d.tiff"]),
+        ("sub*/*", ["sub/_.eps", "sub/c.webp", "sub.x/e.bmp"]),
+        ("sub/**", ["_.eps", "c.webp", "deep/d.tiff"]),
         ("{a,B}.*", ["a.png", "B.JPG"]),
         ("{a,a,?}.png", ["a.png"]),
         ("[ab].png", ["a.png"]),
@@ -172,6 +174,88 @@ def test_a_list(folder: Path):
     for name in ("sub/deep/d.tiff", "../other.png", "gone.png"):
         with pytest.raises(ImageError):
             source.get(name)
+
+
+def test_images_that_cannot_be_read_are_not_passed_over(tmp_path: Path):
+    found = ["a.HEIC", "b.jxl", "c.dng", "d.CR3", "e.svg", "f.avif", "g.exr"]
+    for name in [*found, "notes.txt", "movie.mov", "g.json", ".hidden.heic"]:
+        (tmp_path / name).write_bytes(b"")
+    assert names(tmp_path) == found
+    assert sorted(names(f"{tmp_path}/*")) == found
+    write_tar(tmp_path / "0.tar", "a.heic", "b.txt")
+    assert names(tmp_path / "0.tar") == ["0.tar/a.heic"]
+
+
+def test_what_the_program_wrote_is_no_image(tmp_path: Path):
+    written = {
+        "run": ("run.json", "records/1.jsonl", "sheet.png"),
+        "export": ("images/a.png", "masks/a.png"),
+        "result": ("result.json", "overlay.png", "masks/000-a-dog.png", "own.png"),
+        "download": ("annotations.json", "overlays/a.png", "masks/a/000-a-dog.png"),
+        "evaluation": ("evaluation.json", "evaluation.md", "worst.png", "confusion.png", "own.png"),
+        "others": ("export.txt", "masks/a.png", "overlay.png"),
+    }
+    for folder, files in written.items():
+        for file in files:
+            path = tmp_path / "images" / folder / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    (tmp_path / "images" / "export" / "export.txt").write_text("2 images, 3 instances as coco, by grounded 0.1.\n")
+    kept = ["a.png", "evaluation/own.png", "others/masks/a.png", "others/overlay.png", "result/own.png"]
+    lines = [
+        "download: a download of the app",
+        "evaluation: an evaluation",
+        "export: an export",
+        "result: a result",
+        "run: a labelling run",
+    ]
+    for spec in (tmp_path / "images", f"{tmp_path}/images/**/*.png"):
+        assert sorted(names(spec)) == kept
+        source = open_source(spec)
+        assert isinstance(source, (FolderSource, ListedFiles)) and sorted(source.left_out()) == lines
+    assert names(tmp_path / "images" / "export") == ["images/a.png", "masks/a.png"]  # named itself
+    assert names(tmp_path / "images" / "result") == ["own.png"]
+
+
+def test_addresses(folder: Path):
+    with image_server() as server:
+        host, other = f"{server.url}/image", f"127.0.0.1:{server.server_port}"
+        lines = [f"{host}/x/a%20b.png?size=1", f"{host}/c?id=1", f"{host}/c?id=2", (folder / "a.png").as_uri(), "B.JPG"]
+        (folder / "list.txt").write_text("\n".join([*lines, lines[0]]))
+        source = open_source(folder / "list.txt")
+        items = list(source.items())
+        assert [items[0].file, *[item.file for item in items[3:]]] == ["127.0.0.1/image/x/a b.png", "a.png", "B.JPG"]
+        assert all(re.fullmatch(r"127.0.0.1/image/c-[0-9a-f]{8}", item.file) for item in items[1:3])
+        assert [item.address for item in items] == [*lines[:3], None, None]
+        assert items[0].read() == source.get(items[0].file) == PICNIC.read_bytes()
+        assert pickle.loads(pickle.dumps(items))[1].read() == PICNIC.read_bytes()
+        assert names(f"{host}/a.png") == ["127.0.0.1/image/a.png"] and other not in items[0].file
+        assert names((folder / "a.png").as_uri()) == ["a.png"]
+        (folder / "coco.json").write_text(
+            json.dumps({"images": [{"id": 7, "file_name": f"{host}/a.png"}], "annotations": [], "categories": []})
+        )
+        assert names(folder / "coco.json") == ["127.0.0.1/image/a.png"]
+        listed = open_source(folder / "coco.json")
+        assert isinstance(listed, ListedFiles) and listed.source_ids is not None
+        assert listed.source_ids.images == {"127.0.0.1/image/a.png": 7}
+        with pytest.raises(ImageError, match="404"):
+            next(open_source(f"{server.url}/status/404").items()).read()
+        assert not [path for path, _ in server.requests if "c?id=2" in path]  # nothing is fetched ahead
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("s3://bucket/a.png", "must begin with http://, https://, file:// or data:, got s3://bucket/a.png"),
+        ("http://host/0.tar", "TAR files must lie on a disk, got the address http://host/0.tar"),
+    ],
+)
+def test_addresses_that_are_no_images(line: str, message: str, tmp_path: Path):
+    (tmp_path / "list.txt").write_text(line)
+    for spec in (tmp_path / "list.txt", line):
+        with pytest.raises(ConfigError, match=message):
+            open_source(spec)
 
 
 def test_a_list_with_a_root(folder: Path, tmp_path: Path):

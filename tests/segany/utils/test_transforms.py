@@ -159,12 +159,14 @@ class TestOpenImage:
         assert np.array_equal(opened, np.rot90(drawing, k=-1))
 
     @pytest.mark.parametrize(
-        "array",
-        [np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 3), np.float32)],
-        ids=["two channels", "float"],
+        ("array", "reason"),
+        [
+            pytest.param(np.zeros((5, 5, 7), np.uint8), r"got uint8 \(5, 5, 7\)", id="seven channels"),
+            pytest.param(np.full((4, 4, 3), 2, np.float32), "must lie in 0..1, got 2 to 2", id="bright floats"),
+        ],
     )
-    def test_other_arrays_are_refused(self, array):
-        with pytest.raises(ImageError, match=r"image array must be uint8 .*, got (uint8|float32) \(4, 4, [23]\)"):
+    def test_other_arrays_are_refused(self, array, reason):
+        with pytest.raises(ImageError, match=reason):
             open_image(array)
 
     def test_empty_array(self):
