@@ -5,71 +5,109 @@ Files are read with safetensors or `torch.load(weights_only=True)`, so loading a
 
 import json
 import os
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from segany.config import PRESETS, SegAnyConfig
+from segany.device import find_device
 from segany.errors import CheckpointError
-from segany.files import PathLike, read_safetensors, write_safetensors
-from segany.hub import HubModel
+from segany.files import PathLike, write_safetensors
+from segany.formats.adapters import base_of, is_adapter_folder, with_adapter
+from segany.formats.decoder import with_decoder
+from segany.formats.files import WHOLE_FILES
+from segany.formats.whole_model import CONFIG_FILE, read_model
+from segany.hub import HubModel, split_revision
 from segany.model import SegAny
 from segany.modeling.prompt_encoder import PromptEncoder
-from segany.precision import resolve_dtype
-from segany.state_dict import (
-    POSITION_CODE,
-    TEXT_PREFIX,
-    config_from_shapes,
-    from_hugging_face,
-    from_mobile_sam,
-    is_hugging_face,
-    is_mobile_sam,
-)
+from segany.precision import own_precision, resolve_dtype
+from segany.state_dict import POSITION_CODE, TEXT_PREFIX, decoder_sizes, is_mobile_sam
 
 BUNDLED = {"tiny": Path(__file__).parent / "weights" / "tiny.safetensors"}
-_CONFIG_FILE = "config.json"
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in order of preference
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _HUB_FILE = re.compile(r"(\w[\w.-]*/[\w.-]+)/([\w.-]+)")
 
 
+@own_precision()
 def load(
     source: PathLike = "tiny",
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     text_dim: int | None = None,
+    *,
+    decoder: PathLike | None = None,
+    adapter: PathLike | None = None,
+    image_size: int | None = None,
+    hq_token_only: bool = False,
 ) -> SegAny:
     """Load a model with its weights, in evaluation mode.
 
     Args:
         source: one of
             "tiny", the weights bundled with this package, trained on drawn scenes only;
-            a `.pth` file as published by Meta, or MobileSAM's `mobile_sam.pt`;
+            a `.pth` file as published by Meta, MobileSAM's `mobile_sam.pt`, or SAM-HQ's `sam_hq_vit_*.pth`;
+            such weights as a training script saved them: within other entries, with any prefix, beside an optimizer;
+            of weights and their average over training (EMA), the average is taken;
             a `.safetensors` file, from `save` or with the tensor names of Meta, MobileSAM or Hugging Face;
-            a folder in the layout of `facebook/sam-vit-base` (config.json beside the weights);
+            a folder in the layout of `facebook/sam-vit-base` (config.json beside the weights, which may be in shards);
+            the folder of an adapter that names its base;
             the hub id of such a folder, or of one file as in `dhkim2810/MobileSAM/mobile_sam.pt`, taken from the local
-            cache or downloaded.
+            cache or downloaded; `@` and a commit, tag or branch at its end ask for that revision.
         device: where to put the model; the CPU by default.
         dtype: of the image encoder: "float32" (the default), "bfloat16", or "auto" for bfloat16 where the device
             supports it natively and float32 elsewhere (see `resolve_dtype`).
         text_dim: add an untrained text prompt of this width to a checkpoint without one, for training.
+        decoder: a file with a mask decoder, which takes the place of that of `source`; with or without its prefix.
+        adapter: low-rank updates (LoRA) that are merged into the weights: a folder of `peft`, or a SAM-LoRA file.
+        image_size: side of the model frame in pixels, for weights of a TinyViT, whose shapes do not tell it (1024 if it
+            is not given); other weights must be for this size.
+        hq_token_only: for SAM-HQ: its own mask, instead of its sum with that of Segment Anything.
 
     Raises:
-        CheckpointError: the weights are not found, cannot be read or do not fit; the message names the files or the
-            first missing and unexpected tensors.
+        CheckpointError: the weights are not found, cannot be read or do not fit; the message says what the file is
+            where that is known, and names the first missing and unexpected tensors.
+        DeviceError: the device is not there.
         ValueError: unknown dtype.
     """
+    device = find_device(device)
     encoder_dtype = resolve_dtype(dtype, device)
-    location = locate(source)
-    path = _find(location) if isinstance(location, HubModel) else location
-    state, config = _read_folder(path) if path.is_dir() else _read_file(path)
+    loaded_with = {
+        "source": _absolute(source),
+        "device": str(device),
+        "dtype": encoder_dtype,
+        "text_dim": text_dim,
+        "decoder": None if decoder is None else _absolute(decoder),
+        "adapter": None if adapter is None else _absolute(adapter),
+        "image_size": image_size,
+        "hq_token_only": hq_token_only,
+    }
+    path = _find(source)
+    if path.is_dir() and is_adapter_folder(path) and not (path / CONFIG_FILE).is_file():
+        base = base_of(path)
+        if base is None or adapter is not None:
+            raise CheckpointError(f"{path}: is an adapter that names no base: segany.load(base, adapter=...)")
+        path, adapter = _find(base), path
+    stored = read_model(path)
+    state, config = stored.state, stored.build_config()
+    if decoder is not None:
+        state = with_decoder(state, _find(decoder))
+    if adapter is not None:
+        state = with_adapter(state, _find(adapter))
+    if decoder is not None or adapter is not None:
+        config = _change(config, path, decoder_sizes(state))
+    if image_size is not None and image_size != config.image_size:
+        if not is_mobile_sam(state):
+            raise CheckpointError(
+                f"{path}: the weights are for images of {config.image_size} px, asked for {image_size} px"
+            )
+        config = _change(config, path, {"image_size": image_size})
+    if hq_token_only:
+        config = _change(config, path, {"hq_token_only": True})
     if text_dim is not None and config.text_dim != text_dim:
         if config.text_dim is not None:
             raise CheckpointError(f"{path}: has a text prompt of width {config.text_dim}, asked for {text_dim}")
@@ -78,6 +116,7 @@ def load(
         state |= {key: value for key, value in untrained.items() if key.startswith(TEXT_PREFIX)}
     model = _build(config, state, path).eval()
     model.image_encoder.to(encoder_dtype)
+    model.loaded_with = loaded_with
     return model.to(device=device)
 
 
@@ -99,6 +138,12 @@ def save(model: SegAny, path: PathLike, dtype: torch.dtype = torch.float16) -> N
     write_safetensors(path, state, {"config": json.dumps(model.config.to_dict())})
 
 
+def _absolute(source: PathLike) -> str:
+    """The source as text, with an absolute path where it is that of a file or folder."""
+    name = os.fspath(source)
+    return os.path.abspath(name) if name not in BUNDLED and os.path.exists(name) else name
+
+
 def locate(source: PathLike) -> Path | HubModel:
     """Find the weights of a `source` of `load`: a file or folder, or a repository on the hub, not downloaded yet.
 
@@ -115,67 +160,36 @@ def locate(source: PathLike) -> Path | HubModel:
         return path
     if name in PRESETS:
         raise CheckpointError(f"{name!r} names a preset without weights: give a checkpoint file, a folder or a hub id")
-    if isinstance(source, str) and _HUB_ID.fullmatch(name) and not name.endswith(_FILE_SUFFIXES):
-        return HubModel(name, needed=((_CONFIG_FILE,), _WEIGHT_FILES))
-    match = _HUB_FILE.fullmatch(name) if isinstance(source, str) else None
-    if match and name.endswith(_FILE_SUFFIXES):
-        return HubModel(match[1], needed=((match[2],),), instead="give the path of a local file, which this is not")
+    hub_name, revision = split_revision(name) if isinstance(source, str) else ("", None)
+    if _HUB_ID.fullmatch(hub_name) and not hub_name.endswith(_FILE_SUFFIXES):
+        return HubModel(hub_name, needed=((CONFIG_FILE,), WHOLE_FILES), revision=revision)
+    match = _HUB_FILE.fullmatch(hub_name)
+    if match and hub_name.endswith(_FILE_SUFFIXES):
+        return HubModel(
+            match[1],
+            needed=((match[2],),),
+            instead="give the path of a local file, which this is not",
+            revision=revision,
+            local=f"the file {match[2]}",
+        )
     raise CheckpointError(f"{name}: no such checkpoint file or folder, and not a hub id such as facebook/sam-vit-base")
 
 
-def _find(model: HubModel) -> Path:
-    """Return the local folder of a hub model, or its file if the hub id names one file."""
-    folder = model.find()
-    files = model.files(folder)
+def _find(source: PathLike) -> Path:
+    """The local file or folder of a source, downloaded if necessary."""
+    location = locate(source)
+    if isinstance(location, Path):
+        return location
+    folder = location.find()
+    files = location.files(folder)
     return folder if len(files) > 1 else files[0]
 
 
-def _read_folder(folder: Path) -> tuple[dict[str, Tensor], SegAnyConfig]:
-    weights = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
-    absent = [] if (folder / _CONFIG_FILE).is_file() else [_CONFIG_FILE]
-    absent += [] if weights else [" or ".join(_WEIGHT_FILES)]
-    if weights is None or absent:
-        raise CheckpointError(f"{folder}: no {' and no '.join(absent)}")
+def _change(config: SegAnyConfig, path: Path, changes: dict[str, Any]) -> SegAnyConfig:
     try:
-        settings = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / _CONFIG_FILE}: not valid JSON: {error}") from error
-    model_type = settings.get("model_type", "sam")
-    if model_type != "sam":
-        raise CheckpointError(f"{folder}: holds a model of type {model_type!r}, expected 'sam'")
-    # The file may omit settings equal to Hugging Face's defaults.
-    decoder_heads = (settings.get("mask_decoder_config") or {}).get("num_attention_heads", 8)
-    return _read_file(weights, decoder_heads)
-
-
-def _read_file(path: Path, decoder_heads: int = 8) -> tuple[dict[str, Tensor], SegAnyConfig]:
-    """Read a state dict, with Meta's or MobileSAM's names in float32, and its configuration, stored or from shapes."""
-    state, metadata = _read_tensors(path)
-    if is_hugging_face(state):
-        state = from_hugging_face(state)
-    elif is_mobile_sam(state):
-        state = from_mobile_sam(state)
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    try:
-        if "config" in metadata:
-            return state, SegAnyConfig.from_dict(json.loads(metadata["config"]))
-        return state, config_from_shapes(state, decoder_heads)
-    except KeyError as error:
-        raise CheckpointError(f"{path}: not a Segment Anything checkpoint, it has no tensor {error}") from error
+        return replace(config, **changes)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        if path.suffix == ".safetensors":
-            return read_safetensors(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: must hold a dict of tensors, got {type(content).__name__} of other things")
-    return content, {}
 
 
 def _build(config: SegAnyConfig, state: dict[str, Tensor], path: Path) -> SegAny:
@@ -192,10 +206,6 @@ def _build(config: SegAnyConfig, state: dict[str, Tensor], path: Path) -> SegAny
             raise CheckpointError(f"{path}: {key} must be {tuple(value.shape)}, got {tuple(state[key].shape)}")
     model.load_state_dict(state, assign=True)
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _describe(kind: str, keys: list[str], shown: int = 3) -> str:

@@ -110,6 +110,8 @@ class SegAnyConfig:
     num_multimask_outputs: int = 3  # whole, part and subpart, enough for most ambiguous points
     iou_hidden_dim: int = 256
     iou_depth: int = 3
+    hq: bool = False  # SAM-HQ: one more output token, which sees features of an early layer of the image encoder
+    hq_token_only: bool = False  # give SAM-HQ's mask by itself, instead of its sum with that of Segment Anything
     text_dim: int | None = None  # width of CLIP embeddings; None is the published SAM, which has no text prompt
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, in 0..255
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
@@ -125,10 +127,21 @@ class SegAnyConfig:
             self._check_plain_vit()
         if self.efficientnet_lite is not None:
             require_multiple("image_size", self.image_size, "32", 32)
+        if self.hq or self.hq_token_only:
+            self._check_hq()
         # The mask head has prompt_dim / 8 channels.
         require_multiple("prompt_dim", self.prompt_dim, "8", 8)
         divisor = self.attention_downsample * self.decoder_heads
         require_multiple("prompt_dim", self.prompt_dim, "attention_downsample * decoder_heads", divisor)
+
+    def _check_hq(self) -> None:
+        if not self.hq:
+            raise ValueError("hq_token_only is an option of SAM-HQ, but hq is off")
+        if self.tiny_vit is None and not self.global_blocks:
+            raise ValueError("hq takes features of the first block with global attention, but global_blocks is empty")
+        # Of a deeper TinyViT the second stage would not have the resolution of the image embedding.
+        if self.efficientnet_lite is not None or (self.tiny_vit is not None and len(self.tiny_vit.dims) > 4):
+            raise ValueError("hq needs a plain ViT, or a TinyViT of at most four stages")
 
     def _check_plain_vit(self) -> None:
         require_multiple("encoder_dim", self.encoder_dim, "encoder_heads", self.encoder_heads)
@@ -157,11 +170,16 @@ class SegAnyConfig:
     def encoder_mlp_dim(self) -> int:
         return int(self.encoder_dim * self.mlp_ratio)
 
+    @property
+    def early_dim(self) -> int:
+        """Channels of the early features that SAM-HQ takes from the image encoder."""
+        return self.encoder_dim if self.tiny_vit is None else self.tiny_vit.dims[:3][-1]
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values that can be written as JSON."""
         values = dataclasses.asdict(self, dict_factory=_plain)
-        # Encoders that are not there are left out, as files of plain ViTs have always been.
-        return {key: value for key, value in values.items() if key not in _OTHER_ENCODERS or value is not None}
+        # What a plain Segment Anything does not have is left out, as it always has been: fingerprints stay the same.
+        return {key: value for key, value in values.items() if key not in _LEFT_OUT or value}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SegAnyConfig":
@@ -180,6 +198,8 @@ class SegAnyConfig:
 
 # Encoders other than a plain ViT, by the field that describes them.
 _OTHER_ENCODERS: dict[str, type] = {"tiny_vit": TinyViTConfig, "efficientnet_lite": EfficientNetLiteConfig}
+# Fields that are written only where they are set.
+_LEFT_OUT = (*_OTHER_ENCODERS, "hq", "hq_token_only")
 # Fields that a plain ViT requires and another encoder must not set.
 _PLAIN_VIT = ("encoder_dim", "encoder_depth", "encoder_heads", "global_blocks")
 

@@ -34,39 +34,57 @@ _HUGGING_FACE_RENAMES = (
     (r"\.upscale_conv2\.", ".output_upscaling.3."),
     (r"\.layer_norm_final_attn\.", ".norm_final_attn."),
     (r"\.layer_norm(\d)\.", r".norm\1."),
+    # SAM-HQ
+    (r"\.hq_token\.", ".hf_token."),
+    (r"\.compress_vit_conv1\.", ".compress_vit_feat.0."),
+    (r"\.compress_vit_norm\.", ".compress_vit_feat.1."),
+    (r"\.compress_vit_conv2\.", ".compress_vit_feat.3."),
+    (r"\.encoder_conv1\.", ".embedding_encoder.0."),
+    (r"\.encoder_norm\.", ".embedding_encoder.1."),
+    (r"\.encoder_conv2\.", ".embedding_encoder.3."),
+    (r"\.mask_conv1\.", ".embedding_maskfeature.0."),
+    (r"\.mask_norm\.", ".embedding_maskfeature.1."),
+    (r"\.mask_conv2\.", ".embedding_maskfeature.3."),
 )
 _HUGGING_FACE_HEAD = re.compile(
-    r"(?P<head>mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))"
+    r"(?P<head>mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head|hq_mask_mlp))"
     r"\.(?:(?P<first>proj_in)|(?P<last>proj_out)|layers\.(?P<middle>\d+))\.(?P<kind>weight|bias)"
 )
 
 
 def is_hugging_face(state: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith("vision_encoder.") for key in state)
+    """Whether a state dict, of a whole model or of its mask decoder alone, has the names of Hugging Face."""
+    return any(key.startswith("vision_encoder.") or key == "mask_decoder.upscale_conv1.weight" for key in state)
 
 
 def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a `facebook/sam-vit-*` state dict to Meta's names.
+    """Rename the tensors of a `facebook/sam-vit-*` or `syscv-community/sam-hq-vit-*` state dict to Meta's names.
 
     The position code is stored there twice, or once if the tied copy was omitted; both copies get the same name here.
     """
-    return {_rename(key, state): value for key, value in state.items()}
+    return {meta_name(key, 1 + _count(state, f"{_head_of(key)}.layers")): value for key, value in state.items()}
 
 
-def _rename(key: str, state: Mapping[str, Tensor]) -> str:
+def meta_name(key: str, last: int) -> str:
+    """Meta's name for a tensor of Hugging Face; `last` is the index of the last layer, if it lies in a head's MLP."""
     match = _HUGGING_FACE_HEAD.fullmatch(key)
     if match is None:
         for pattern, replacement in _HUGGING_FACE_RENAMES:
             key = re.sub(pattern, replacement, key)
         return key
-    head = match["head"]
-    if match["first"]:
-        index = 0
-    elif match["last"]:
-        index = 1 + _count(state, f"{head}.layers")
-    else:
-        index = 1 + int(match["middle"])
-    return f"{head}.layers.{index}.{match['kind']}"
+    index = 0 if match["first"] else last if match["last"] else 1 + int(match["middle"])
+    return f"{match['head'].replace('hq_mask_mlp', 'hf_mlp')}.layers.{index}.{match['kind']}"
+
+
+def meta_name_beside(key: str, state: Mapping[str, Tensor]) -> str:
+    """Meta's name for a tensor of Hugging Face that belongs to a model with the `state`, which has Meta's names."""
+    head = meta_name(f"{_head_of(key)}.proj_in.weight", 0).removesuffix(".layers.0.weight")
+    return meta_name(key, _count(state, f"{head}.layers") - 1)
+
+
+def _head_of(key: str) -> str:
+    match = _HUGGING_FACE_HEAD.fullmatch(key)
+    return match["head"] if match else key
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -98,24 +116,36 @@ def config_from_shapes(state: Mapping[str, Tensor], decoder_heads: int = 8) -> S
         KeyError: a tensor is missing; names the first.
         ValueError: shapes do not fit together.
     """
-    prompts, decoder = "prompt_encoder", "mask_decoder"
     encoder_sizes = _tiny_vit_sizes(state) if is_mobile_sam(state) else _plain_vit_sizes(state)
-    prompt_dim = state["image_encoder.neck.0.weight"].shape[0]
-    layer = f"{decoder}.transformer.layers.0"
     text = state.get(f"{TEXT_PREFIX}projection.weight")
     return SegAnyConfig(
         **encoder_sizes,
-        prompt_dim=prompt_dim,
-        mask_channels=state[f"{prompts}.mask_downscaling.3.weight"].shape[0],
-        decoder_depth=_count(state, f"{decoder}.transformer.layers"),
+        prompt_dim=state["image_encoder.neck.0.weight"].shape[0],
+        mask_channels=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
         decoder_heads=decoder_heads,
-        decoder_mlp_dim=state[f"{layer}.mlp.lin1.weight"].shape[0],
-        attention_downsample=prompt_dim // state[f"{layer}.cross_attn_token_to_image.q_proj.weight"].shape[0],
-        num_multimask_outputs=state[f"{decoder}.mask_tokens.weight"].shape[0] - 1,
-        iou_hidden_dim=state[f"{decoder}.iou_prediction_head.layers.0.weight"].shape[0],
-        iou_depth=_count(state, f"{decoder}.iou_prediction_head.layers"),
+        **decoder_sizes(state),
         text_dim=None if text is None else text.shape[1],
     )
+
+
+def decoder_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of `SegAnyConfig` for the mask decoder in a state dict with Meta's names.
+
+    Raises:
+        KeyError: a tensor is missing; names the first.
+    """
+    decoder = "mask_decoder"
+    layer = f"{decoder}.transformer.layers.0"
+    outputs, prompt_dim = state[f"{decoder}.mask_tokens.weight"].shape
+    return {
+        "decoder_depth": _count(state, f"{decoder}.transformer.layers"),
+        "decoder_mlp_dim": state[f"{layer}.mlp.lin1.weight"].shape[0],
+        "attention_downsample": prompt_dim // state[f"{layer}.cross_attn_token_to_image.q_proj.weight"].shape[0],
+        "num_multimask_outputs": outputs - 1,
+        "iou_hidden_dim": state[f"{decoder}.iou_prediction_head.layers.0.weight"].shape[0],
+        "iou_depth": _count(state, f"{decoder}.iou_prediction_head.layers"),
+        "hq": f"{decoder}.hf_token.weight" in state,
+    }
 
 
 def _plain_vit_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -128,7 +158,11 @@ def _plain_vit_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     spans = [(len(state[f"{encoder}.blocks.{index}.attn.rel_pos_h"]) + 1) // 2 for index in range(depth)]
     windows = {span for span in spans if span != grid_size}
     if len(windows) > 1:
-        raise ValueError(f"all windows must be of one size, got {sorted(windows)}")
+        sides = sorted(windows)
+        raise ValueError(
+            f"all windows must be of one size, got {sides}, or the image size is at odds: {grid_size * patch_size} px "
+            f"by the position embedding and {sides[-1] * patch_size} px by the attention of the global blocks"
+        )
     head_dim = state[f"{encoder}.blocks.0.attn.rel_pos_h"].shape[1]
     return {
         "image_size": grid_size * patch_size,

@@ -24,7 +24,9 @@ from segany.fast.absorbed_attention import (
 )
 from segany.fast.upscaling import Upscaling
 from segany.model import SegAny
-from segany.modeling.mask_decoder import TwoWayBlock, output_slice, to_cells
+from segany.modeling.hq_decoder import HQMaskDecoder
+from segany.modeling.mask_decoder import TwoWayBlock, to_cells
+from segany.precision import own_precision
 from segany.prompts import Prompts
 
 Extent = tuple[int, int]  # (height, width) in cells of the image embedding
@@ -69,6 +71,7 @@ class FastDecoder:
         prompts: Prompts,
         multimask_output: bool,
         visible: Extent,
+        hq_features: Float[Tensor, "1 k lh lw"] | None = None,
     ) -> "DeferredPrediction":
         """Decode n > 0 prompts in model-frame pixels up to, but not including, the upscaling of the masks.
 
@@ -78,6 +81,10 @@ class FastDecoder:
             prompts: n prompts.
             multimask_output: as for `SegAny.decode`.
             visible: the part of the model frame, from the top left, on which masks can be computed later.
+            hq_features: of the image, for SAM-HQ alone.
+
+        Raises:
+            ValueError: SAM-HQ is given no HQ features.
         """
         decoder = self.model.mask_decoder
         encoded = self.model.prompt_encoder(prompts)
@@ -88,15 +95,25 @@ class FastDecoder:
             has_mask_prompt = prompts.masks is not None
             image = to_cells(features.float() + encoded.dense).to(self.dtype) if has_mask_prompt else shared
             tokens, cells = self._attend(tokens, image, valid)
-        outputs = output_slice(multimask_output)
+        kernels, predicted_iou = decoder.predict_kernels(tokens, multimask_output)
         return DeferredPrediction(
-            predicted_iou=decoder.iou_prediction_head(tokens[:, 0])[:, outputs],
-            mask_tokens=tokens[:, 1 : 1 + len(decoder.output_hypernetworks_mlps)][:, outputs],
+            predicted_iou=predicted_iou,
+            kernels=kernels,
             cells=cells.to(self.dtype).unflatten(1, features.shape[-2:]),
             visible=visible,
             decoder=self,
-            outputs=range(len(decoder.output_hypernetworks_mlps))[outputs],
+            fine=self._fine_mask(tokens, hq_features),
         )
+
+    def _fine_mask(
+        self, tokens: Float[Tensor, "n t c"], hq_features: Float[Tensor, "1 k lh lw"] | None
+    ) -> "FineMask | None":
+        decoder = self.model.mask_decoder
+        if not isinstance(decoder, HQMaskDecoder):
+            return None
+        if hq_features is None:
+            raise ValueError("SAM-HQ needs the HQ features of the image, see SegAny.encode_image_hq")
+        return FineMask(decoder.hq_kernels(tokens), hq_features, decoder)
 
     def _attend(
         self,
@@ -119,31 +136,67 @@ class DeferredPrediction:
     It holds the image features of every prompt, some megabytes each: compute the masks you need, then delete it.
 
     predicted_iou  of each of the m masks
-    mask_tokens    output tokens of the masks
+    kernels        of the masks, to be applied to the upscaled image
     cells          image features of each prompt, after attention to its tokens
     visible        the part of the model frame on which `low_res_logits` computes masks
     decoder        made this prediction, and upscales the masks
-    outputs        indices of the m masks among the model's mask outputs
+    fine           the mask of high quality, for SAM-HQ
     """
 
     predicted_iou: Float[Tensor, "n m"]
-    mask_tokens: Float[Tensor, "n m c"]
+    kernels: Float[Tensor, "n m k"]
     cells: Float[Tensor, "n h w c"]
     visible: Extent
     decoder: FastDecoder
-    outputs: range
+    fine: "FineMask | None" = None
 
+    @own_precision()
     def low_res_logits(self, selected: Bool[Tensor, "n m"]) -> Float[Tensor, "k vh vw"]:
         """Low-resolution float32 logits of the selected masks, prompt by prompt, on the visible part of the frame."""
         prompts = selected.any(1)
         height, width = self.visible
         if not bool(prompts.any()):
             return self.predicted_iou.new_zeros(0, 4 * height, 4 * width)
-        tokens, cells = (x if bool(prompts.all()) else x[prompts] for x in (self.mask_tokens, self.cells))
-        heads = self.decoder.model.mask_decoder.output_hypernetworks_mlps
-        kernels = torch.stack([heads[output](tokens[:, i]) for i, output in enumerate(self.outputs)], 1)
-        logits = self.decoder.upscaling(cells[:, :height, :width], kernels)
+        kernels, cells = (x if bool(prompts.all()) else x[prompts] for x in (self.kernels, self.cells))
+        if self.fine is not None:
+            logits = self.fine.logits(prompts, kernels, cells, self.visible, self.decoder.upscaling)
+        else:
+            logits = self.decoder.upscaling(cells[:, :height, :width], kernels)
         return logits[selected[prompts]]
+
+
+@dataclass(frozen=True, eq=False)
+class FineMask:
+    """What SAM-HQ adds to a prediction: the kernel of each prompt's mask of high quality, and the HQ features."""
+
+    kernels: Float[Tensor, "n 1 k"]
+    features: Float[Tensor, "1 k lh lw"]
+    decoder: HQMaskDecoder
+
+    def logits(
+        self,
+        prompts: Bool[Tensor, "n"],
+        kernels: Float[Tensor, "p m k"],
+        cells: Float[Tensor, "p h w c"],
+        visible: Extent,
+        upscaling: Upscaling,
+    ) -> Float[Tensor, "p m vh vw"]:
+        """Logits of the p prompts out of n, on the visible part of the frame.
+
+        The two 3 x 3 convolutions look two pixels beyond it, so one more cell of four pixels is computed and cut off.
+        """
+        height, width = (min(side, seen + 1) for side, seen in zip(cells.shape[1:3], visible, strict=True))
+        features = self.features[:, :, : 4 * height, : 4 * width]
+        one_hot = torch.eye(kernels.shape[-1], dtype=torch.float32, device=cells.device)[None]
+        parts = []
+        # Prompt by prompt, because the upscaled image of one takes megabytes.
+        for kernel, fine_kernel, image in zip(
+            kernels.split(1), self.kernels[prompts].split(1), cells.split(1), strict=True
+        ):
+            upscaled = upscaling(image[:, :height, :width], one_hot)
+            logits = self.decoder.masks(upscaled, kernel, fine_kernel, features)
+            parts.append(logits[:, :, : 4 * visible[0], : 4 * visible[1]])
+        return torch.cat(parts)
 
 
 class _AbsorbedBlock:

@@ -56,7 +56,8 @@ class Bands:
 
         The matrix is found by resizing unit vectors, so its weights are those that PyTorch itself uses.
         """
-        frame = F.interpolate(torch.eye(cells)[None], image_size, mode="linear")[..., :resized]
+        units = torch.eye(cells, dtype=torch.float32, device="cpu")
+        frame = F.interpolate(units[None], image_size, mode="linear")[..., :resized]
         matrix = F.interpolate(frame, original, mode="linear")[0].T  # (original, cells)
         parts = F.pad(matrix, (0, 0, 0, -original % BLOCK)).unflatten(0, (-1, BLOCK))  # (blocks, out, cells)
         used = (parts != 0).any(1).byte()

@@ -46,10 +46,17 @@ class ImageEncoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
+        return self.forward_early(pixels)[0]
+
+    def forward_early(self, pixels: Float[Tensor, "b 3 s s"]) -> tuple[Float[Tensor, "b c h w"], Tensor | None]:
+        """The image embedding, and the output (b, dim, h, w) of the first block with global attention, for SAM-HQ."""
         x = self.patch_embed(pixels) + self.pos_embed  # (b, h, w, dim)
+        early = None
         for block in self.blocks:
             x = block(x)
-        return self.neck(x.permute(0, 3, 1, 2))
+            if early is None and isinstance(block, Block) and block.window_size is None:
+                early = x.permute(0, 3, 1, 2)
+        return self.neck(x.permute(0, 3, 1, 2)), early
 
 
 class PatchEmbedding(nn.Module):

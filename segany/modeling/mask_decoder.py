@@ -54,12 +54,26 @@ class MaskDecoder(nn.Module):
                 the single mask first.
         """
         tokens, cells = self.attend(features, position_code, prompts)
+        kernels, predicted_iou = self.predict_kernels(tokens, multimask_output)
+        weights = UpscalingWeights.of(self.output_upscaling)
+        return upscale(cells.unflatten(1, features.shape[-2:]), kernels, weights), predicted_iou
+
+    def predict_kernels(
+        self, tokens: Float[Tensor, "n t c"], multimask_output: bool | None
+    ) -> tuple[Float[Tensor, "n m k"], Float[Tensor, "n m"]]:
+        """From the tokens after the transformer, a kernel for each mask and its predicted IoU.
+
+        Each mask is a 1x1 convolution of the upscaled image, which has k = c / 8 channels.
+        """
+        outputs = output_slice(multimask_output)
         heads = list(self.output_hypernetworks_mlps)
-        outputs = range(len(heads))[output_slice(multimask_output)]
-        # (n, m, c / 8): each mask is a 1x1 convolution of the upscaled image. Token 0 is the IoU token.
-        kernels = torch.stack([heads[index](tokens[:, 1 + index]) for index in outputs], dim=1)
-        logits = upscale(cells.unflatten(1, features.shape[-2:]), kernels, UpscalingWeights.of(self.output_upscaling))
-        return logits, self.iou_prediction_head(tokens[:, 0])[:, output_slice(multimask_output)]
+        # Token 0 is the IoU token.
+        kernels = [heads[index](tokens[:, 1 + index]) for index in range(len(heads))[outputs]]
+        return torch.stack(kernels, dim=1), self.iou_prediction_head(tokens[:, 0])[:, outputs]
+
+    def count_outputs(self, multimask_output: bool | None) -> int:
+        """Number of masks of each prompt."""
+        return len(range(len(self.output_hypernetworks_mlps))[output_slice(multimask_output)])
 
     def attend(
         self, features: Float[Tensor, "#n c h w"], position_code: Float[Tensor, "#n c h w"], prompts: PromptTokens
@@ -69,10 +83,14 @@ class MaskDecoder(nn.Module):
         image = features + prompts.dense  # stays shared, with first axis 1, when there is no mask prompt
         return self.transformer(tokens, to_cells(image), to_cells(position_code), valid)
 
+    @property
+    def output_tokens(self) -> Float[Tensor, "t c"]:
+        """IoU, then masks."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+
     def add_output_tokens(self, prompts: PromptTokens) -> tuple[Float[Tensor, "n t c"], Bool[Tensor, "n t"] | None]:
-        """The output tokens (IoU, then masks) followed by the prompt tokens, and which of them may be attended to."""
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        output_tokens = output_tokens.expand(len(prompts.sparse), -1, -1)
+        """The output tokens followed by the prompt tokens, and which of them may be attended to."""
+        output_tokens = self.output_tokens.expand(len(prompts.sparse), -1, -1)
         valid = prompts.valid
         if valid is not None:
             valid = torch.cat([valid.new_ones(output_tokens.shape[:2]), valid], dim=1)

@@ -44,10 +44,15 @@ class TinyViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
+        return self.forward_early(pixels)[0]
+
+    def forward_early(
+        self, pixels: Float[Tensor, "b 3 s s"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b d eh ew"]]:
+        """The image embedding, and the output of the second stage with its downsampling, for SAM-HQ."""
         x = self.patch_embed(pixels.contiguous(memory_format=torch.channels_last))
-        for layer in self.layers:
-            x = layer(x)
-        return self.neck(x)
+        stages = [x := layer(x) for layer in self.layers]
+        return self.neck(x), stages[1]
 
 
 class ConvNorm(nn.Module):

@@ -116,9 +116,13 @@ def hugging_face_sam(config: SegAnyConfig) -> SamModel:
         layer_norm_eps=1e-5,  # that of the published weights' own implementation
     )
     model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
-    perturb(model)
-    # The default scale of the position code, half the encoder's width, belongs to no published weights.
-    code = torch.randn(2, config.prompt_dim // 2, generator=torch.Generator().manual_seed(1))
+    return with_usual_position_code(perturb(model))
+
+
+def with_usual_position_code(model: nn.Module) -> nn.Module:
+    """Exchange the position code: its default scale, half the encoder's width, belongs to no published weights."""
+    shape = model.shared_image_embedding.positional_embedding.shape
+    code = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     model.shared_image_embedding.positional_embedding.data = code
     model.prompt_encoder.shared_embedding.positional_embedding.data = code
     return model

@@ -80,35 +80,46 @@ class TestMetaFile:
     def test_missing_and_unexpected_tensors_are_named(self, sam, tmp_path):
         state = sam.state_dict()
         del state["mask_decoder.iou_token.weight"]
-        state["mask_decoder.hf_token.weight"] = torch.zeros(1, 64)
+        state["mask_decoder.other_token.weight"] = torch.zeros(1, 64)
         torch.save(state, tmp_path / "broken.pth")
         message = (
             r"broken\.pth: 1 missing \(mask_decoder\.iou_token\.weight\), "
-            r"1 unexpected \(mask_decoder\.hf_token\.weight\) tensors"
+            r"1 unexpected \(mask_decoder\.other_token\.weight\) tensors"
         )
         with pytest.raises(CheckpointError, match=message):
             segany.load(tmp_path / "broken.pth")
 
     def test_other_networks_are_refused(self, tmp_path):
         torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
-        with pytest.raises(CheckpointError, match=r"no tensor 'image_encoder\.pos_embed'"):
+        with pytest.raises(CheckpointError, match="not a Segment Anything checkpoint, its tensors are weight, bias"):
             segany.load(tmp_path / "linear.pth")
+
+    def test_another_image_encoder_is_named(self, sam, tmp_path):
+        others = {key: value for key, value in sam.state_dict().items() if not key.startswith("image_encoder.")}
+        torch.save({**others, "image_encoder.backbone.stem.conv.weight": torch.zeros(1)}, tmp_path / "edge_sam.pth")
+        message = (
+            r"its image encoder is not one that is known here.*: it has image_encoder\.backbone\.stem\.conv\.weight"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            segany.load(tmp_path / "edge_sam.pth")
 
     def test_code_is_not_unpickled(self, tmp_path):
         torch.save({"model": SegAny(SMALL)}, tmp_path / "pickled.pth")
-        with pytest.raises(CheckpointError, match=r"pickled\.pth: cannot be read"):
+        with pytest.raises(CheckpointError, match=r"pickled\.pth: its weights lie in an object of segany"):
             segany.load(tmp_path / "pickled.pth")
 
-    def test_nested_content_is_refused(self, tmp_path):
+    def test_content_without_tensors_is_refused(self, tmp_path):
         torch.save({"model": {}, "epoch": 3}, tmp_path / "nested.pth")
-        with pytest.raises(CheckpointError, match="must hold a dict of tensors"):
+        with pytest.raises(CheckpointError, match=r"nested\.pth: must hold tensors, has none"):
             segany.load(tmp_path / "nested.pth")
 
     @pytest.mark.parametrize("name", ["garbage.pth", "garbage.safetensors"])
-    @pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "garbage"])
-    def test_unreadable_files(self, tmp_path, name, content):
+    @pytest.mark.parametrize(
+        ("content", "message"), [(b"", "is empty"), (b"garbage", "is text")], ids=["empty", "garbage"]
+    )
+    def test_unreadable_files(self, tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=rf"{name}: cannot be read"):
+        with pytest.raises(CheckpointError, match=f"{name} {message}"):
             segany.load(tmp_path / name)
 
 
@@ -295,8 +306,12 @@ class TestHuggingFaceFolder:
 
     @pytest.mark.parametrize(
         ("config", "message"),
-        [("{", "not valid JSON"), ('{"model_type": "sam2"}', "of type 'sam2', expected 'sam'")],
-        ids=["broken", "other model"],
+        [
+            ("{", "not valid JSON"),
+            ('{"model_type": "sam2"}', "holds SAM 2"),
+            ('{"model_type": "new"}', "of type 'new', expected 'sam'"),
+        ],
+        ids=["broken", "known model", "unknown model"],
     )
     def test_other_configurations_are_refused(self, hugging_face_folder, config, message):
         (hugging_face_folder / "config.json").write_text(config)

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ from pycocotools import mask as coco_mask
 from segment_anything.utils import amg
 from torch.nn import functional as F
 
+from segany.errors import MaskError
 from segany.utils import rle
 from segany.utils.masks import mask_area, mask_iou, masks_to_boxes
+from tests.data import disk
+from tests.fuzzing import FUZZ_COUNTS, fuzz
 
 
 def random_masks(cell: int, seed: int = 0) -> torch.Tensor:
@@ -151,3 +155,99 @@ def test_nothing():
 def test_errors(encodings, image_size, message):
     with pytest.raises(ValueError, match=message):
         rle.decode_rle(encodings, image_size)
+
+
+# Masks from outside
+
+ONE = {"size": [3, 4], "counts": "156"}  # 1 pixel of background, 5 of foreground, 6 of background
+
+
+def packed(runs: list[int]) -> str:
+    """Compressed run lengths as pycocotools writes them, runs of nothing included."""
+    return coco_mask.frPyObjects({"size": [3, 4], "counts": runs}, 3, 4)["counts"].decode()
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        pytest.param({"size": [3, 4], "counts": [1, 5, 6]}, id="list"),
+        pytest.param({"size": ["3", 4.0], "counts": [1.0, 5, 6]}, id="other numbers"),
+        pytest.param({"size": (3, 4), "counts": np.array([1, 5, 6], np.uint8)}, id="array"),
+        pytest.param({"size": [3, 4], "counts": "156"}, id="text"),
+        pytest.param({"size": [3, 4], "counts": b"156"}, id="bytes"),
+        pytest.param({"size": [3, 4], "counts": [1, 2, 0, 3, 6, 0]}, id="runs of nothing"),
+        pytest.param({"size": [3, 4], "counts": packed([1, 2, 0, 3, 6, 0])}, id="runs of nothing, compressed"),
+    ],
+)
+def test_masks_from_outside_become_one_form(encoding: Any):
+    assert rle.check_rle(encoding) == rle.check_rle(encoding, (3, 4)) == ONE
+
+
+@pytest.mark.parametrize("runs", [[12], [0, 12], [0, 1, 11], [11, 1]], ids=str)
+def test_whole_and_empty_masks_from_outside(runs: list[int]):
+    assert rle.rle_runs(rle.check_rle({"size": [3, 4], "counts": runs})).tolist() == runs
+    assert rle.rle_from_runs(runs, (3, 4))["counts"] == packed(runs)
+
+
+@pytest.mark.parametrize("masks", [SMOOTH, torch.rand(4, 37, 53) > 0.5, torch.rand(2, 300, 400) > 0.001])
+def test_our_own_masks_pass_unchanged(masks: torch.Tensor):
+    for encoding in rle.encode_rle(masks):
+        assert rle.check_rle(encoding, tuple(masks.shape[1:])) == encoding
+        assert rle.check_rle({**encoding, "counts": encoding["counts"].encode()}) == encoding
+        assert rle.check_rle({**encoding, "counts": rle.rle_runs(encoding).tolist()}) == encoding
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        pytest.param(None, "with size and counts, got None", id="none"),
+        pytest.param({"size": [3, 4]}, "with size and counts, got ", id="no counts"),
+        pytest.param({"size": [0, 4], "counts": []}, "two whole numbers", id="no size"),
+        pytest.param({"size": [3, 4], "counts": []}, "add up to height x width = 12, got 0", id="nothing"),
+        pytest.param({"size": [3, 4], "counts": ""}, "add up to height x width = 12, got 0", id="no text"),
+        pytest.param({"size": [3, 4], "counts": [1, 2]}, "add up to height x width = 12, got 3", id="too few"),
+        pytest.param({"size": [3, 4], "counts": [6, 7]}, "add up to height x width = 12, got 13", id="too many"),
+        pytest.param({"size": [3, 4], "counts": [13, -1]}, "from 0 to 12, got -1", id="negative"),
+        pytest.param({"size": [3, 4], "counts": [1.5, 10.5]}, "whole numbers", id="half a pixel"),
+        pytest.param({"size": [3, 4], "counts": [10**30]}, "whole numbers", id="huge"),
+        pytest.param({"size": [3, 4], "counts": [2**62, 2**62]}, "whole numbers", id="sums that overflow"),
+        pytest.param({"size": [3, 4], "counts": [None, 12]}, "whole numbers", id="null"),
+        pytest.param({"size": [3, 4], "counts": [[12]]}, "whole numbers", id="nested"),
+        pytest.param({"size": [3, 4], "counts": ["12"]}, "whole numbers", id="texts"),
+        pytest.param({"size": [3, 4], "counts": 12}, "text or a list, got 12", id="a number"),
+        pytest.param({"size": [3, 4], "counts": "b'<'"}, "characters 0 to o", id="bytes as Python shows them"),
+        pytest.param({"size": [3, 4], "counts": "é"}, "characters 0 to o", id="beyond ASCII"),
+        pytest.param({"size": [3, 4], "counts": "\ud800"}, "characters 0 to o", id="half a surrogate pair"),
+        pytest.param({"size": [3, 4], "counts": "1o"}, "and whole, got '1o'", id="cut off"),
+        pytest.param({"size": [3, 4], "counts": "o" * 9 + "0"}, "up to 7 characters, got 10", id="a number too long"),
+        pytest.param({"size": [3, 4], "counts": "O" * 3}, "from 0 to 12, got -1", id="negative, compressed"),
+    ],
+)
+def test_masks_from_outside_that_are_none(encoding: Any, message: str):
+    with pytest.raises(MaskError, match=message) as caught:
+        rle.check_rle(encoding)
+    assert len(str(caught.value)) < 250
+
+
+def test_a_mask_of_another_size():
+    with pytest.raises(MaskError, match=r"of the image's size \[4, 3\], got \[3, 4\]"):
+        rle.check_rle(ONE, (4, 3))
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_any_mask_is_safe_or_refused(count: int):
+    def read(content: bytes) -> None:
+        try:
+            encoding = json.loads(content)
+        except ValueError:
+            return
+        found = rle.check_rle(encoding, (30, 40))
+        mask = rle.decode_rle([found])[0]
+        assert rle.encode_rle(mask[None])[0] == rle.check_rle(rle.encode_rle(mask[None])[0])
+        assert rle.rle_area([found])[0] == mask.sum()
+        assert rle.rle_iou([found], [found])[0, 0] == float(mask.any())
+
+    mask = disk(30, 40, 20, 15, 9)
+    (encoding,) = rle.encode_rle(mask[None])
+    runs = {"size": [30, 40], "counts": rle.rle_runs(encoding).tolist()}
+    fuzz([json.dumps(one).encode() for one in (encoding, runs)], read, count)

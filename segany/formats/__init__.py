@@ -1,0 +1,1 @@
+"""The files that people keep weights in: pickles, safetensors, shards, training checkpoints and adapters."""
