@@ -4,7 +4,7 @@ Both packages share one base and one class for each kind, so `except GroundedErr
 of other errors, which may have several lines, become one line with `describe_error` or `one_line`.
 """
 
-from segany.errors import CheckpointError, ImageError, PromptError
+from segany.errors import CheckpointError, ImageError, MaskError, PromptError
 from segany.errors import SegAnyError as GroundedError
 
 __all__ = [
@@ -13,9 +13,11 @@ __all__ = [
     "ConfigError",
     "GroundedError",
     "ImageError",
+    "MaskError",
     "OutputError",
     "PromptError",
     "ResultError",
+    "VideoError",
     "describe_error",
     "one_line",
 ]
@@ -23,6 +25,10 @@ __all__ = [
 
 class ConfigError(GroundedError, ValueError):
     """A configuration is wrong: unknown key, wrong type, missing file, or parts that do not fit together."""
+
+
+class VideoError(GroundedError, ValueError):
+    """A clip cannot be read: no such file, no frames, a codec that is not there."""
 
 
 class ResultError(GroundedError, ValueError):

@@ -1,8 +1,9 @@
 """The pipeline: detect, prompt, segment, refine, zoom, verify, fall back. The main entry from Python."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from os import PathLike
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from grounded.config import PipelineConfig, load, override
 from grounded.data.clicks import Clicks
 from grounded.data.detections import Detections
+from grounded.data.display import ImageReference
 from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.data.phrases import parse
@@ -26,8 +28,9 @@ from grounded.errors import ConfigError, PromptError
 from grounded.interactive.correct import Stroke, candidates, correct
 from grounded.interactive.everything import everything
 from grounded.models import build
+from grounded.models.checkpoints import resolve_models
 from grounded.stages.cache import StageCache
-from grounded.stages.detect import detect, select
+from grounded.stages.detect import detect, note_unread, select
 from grounded.stages.encode import check_embedding, encode, encode_window
 from grounded.stages.fallback import accept, automatic_masks, missing_phrases
 from grounded.stages.prompt import (
@@ -45,10 +48,20 @@ from grounded.stages.verify import distinct_rows, keep_recognised, score
 from grounded.stages.zoom import zoom
 from grounded.utils.timing import Stopwatch
 from segany import ImageEmbedding, Predictor
+from segany.precision import own_precision
 from segany.prompts import ArrayLike
 
 Text = str | Sequence[str]
 Run = Callable[..., Any]  # runs a stage unless the cache knows its result, see `StageCache.run`
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What `Pipeline.from_config` loaded and from where, so that another process can load the same."""
+
+    config: PipelineConfig
+    load_all: bool
+    parts: tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,9 @@ class Pipeline:
 
     Parts that the configuration has no use for may be None. The `detector`, `clip` and `segmenter` sections of the
     configuration describe the parts; here only the other sections are followed.
+
+    A pipeline from `from_config` can be pickled, for workers of any kind. The pickle is small: it holds the
+    configuration, and the models are loaded again on the other side, once per process.
 
     Raises:
         ConfigError: a part is missing, or the text embeddings do not fit the segmenter.
@@ -68,6 +84,7 @@ class Pipeline:
     config: PipelineConfig = field(default_factory=PipelineConfig)
     scorer: RegionScorer | None = None  # for filtering and the fallback
     dense_prompter: DensePrompter | None = None  # for a segmenter without a text prompt of its own
+    _origin: _Origin | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -83,6 +100,7 @@ class Pipeline:
             raise ConfigError("text_prompt 'dense-clip' needs a dense prompter, and a segmenter with mask prompts")
 
     @classmethod
+    @own_precision()
     def from_config(
         cls,
         source: str | PathLike[str] | PipelineConfig = "tiny",
@@ -106,7 +124,7 @@ class Pipeline:
         device = build.pick_device(config.device)
         clip = build.load_clip(config, device) if load_all or config.needs_clip else None
         text_prompt = config.prompting.text_prompt if load_all or config.needs_text_prompt else "none"
-        return cls(
+        pipeline = cls(
             detector=build.load_detector(config, device) if load_all or config.needs_detector else None,
             text_encoder=clip if text_prompt == "adapter" else None,
             segmenter=build.load_segmenter(config, device),
@@ -114,6 +132,7 @@ class Pipeline:
             scorer=build.region_scorer(clip, config) if clip and (load_all or config.needs_scores) else None,
             dense_prompter=build.dense_clip(clip, config) if clip and text_prompt == "dense-clip" else None,
         )
+        return replace(pipeline, _origin=_Origin(config, load_all, pipeline._parts))
 
     def with_config(self, **overrides: Any) -> "Pipeline":
         """Return the same models under other settings of prompting, filtering, refinement and the fallback.
@@ -131,10 +150,24 @@ class Pipeline:
         return replace(self, config=config)
 
     @property
-    def models(self) -> dict[str, str | None]:
-        """The checkpoint of each stage as configured, None for a stage that has nothing to do."""
-        return self.config.models
+    def _parts(self) -> tuple[object, ...]:
+        return self.detector, self.text_encoder, self.segmenter, self.scorer, self.dense_prompter
 
+    def __reduce__(self) -> tuple[Callable[..., "Pipeline"], tuple[Any, ...]]:
+        origin = self._origin
+        if origin is None or any(part is not loaded for part, loaded in zip(self._parts, origin.parts, strict=True)):
+            raise pickle.PicklingError(
+                "a pipeline is pickled as its configuration, from which Pipeline.from_config loads the models again, "
+                "and this one holds models that were given as objects: build it on the other side instead"
+            )
+        return _load_again, (build.resolve_paths(origin.config), origin.load_all, self.config)
+
+    @property
+    def models(self) -> dict[str, str | None]:
+        """The checkpoint of each stage, with its commit if it is from the hub; None for a stage with nothing to do."""
+        return resolve_models(self.config)
+
+    @own_precision()
     def segment(
         self,
         image: ImageLike | SourceImage,
@@ -151,8 +184,9 @@ class Pipeline:
         """Find what `text` names in `image`.
 
         Args:
-            image: a path, a PIL image or a uint8 array, as `open_image` takes it; EXIF orientation is applied.
-            text: a string, split at `.` `,` `;` and line ends, or a sequence of phrases.
+            image: a path, an address, an open file, a PIL image, an array or a tensor, as `open_image` takes it; EXIF
+                orientation is applied.
+            text: a string, which `grounded.data.phrases.parse` splits, or a sequence of phrases.
             stopwatch: receives the seconds of each stage.
             points: (k, 2) clicks in pixels. A foreground click belongs to the smallest detection around it, a
                 background click to all around it, and a foreground click outside all of them is an instance of its
@@ -160,12 +194,13 @@ class Pipeline:
             point_labels: (k), 1 foreground and 0 background; None where all are foreground.
             detections: boxes for these phrases, from elsewhere; None runs the detector.
             embedding: of this image, as `encode` returned it; None encodes the image.
-            box_threshold: drops detections of a lower score. It has an effect above the detector's own threshold, and
-                the detector need not run again for it.
+            box_threshold: drops detections whose phrase has no token of such a score. It has an effect above the
+                detector's own threshold, and the detector need not run again for it.
             cache: results of earlier calls about this image; stages run again only where their input changed.
 
         Returns:
-            the instances, best first; none where nothing was found.
+            the instances, best first; none where nothing was found. Their `notes` name phrases that the detector cannot
+            read.
 
         Raises:
             ImageError: the image cannot be read.
@@ -175,7 +210,7 @@ class Pipeline:
         """
         watch, phrases, config = stopwatch or Stopwatch(), parse(text), self.config
         with watch.stage("open"):
-            image = open_image(image)
+            given, image = image, open_image(image)
         clicks = Clicks.read(points, point_labels, image.size)
         check_embedding(embedding, image)
         cache, image = (StageCache(), image) if cache is None else (cache, cache.recall(image))
@@ -194,6 +229,8 @@ class Pipeline:
             part = run(segment, self.segmenter, embedding, group, phrases, group.multimask_output, rounds)
             instances.append(self._improve(part, group, image, run))
         found = self._verify(Instances.concatenate([Instances.empty(phrases, image.size), *instances]), image, run)
+        notes = note_unread(self.detector, phrases) if config.needs_detector else ()
+        found = replace(found, notes=notes, image_source=ImageReference.of(given, image))
         missing = missing_phrases(found)
         if detections is None or config.fallback.source == "none" or not missing:
             return found
@@ -269,6 +306,7 @@ class Pipeline:
             probabilities = np.where(candidates.phrase_ids[:, None] == np.array(missing), probabilities, 0)
         return accept(candidates, probabilities, phrases, missing, config)
 
+    @own_precision()
     def segment_batch(
         self,
         images: Sequence[ImageLike | SourceImage],
@@ -298,10 +336,11 @@ class Pipeline:
             with watch.stage("detect"):
                 detections = self.detector.detect([image.pixels for image in opened], queries)
         return [
-            self.segment(image, phrases, watch, detections=found)
-            for image, phrases, found in zip(opened, queries, detections, strict=True)
+            replace(self.segment(image, phrases, watch, detections=found), image_source=ImageReference.of(given, image))
+            for given, image, phrases, found in zip(images, opened, queries, detections, strict=True)
         ]
 
+    @own_precision()
     def encode(
         self, image: ImageLike | SourceImage, cache: StageCache | None = None, stopwatch: Stopwatch | None = None
     ) -> Any:
@@ -313,6 +352,7 @@ class Pipeline:
         cache, opened = (StageCache(), opened) if cache is None else (cache, cache.recall(opened))
         return cache.run(encode, self.segmenter, opened, watch=stopwatch)
 
+    @own_precision()
     def refine(
         self,
         image: ImageLike | SourceImage,
@@ -346,6 +386,7 @@ class Pipeline:
             cache=cache,
         )
 
+    @own_precision()
     def candidates(
         self,
         image: ImageLike | SourceImage,
@@ -362,6 +403,7 @@ class Pipeline:
         """
         return candidates(self.segmenter, image, phrase, points, point_labels, box=box, embedding=embedding)
 
+    @own_precision()
     def everything(
         self,
         image: ImageLike | SourceImage,
@@ -388,6 +430,12 @@ class Pipeline:
             progress=progress,
             **options,
         )
+
+
+# Some libraries pickle the pipeline with every task they send to a worker, which shall load it once.
+@lru_cache(maxsize=1)
+def _load_again(config: PipelineConfig, load_all: bool, settings: PipelineConfig) -> Pipeline:
+    return replace(Pipeline.from_config(config, load_all=load_all), config=settings)
 
 
 def _check_adapter(text_encoder: TextEncoder | None, segmenter: Segmenter) -> None:

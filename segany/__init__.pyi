@@ -7,6 +7,7 @@ from segany.checkpoint import save as save
 from segany.config import PRESETS as PRESETS
 from segany.config import SegAnyConfig as SegAnyConfig
 from segany.errors import CheckpointError as CheckpointError
+from segany.errors import DeviceError as DeviceError
 from segany.errors import EmbeddingFileError as EmbeddingFileError
 from segany.errors import ForeignEmbeddingError as ForeignEmbeddingError
 from segany.errors import ImageError as ImageError

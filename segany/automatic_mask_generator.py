@@ -14,6 +14,7 @@ from segany.deferred_masks import DeferredMasks
 from segany.fast.blocks import blocks
 from segany.fast.decoder import DeferredPrediction
 from segany.fast.resize import ComposedResize
+from segany.precision import own_precision
 from segany.predictor import ImageEmbedding, Predictor
 from segany.prompts import Index, as_selection
 from segany.utils.boxes import box_area, nms
@@ -127,6 +128,7 @@ class AutomaticMaskGenerator:
             raise ValueError(f"point_grids must hold a grid for each of {layers} layers, got {len(self.point_grids)}")
 
     @torch.no_grad()
+    @own_precision()
     def generate(
         self,
         image: ImageLike,

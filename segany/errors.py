@@ -9,6 +9,10 @@ class CheckpointError(SegAnyError, ValueError):
     """A checkpoint cannot be found, cannot be read, or does not fit the model."""
 
 
+class DeviceError(SegAnyError, ValueError):
+    """A device is not known, or not present on this machine."""
+
+
 class EmbeddingFileError(SegAnyError, ValueError):
     """A file cannot be read as an image embedding."""
 
@@ -19,6 +23,10 @@ class ForeignEmbeddingError(SegAnyError, ValueError):
 
 class ImageError(SegAnyError, ValueError):
     """An image cannot be read, or is not of a supported kind."""
+
+
+class MaskError(SegAnyError, ValueError):
+    """A mask from outside is damaged: run lengths that do not fit its size, corners that are no polygon."""
 
 
 class PromptError(SegAnyError, ValueError):

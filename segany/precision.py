@@ -1,4 +1,8 @@
-"""Choose the floating-point type for a device: bfloat16 where it has native support, float32 elsewhere."""
+"""Floating-point types: which one suits a device, and how to compute in it whatever the caller has set for PyTorch."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 
 import torch
 
@@ -44,3 +48,49 @@ def computes_in_bfloat16(device: torch.device | str | None = None) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in _NATIVE_BFLOAT16)
+
+
+@contextmanager
+def own_precision() -> Iterator[None]:
+    """Compute in the precision and on the device of a model's weights, whatever the caller has set for PyTorch.
+
+    Within it there is no autocast, the default type is float32 and the default device is the CPU. Models are computed
+    inside: mixed precision that is meant for somebody's training loop would change masks, or mix types in one product.
+    Works as a decorator too, except for generators.
+    """
+    with ExitStack() as settings:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                settings.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        if _float32.inside or torch.get_default_dtype() != torch.float32:
+            settings.enter_context(_float32())
+        yield
+
+
+class _DefaultFloat32:
+    """Makes float32 the default type. All threads share it, so the first to enter sets it, the last restores it."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self._lock = Lock()
+        self._before = torch.float32
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self.inside == 0:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    torch.set_default_dtype(self._before)
+
+
+_float32 = _DefaultFloat32()

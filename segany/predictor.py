@@ -4,19 +4,22 @@ No state is kept between calls. The caller holds the `ImageEmbedding`, so two im
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from segany.errors import EmbeddingFileError, ForeignEmbeddingError, PromptError
+from segany.errors import CheckpointError, EmbeddingFileError, ForeignEmbeddingError, PromptError
 from segany.fast.absorbed_attention import SharedImage
 from segany.fast.decoder import DeferredPrediction, Extent, FastDecoder
 from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.model import SegAny
+from segany.precision import own_precision
 from segany.prompts import Index, Prompts, as_selection
 from segany.utils.transforms import ImageLike, ResizeFrame, Size, prepare_image
 
@@ -34,12 +37,14 @@ class ImageEmbedding:
     original_size  size of the original image
     resized_size   size of the image within the model frame, without padding
     fingerprint    of the model that made the embedding; no other model can use it
+    hq_features    finer features of the image, for SAM-HQ alone
     """
 
     features: Float[Tensor, "1 c h w"]
     original_size: Size
     resized_size: Size
     fingerprint: str
+    hq_features: Float[Tensor, "1 k lh lw"] | None = None
     # Projections that decoding needs once per image, by device and dtype. Computed on first use, never saved.
     _shared: dict[tuple[torch.device, torch.dtype], SharedImage] = field(default_factory=dict, init=False, repr=False)
 
@@ -51,13 +56,17 @@ class ImageEmbedding:
         return self._shared[key]
 
     def to(self, device: torch.device | str) -> "ImageEmbedding":
-        return replace(self, features=self.features.to(device))
+        hq_features = None if self.hq_features is None else self.hq_features.to(device)
+        return replace(self, features=self.features.to(device), hq_features=hq_features)
 
     def save(self, path: PathLike) -> None:
         """Write a safetensors file atomically."""
         sizes = {"original_size": self.original_size, "resized_size": self.resized_size}
         metadata = {name: f"{height} {width}" for name, (height, width) in sizes.items()}
-        write_safetensors(path, {"features": self.features}, {**metadata, "fingerprint": self.fingerprint})
+        tensors = {"features": self.features}
+        if self.hq_features is not None:
+            tensors["hq_features"] = self.hq_features
+        write_safetensors(path, tensors, {**metadata, "fingerprint": self.fingerprint})
 
     @classmethod
     def load(cls, path: PathLike) -> "ImageEmbedding":
@@ -74,7 +83,7 @@ class ImageEmbedding:
             raise EmbeddingFileError(f"cannot read image embedding {path}: {error}") from error
         except (KeyError, ValueError) as error:
             raise EmbeddingFileError(f"{path} is not an image embedding: missing or malformed {error}") from error
-        return cls(features, original_size, resized_size, fingerprint)
+        return cls(features, original_size, resized_size, fingerprint, tensors.get("hq_features"))
 
 
 def _parse_size(text: str) -> Size:
@@ -138,7 +147,10 @@ class Predictor:
 
     The predictor uses the weights, device and dtype that the model has when it is built: after changing them, build a
     new one. Image features are processed in the dtype of the model's image encoder; tokens, predicted IoU and mask
-    logits are float32.
+    logits are float32, whatever precision is set around a call.
+
+    A predictor can be pickled, for workers of any kind. Of a model from `segany.load` the pickle holds the place of the
+    weights, which are loaded again on the other side, once per process; of another model it holds the weights.
     """
 
     def __init__(self, model: SegAny, compile: bool = False) -> None:
@@ -148,11 +160,17 @@ class Predictor:
             model: in evaluation mode.
             compile: compile the image encoder on first use, which takes minutes and needs a C++ compiler.
         """
-        self.model = model
+        self.model, self.compile = model, compile
         self.fingerprint = model.fingerprint()
         with torch.no_grad():
             self._decoder = FastDecoder(model, next(model.image_encoder.parameters()).dtype)
-        self._encode_image = torch.compile(model.encode_image, dynamic=False) if compile else model.encode_image
+        encode = model.encode_image_hq
+        self._encode_image = torch.compile(encode, dynamic=False) if compile else encode
+
+    def __reduce__(self) -> tuple[Callable[..., "Predictor"], tuple[Any, ...]]:
+        if self.model.loaded_with is None:
+            return Predictor, (self.model, self.compile)
+        return _load_again, (tuple(self.model.loaded_with.items()), self.compile, self.fingerprint)
 
     @property
     def device(self) -> torch.device:
@@ -170,6 +188,7 @@ class Predictor:
         return self.encode_batch([image])[0]
 
     @torch.no_grad()
+    @own_precision()
     def encode_batch(self, images: Sequence[ImageLike], batch_size: int = 8) -> list[ImageEmbedding]:
         """Encode images of any sizes, `batch_size` of them in one pass, with the same results as `encode`.
 
@@ -179,12 +198,16 @@ class Predictor:
         embeddings = []
         for start in range(0, len(images), batch_size):
             prepared = [prepare_image(image, self.model.config) for image in images[start : start + batch_size]]
-            features = self._encode_image(torch.stack([pixels for pixels, _ in prepared]).to(self.device)).float()
-            for feature, (_, frame) in zip(features.split(1), prepared, strict=True):
-                embeddings.append(ImageEmbedding(feature, frame.original_size, frame.resized_size, self.fingerprint))
+            pixels = torch.stack([pixels for pixels, _ in prepared]).to(self.device)
+            features, hq_features = self._encode_image(pixels)
+            fine = [None] * len(prepared) if hq_features is None else hq_features.float().split(1)
+            for feature, hq_feature, (_, frame) in zip(features.float().split(1), fine, prepared, strict=True):
+                sizes = (frame.original_size, frame.resized_size)
+                embeddings.append(ImageEmbedding(feature, *sizes, self.fingerprint, hq_feature))
         return embeddings
 
     @torch.no_grad()
+    @own_precision()
     def predict(
         self, embedding: ImageEmbedding, prompts: Prompts, multimask_output: bool = True, chunk: int | None = None
     ) -> MaskPrediction:
@@ -234,14 +257,22 @@ class Predictor:
     def _predict_in_chunks(
         self, embedding: ImageEmbedding, prompts: Prompts, multimask_output: bool, chunk: int | None, visible: Extent
     ) -> Iterator[DeferredPrediction]:
-        features, shared = embedding.features.to(self.device), embedding.shared_image(self._decoder)
-        prompts = _to_model_frame(prompts.to(self.device), self._frame(embedding))
+        with own_precision():
+            features, shared = embedding.features.to(self.device), embedding.shared_image(self._decoder)
+            prompts = _to_model_frame(prompts.to(self.device), self._frame(embedding))
+        hq_features = None if embedding.hq_features is None else embedding.hq_features.to(self.device)
         chunk = chunk or self._default_chunk()
         for start in range(0, len(prompts), chunk):
             part = prompts[start : start + chunk]
-            yield self._decoder.predict_deferred(features, shared, part, multimask_output, visible)
+            with own_precision():  # not around the yield: what the caller does meanwhile is computed as it wants
+                prediction = self._decoder.predict_deferred(
+                    features, shared, part, multimask_output, visible, hq_features
+                )
+            yield prediction
+            del prediction
 
     @torch.no_grad()
+    @own_precision()
     def mask_prompts(
         self, embedding: ImageEmbedding, masks: Float[Tensor, "n h w"] | Bool[Tensor, "n h w"]
     ) -> Float[Tensor, "n 1 l l"]:
@@ -275,6 +306,21 @@ class Predictor:
         config = self.model.config
         bytes_per_prompt = config.grid_size**2 * config.prompt_dim * self._decoder.dtype.itemsize
         return max(1, _BYTES_AT_ONCE.get(self.device.type, _BYTES_AT_ONCE_ELSEWHERE) // bytes_per_prompt)
+
+
+# Some libraries pickle the predictor with every task they send to a worker, which shall load it once.
+@lru_cache(maxsize=1)
+def _load_again(arguments: tuple[tuple[str, Any], ...], compile: bool, fingerprint: str) -> Predictor:
+    from segany.checkpoint import load
+
+    predictor = Predictor(load(**dict(arguments)), compile)
+    if predictor.fingerprint != fingerprint:
+        source = dict(arguments)["source"]
+        raise CheckpointError(
+            f"{source}: holds other weights than the predictor that was pickled. If they were trained after loading, "
+            "save them first, and load the predictor from there"
+        )
+    return predictor
 
 
 def _visible_cells(frame: ResizeFrame, grid_size: int) -> Extent:

@@ -1,5 +1,7 @@
 """From a configuration to models on a device. Libraries of models that a mode does not use are not imported."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -8,10 +10,14 @@ import segany
 from grounded.config import PipelineConfig, bundled_name
 from grounded.data.protocols import Detector, RegionScorer, Segmenter
 from grounded.errors import ConfigError
+from segany.device import find_device
+from segany.errors import DeviceError
 
 if TYPE_CHECKING:
     from grounded.models.clip import ClipEncoder
     from grounded.models.dense_clip import DenseClip
+
+_LOCAL_CLIP = "local-dir:"  # open_clip's prefix for a folder
 
 
 def pick_device(name: str) -> torch.device:
@@ -20,14 +26,35 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ConfigError: PyTorch knows no such device, or has none here.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
-    return device
+        return find_device(name)
+    except DeviceError as error:
+        raise ConfigError(str(error)) from error
+
+
+def resolve_paths(config: PipelineConfig) -> PipelineConfig:
+    """Return `config` with absolute paths of checkpoints, for a process with another working directory."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).resolve()) if Path(path).exists() else path
+
+    tokenizer, clip = config.detector.tokenizer, config.clip.checkpoint
+    prefix = _LOCAL_CLIP if clip.startswith(_LOCAL_CLIP) else ""
+    return replace(
+        config,
+        detector=replace(
+            config.detector,
+            checkpoint=absolute(config.detector.checkpoint),
+            tokenizer=None if tokenizer is None else absolute(tokenizer),
+        ),
+        clip=replace(config.clip, checkpoint=prefix + absolute(clip.removeprefix(prefix))),
+        segmenter=replace(
+            config.segmenter,
+            checkpoint=absolute(config.segmenter.checkpoint),
+            decoder=config.segmenter.decoder and absolute(config.segmenter.decoder),
+            adapter=config.segmenter.adapter and absolute(config.segmenter.adapter),
+        ),
+    )
 
 
 def load_detector(config: PipelineConfig, device: torch.device) -> Detector:
@@ -61,5 +88,12 @@ def dense_clip(clip: "ClipEncoder", config: PipelineConfig) -> "DenseClip":
 def load_segmenter(config: PipelineConfig, device: torch.device) -> Segmenter:
     """Load the segmenter of `config.segmenter`."""
     source = bundled_name(config.segmenter.checkpoint) or config.segmenter.checkpoint
-    model = segany.load(source, device=device, dtype=config.segmenter.dtype)
+    model = segany.load(
+        source,
+        device=device,
+        dtype=config.segmenter.dtype,
+        decoder=config.segmenter.decoder,
+        adapter=config.segmenter.adapter,
+        hq_token_only=config.segmenter.hq_token_only,
+    )
     return segany.Predictor(model, compile=config.segmenter.compile)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from segany.config import SegAnyConfig
 from segany.errors import ImageError
 from segany.fast.resize import Bands, ComposedResize
+from segany.precision import own_precision
 from segany.utils.images import ImageLike, read_image
 
 Size = tuple[int, int]  # (height, width)
@@ -76,6 +77,7 @@ class ResizeFrame:
         """xyxy in original pixels to xyxy in the model frame."""
         return boxes * boxes.new_tensor(self.scale * 2)
 
+    @own_precision()
     def restore_logits(self, low_res: Float[Tensor, "n m h w"]) -> Float[Tensor, "n m height width"]:
         """Low-resolution mask logits to logits at the size of the original image.
 
@@ -85,6 +87,7 @@ class ResizeFrame:
         low_res, dtype, shape = low_res.float().flatten(0, 1), low_res.dtype, low_res.shape
         return self.composed(shape[2:], low_res.device).restore_logits(low_res).unflatten(0, shape[:2]).to(dtype)
 
+    @own_precision()
     def restore_masks(self, low_res: Float[Tensor, "n m h w"]) -> Bool[Tensor, "n m height width"]:
         """Masks where `restore_logits` is above zero, without storing full-size logits."""
         resize = self.composed(low_res.shape[2:], low_res.device)
@@ -101,6 +104,7 @@ class ResizeFrame:
         height, width = (math.ceil(extent * low_res.shape[-1] / self.image_size) for extent in self.resized_size)
         return low_res[..., :height, :width]
 
+    @own_precision()
     def mask_prompts(
         self, masks: Float[Tensor, "n h w"] | Bool[Tensor, "n h w"], low_res_size: int
     ) -> Float[Tensor, "n 1 side side"]:
