@@ -2,18 +2,19 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
-from grounded.errors import ConfigError, GroundedError, ImageError, one_line
+from grounded.errors import ConfigError, GroundedError, ImageError, ResultError, one_line
 
 if (
     TYPE_CHECKING
 ):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
-    from grounded.evaluation.dataset import MatchedDataset
+    from grounded.evaluation.dataset import GroundTruth, MatchedDataset
     from grounded.evaluation.evaluate import LabelEvaluation
     from grounded.evaluation.matching import IouType
     from grounded.labelling.store import Run
@@ -72,6 +73,9 @@ def _mapping(context: click.Context, option: click.Parameter, values: tuple[str,
     show_default=True,
     help="Images of the ground truth without a record: count as empty, or leave out.",
 )
+@click.option(
+    "--count-crowds", is_flag=True, help="Take the crowds of the ground truth (iscrowd) for objects, not for regions."
+)
 @click.option("--images", metavar="SOURCE", help="Where the images are now. [default: where they were labelled]")
 @click.option(
     "--iou-threshold",
@@ -98,28 +102,36 @@ def labels(
     mapping: dict[str, str],
     as_found: bool,
     missing: str,
+    count_crowds: bool,
     images: str | None,
     **values: Any,
 ) -> None:
     """Measure the labels in DIR, which `grounded label` wrote, against ground truth.
 
     A phrase stands for the class of the same name; upper and lower case, articles and underscores make no difference.
-    Only classes that a phrase asks for are measured. Writes evaluation.json, evaluation.md, reliability.png,
-    confusion.png and worst.png, the ground truth beside the predictions in the worst images.
+    Only classes that a phrase asks for are measured. Objects that are a box without a mask are measured as boxes alone.
+    What cannot be read of the ground truth is named and left out.
 
-    Exit status: 0 measured; 1 something failed; 2 wrong arguments.
+    Writes evaluation.json, evaluation.md, reliability.png, confusion.png and worst.png, the ground truth beside the
+    predictions in the worst images.
+
+    Exit status: 0 measured; 1 something failed, or records of the run cannot be read; 2 wrong arguments.
     """
+    from grounded.evaluation.dataset import read_ground_truth
     from grounded.evaluation.evaluate import EvaluationConfig, evaluate_labels
     from grounded.evaluation.report.report import skipped_notes
+    from grounded.output.fonts import letter_notes
     from grounded.utils.files import check_folder
 
     out = out or folder / "evaluation"
+    damaged: list[str] = []  # lines on records and reviews that cannot be read
     try:
         check_folder(out)
         config = EvaluationConfig(iou_types=_IOU_TYPES[iou], **values)
         run = _read_run(folder)
-        dataset = _match(folder, run, truth, mapping, as_found, missing == "count")
-        for note in skipped_notes(dataset):
+        ground_truth = read_ground_truth(truth, count_crowds)
+        dataset = _match(folder, run, ground_truth, mapping, as_found, missing == "count", damaged)
+        for note in (*skipped_notes(dataset), *letter_notes(dataset.phrase_classes)):
             click.echo(f"Warning: {note}", err=True)
         evaluation = evaluate_labels(dataset, config, _progress("measuring", "image"))
         _write(out, evaluation, _image_reader(images, run))
@@ -130,6 +142,7 @@ def labels(
         sys.exit(1)
     click.echo(_summary(evaluation))
     click.echo(f"-> {out / 'evaluation.md'}")
+    sys.exit(1 if damaged else 0)
 
 
 def _read_run(folder: Path) -> "Run | None":
@@ -140,16 +153,26 @@ def _read_run(folder: Path) -> "Run | None":
 
 
 def _match(
-    folder: Path, run: "Run | None", truth: Path, mapping: dict[str, str], as_found: bool, count_missing: bool
+    folder: Path,
+    run: "Run | None",
+    ground_truth: "GroundTruth",
+    mapping: dict[str, str],
+    as_found: bool,
+    count_missing: bool,
+    damaged: list[str],
 ) -> "MatchedDataset":
-    from grounded.evaluation.dataset import ClassNames, match_records, read_ground_truth
+    from grounded.evaluation.dataset import ClassNames, match_records
     from grounded.labelling.review.apply import corrected_records
-    from grounded.labelling.store import read_records
+    from grounded.labelling.store import damaged_lines, read_records
 
-    ground_truth = read_ground_truth(truth)
-    records = _progress("reading", "record")(read_records(folder) if as_found else corrected_records(folder))
+    found = read_records(folder, damaged) if as_found else corrected_records(folder, damaged=damaged)
     names = ClassNames(ground_truth.classes, mapping)
-    return match_records(records, ground_truth, names, run.phrases if run else (), count_missing)
+    records = _progress("reading", "record")(found)
+    dataset = match_records(records, ground_truth, names, run.phrases if run else (), count_missing)
+    lines = damaged_lines(damaged)
+    if damaged and not any(pair.record_file for pair in dataset.pairs):
+        raise ResultError("nothing to measure: " + "; ".join(lines))
+    return replace(dataset, notes=(*lines, *dataset.notes))
 
 
 def _image_reader(images: str | None, run: "Run | None") -> Callable[[str], bytes]:

@@ -1,6 +1,7 @@
 """`grounded import`: take back what was corrected elsewhere, or begin a run with other people's annotations."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,12 @@ _ACTIONS = {"accept": "accepted", "reject": "rejected", "relabel": "relabelled",
     "--keep-missing", is_flag=True, help="With --into: do not reject what is missing, as after a partial COCO export."
 )
 @click.option("--images", metavar="SOURCE", help="With --out: where the images are.  [where the annotations are]")
+@click.option(
+    "--coco",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With COCO results: the annotation file that their ids are of.  [instances.json beside them]",
+)
 @click.option("--restart", is_flag=True, help="With --out: put aside what the folder holds, and begin again.")
 def import_(
     path: Path,
@@ -43,13 +50,17 @@ def import_(
     out: Path | None,
     keep_missing: bool,
     images: str | None,
+    coco: Path | None,
     restart: bool,
 ) -> None:
-    """Import annotations: a COCO or Label Studio file, or a LabelMe file or folder.
+    """Import annotations of other tools, or what an export wrote: a file or folder of any format.
+
+    Formats: COCO, COCO results, COCO panoptic, LabelMe, Label Studio, CVAT, YOLO, VOC, PNG, CSV and Parquet.
 
     With --into they are compared with the records of a run that was exported and corrected elsewhere: what is as it was
     is accepted, the rest is relabelled, redrawn, rejected or added. Images are told by their names, wherever the tool
-    has moved them. With --out they become records themselves.
+    has moved them. What cannot be read is named and left out, and nothing is rejected in such an image. With --out they
+    become records themselves.
 
     Exit status: 0 imported; 1 some images could not be, or none; 2 wrong arguments.
     """
@@ -64,7 +75,9 @@ def import_(
     notes = Notes()
     try:
         name = name or guess_format(path)
-        reader = open_annotations(path, name)
+        if coco is not None and name != "coco-results":
+            raise ConfigError(f"--coco goes with COCO results, got {name}")
+        reader = open_annotations(path, name, **({} if coco is None else {"coco": coco}))
         if into is not None:
             imported, refused, summary = _import_corrections(into, reader, name, notes, keep_missing)
         else:
@@ -100,16 +113,19 @@ def _import_corrections(
 def _import_ground_truth(
     folder: Path, reader: "AnnotationReader", path: Path, name: str, notes: "Notes", images: str | None, restart: bool
 ) -> tuple[int, dict[str, str], str]:
-    from grounded.labelling.formats.ground_truth import import_ground_truth, run_of
+    from grounded.labelling.formats.ground_truth import import_ground_truth, read_image_size, run_of
     from grounded.labelling.sources import open_source
 
     files: list[str] | None = None
+    read_size = None
     if images is not None:
         image_source = open_source(images)
         source, files = image_source.spec, [item.file for item in image_source.items()]
+        read_size = partial(read_image_size, image_source)
     else:
         # A COCO file lists the images itself; those of the other formats lie beside their annotations.
         place = path if name == "coco" or path.is_dir() else path.parent
         source = str(place.resolve())
-    result = import_ground_truth(folder, reader, run_of(reader, path, name, source), notes, files, restart)
+    run = run_of(reader, path, name, source)
+    result = import_ground_truth(folder, reader, run, notes, files, restart, read_size)
     return result.images, result.refused, f"{result.instances} instances"

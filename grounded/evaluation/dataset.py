@@ -2,21 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from os import PathLike
-from typing import Any, TypeAlias
 
-from grounded.data.phrases import phrase_key
+from grounded.data.class_names import normalise_name
 from grounded.errors import ConfigError, ResultError
-from grounded.labelling.formats.coco import CocoFile, annotation_rle, read_coco
+from grounded.labelling.formats.annotations import Box, LeftOut, Notes
+from grounded.labelling.formats.coco_file import CocoFile, CocoImage, read_coco
 from grounded.labelling.formats.image_names import ImageNames
 from grounded.labelling.records import Record
-from segany.utils.rle import RLE, rle_area, rle_boxes
+from segany.utils.rle import RLE, rle_from_polygons
 
-Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
-
-_ARTICLES = ("a ", "an ", "the ")
+CROWDS = "crowd regions, in which predictions are neither right nor wrong"
+UNUSABLE = "images of the ground truth that cannot be used, left out"
 
 
 @dataclass(frozen=True)
@@ -46,71 +45,67 @@ class GroundTruth:
 
     classes: tuple[str, ...]  # categories whose names differ in case, articles or underscores alone are one class
     sizes: Mapping[str, tuple[int, int]]  # (height, width) of each image, by file name
-    _annotations: Mapping[str, Sequence[Mapping[str, Any]]]
-    _labels: Mapping[Any, str]  # by category id
+    unusable: tuple[str, ...]  # images without a size, or of a name that another one has
+    _file: CocoFile
+    _images: Mapping[str, CocoImage]
+    _class_of: Mapping[str, str]  # by the name of the category
+    _count_crowds: bool = False
 
-    def objects(self, file: str) -> tuple[GroundTruthObject, ...]:
+    def objects(self, file: str, notes: Notes | None = None) -> tuple[GroundTruthObject, ...]:
         """Return the objects of an image, polygons as run lengths.
 
-        Raises:
-            ResultError: an annotation is not of COCO's form.
+        Args:
+            file: of the image.
+            notes: annotations that cannot be read, and parts that were derived, are added.
         """
-        return tuple(self._object(annotation, self.sizes[file]) for annotation in self._annotations[file])
-
-    def _object(self, annotation: Mapping[str, Any], image_size: tuple[int, int]) -> GroundTruthObject:
-        mask = annotation_rle(annotation, image_size)
-        try:
-            if mask is not None and "bbox" not in annotation:
-                x, y, x1, y1 = rle_boxes([mask])[0].tolist()
-                width, height = x1 - x, y1 - y
-            else:
-                x, y, width, height = (float(side) for side in annotation["bbox"])
-            area = annotation.get("area", width * height if mask is None else rle_area([mask])[0])
-            return GroundTruthObject(
-                label=self._labels[annotation["category_id"]],
-                box=(x, y, x + width, y + height),
-                area=float(area),
-                mask=mask,
-                is_crowd=bool(annotation.get("iscrowd", 0)),
+        left_out = LeftOut(Notes() if notes is None else notes, file)
+        return tuple(
+            GroundTruthObject(
+                label=self._class_of[one.label],
+                box=one.box,
+                area=one.area,
+                mask=one.mask,
+                is_crowd=one.is_crowd and not self._count_crowds,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"annotation {annotation.get('id')} is not of COCO's form: {error}") from error
+            for one in self._file.objects(self._images[file], self.sizes[file], left_out)
+        )
+
+    def note_left_out(self, notes: Notes) -> None:
+        """Add what is left out of the file and belongs to no image that can be used."""
+        self._file.note_left_out(LeftOut(notes, ""))
+        for image in self.unusable:
+            notes.add(UNUSABLE, image)
 
 
-def read_ground_truth(path: str | PathLike[str]) -> GroundTruth:
+def read_ground_truth(path: str | PathLike[str], count_crowds: bool = False) -> GroundTruth:
     """Read a COCO annotation file (Lin et al., 2014).
+
+    Args:
+        path: of the file.
+        count_crowds: take crowds for objects, as where a tool marks all brushed masks so.
 
     Raises:
         ResultError: the file is missing, is not JSON, or does not hold images, annotations and categories.
     """
-    coco = read_coco(path)
-    try:
-        return ground_truth_from_coco(coco)
-    except ResultError as error:
-        raise ResultError(f"{path}: {error}") from error
+    return ground_truth_from_coco(read_coco(path), count_crowds)
 
 
-def ground_truth_from_coco(coco: CocoFile) -> GroundTruth:
-    """Return the contents of a COCO annotation file by image name.
-
-    Raises:
-        ResultError: an image has no name or size, two images have one name, or an annotation is of no image.
-    """
+def ground_truth_from_coco(coco: CocoFile, count_crowds: bool = False) -> GroundTruth:
+    """Return the contents of a COCO annotation file by image name."""
     spellings: dict[str, str] = {}  # the first spelling stands for all
-    labels = {id: spellings.setdefault(normalise_name(name), name) for id, name in coco.categories.items()}
+    class_of = {name: spellings.setdefault(normalise_name(name), name) for name in coco.categories.values()}
+    images: dict[str, CocoImage] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    annotations: dict[str, Sequence[Mapping[str, Any]]] = {}
+    unusable = []
     for image in coco.images:
-        if image.file_name is None or image.image_size is None:
-            raise ResultError(f"images must have a file_name, a height and a width, got none of image {image.id}")
-        if image.file_name in sizes:
-            raise ResultError(f"images must have names of their own, got {image.file_name} twice")
-        sizes[image.file_name] = image.image_size
-        annotations[image.file_name] = coco.annotations[image.id]
-    unlisted = coco.annotations.keys() - {image.id for image in coco.images}
-    if unlisted:
-        raise ResultError(f"annotations must be of images that are listed, got image_id {min(unlisted, key=str)}")
-    return GroundTruth(tuple(spellings.values()), sizes, annotations, labels)
+        assert image.file_name is not None  # of those that a file lists
+        if image.image_size is None:
+            unusable.append(f"{image.file_name}: it has no width and height")
+        elif image.file_name in images:
+            unusable.append(f"{image.file_name}: it is annotated twice, and the first counts")
+        else:
+            images[image.file_name], sizes[image.file_name] = image, image.image_size
+    return GroundTruth(tuple(spellings.values()), sizes, tuple(unusable), coco, images, class_of, count_crowds)
 
 
 class ClassNames:
@@ -144,13 +139,6 @@ class ClassNames:
         return self._found[phrase]
 
 
-def normalise_name(name: str) -> str:
-    """Return the form in which names are compared: "The Fire_Hydrant" and "a fire hydrant" are one."""
-    text = " ".join(phrase_key(name).replace("_", " ").split())
-    article = next((article for article in _ARTICLES if text.startswith(article)), "")
-    return text[len(article) :]
-
-
 @dataclass(frozen=True)
 class Prediction:
     """One instance of a record, under the class that its phrase stands for."""
@@ -179,6 +167,27 @@ class ImagePair:
         labels = set(self.phrase_classes.values())
         return tuple(target for target in self.ground_truth if target.label in labels)
 
+    def ignoring_boxes(self) -> "ImagePair":
+        """Return this pair for measures of masks: an object that is a box without a mask counts as a crowd there.
+
+        Whether a mask in it is right cannot be told.
+        """
+        if all(one.mask is not None for one in self.ground_truth):
+            return self
+        return replace(self, ground_truth=tuple(_as_mask(one, self.image_size) for one in self.ground_truth))
+
+
+def _as_mask(one: GroundTruthObject, image_size: tuple[int, int]) -> GroundTruthObject:
+    if one.mask is not None:
+        return one
+    return replace(one, mask=filled_box(one.box, image_size), is_crowd=True)
+
+
+def filled_box(box: Box, image_size: tuple[int, int]) -> RLE:
+    """Return a box as a mask, drawn as COCO draws polygons."""
+    x0, y0, x1, y1 = box
+    return rle_from_polygons([[x0, y0, x0, y1, x1, y1, x1, y0]], image_size)
+
 
 @dataclass(frozen=True)
 class MatchedDataset:
@@ -192,6 +201,8 @@ class MatchedDataset:
     without_ground_truth: tuple[str, ...]  # records of images that are not in the ground truth
     size_mismatches: tuple[str, ...]  # images whose size differs in the ground truth, which are left out
     missing_counted: bool = True  # whether the missing images are among the pairs
+    ambiguous: tuple[str, ...] = ()  # records whose name fits several images of the ground truth, which are left out
+    notes: tuple[str, ...] = ()  # lines on what was left out of the ground truth, or derived
 
     def phrases(self, label: str) -> list[str]:
         """Return the phrases that stand for a class."""
@@ -208,7 +219,7 @@ def match_records(
     """Match each record to the ground truth of its image.
 
     A record and an image of the ground truth belong together when their names are equal, or when one of them is the
-    other with folders before it.
+    other with folders before it, in any spelling that `ImageNames` knows.
 
     Args:
         records: of a run; read once, one after the other.
@@ -218,20 +229,22 @@ def match_records(
         count_missing: whether an image without a record counts as one without predictions.
 
     Raises:
-        ResultError: two records are of one image, or an annotation of the ground truth is damaged.
+        ResultError: two records are of one image.
     """
-    sizes = ground_truth.sizes
-    images = ImageNames(sizes)
+    sizes, notes = ground_truth.sizes, Notes()
+    ground_truth.note_left_out(notes)
     phrase_classes = {phrase: names.find(phrase) for phrase in phrases}
     unknown: Counter[str] = Counter()
     pairs: dict[str, ImagePair] = {}
     matched: dict[str, str] = {}  # file of the ground truth -> file of its record
-    without_ground_truth, size_mismatches = [], []
-    for record in records:
+    without_ground_truth, size_mismatches, ambiguous = list[str](), list[str](), list[str]()
+    uncertain = set[str]()  # images that an ambiguous record may be of: neither measured nor missing
+    for found in ImageNames(sizes).match(records, lambda record: [record.image.file], same_folder=True):
+        record, file = found.item, found.file
         instances, record_file = record.instances, record.image.file
-        file = next(iter(images.candidates([record_file], same_folder=True)), None)
         if file is None:
-            without_ground_truth.append(record_file)
+            (ambiguous if found.is_ambiguous else without_ground_truth).append(record_file)
+            uncertain.update(found.candidates)
             continue
         if file in matched:
             raise ResultError(
@@ -244,11 +257,14 @@ def match_records(
         own = {phrase: names.find(phrase) for phrase in instances.phrases}
         phrase_classes |= own
         unknown.update(phrase for i in instances.phrase_ids if own[phrase := instances.phrases[i]] is None)
-        pairs[file] = _image_pair(record, file, ground_truth.objects(file), own)
+        pairs[file] = _image_pair(record, file, ground_truth.objects(file, notes), own)
     known = {phrase: label for phrase, label in phrase_classes.items() if label is not None}
-    missing = tuple(name for name in sizes if name not in matched)
+    missing = tuple(name for name in sizes if name not in matched and name not in uncertain)
     if count_missing:
-        pairs |= {name: ImagePair(name, None, sizes[name], known, ground_truth.objects(name), ()) for name in missing}
+        for name in missing:
+            pairs[name] = ImagePair(name, None, sizes[name], known, ground_truth.objects(name, notes), ())
+    for pair in pairs.values():
+        notes.add(CROWDS, pair.file, sum(one.is_crowd for one in pair.ground_truth))
     return MatchedDataset(
         pairs=tuple(pairs[name] for name in sizes if name in pairs),
         phrase_classes=known,
@@ -258,6 +274,8 @@ def match_records(
         without_ground_truth=tuple(without_ground_truth),
         size_mismatches=tuple(size_mismatches),
         missing_counted=count_missing,
+        ambiguous=tuple(ambiguous),
+        notes=tuple(notes.lines()),
     )
 
 

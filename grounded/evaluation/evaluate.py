@@ -1,7 +1,7 @@
 """Evaluates the labels of a run against ground truth: all measures in one value."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -80,15 +80,19 @@ def evaluate_labels(
         progress: passes the image pairs on while it shows how far they are, such as tqdm.
 
     Raises:
-        ResultError: there is nothing to measure, or masks are to be compared and the ground truth has boxes alone.
+        ResultError: there is nothing to measure, or masks are wanted alone and the ground truth has boxes alone.
     """
-    config = config or EvaluationConfig()
-    _check(dataset, config)
-    pairs, iou_type = dataset.pairs, config.iou_types[0]
+    config = _measurable(dataset, config or EvaluationConfig())
+    by_type = {
+        each: [pair.ignoring_boxes() for pair in dataset.pairs] if each == "mask" else dataset.pairs
+        for each in config.iou_types
+    }
+    iou_type = config.iou_types[0]
+    pairs = by_type[iou_type]
     all_matches: list[Matches] = []
     results: list[ImageResult] = []
     classes = {label: Counts() for label in dataset.phrase_classes.values()}
-    for pair in progress(pairs):
+    for shown, pair in zip(progress(dataset.pairs), pairs, strict=True):
         matches = match_pair(pair, iou_type, config.iou_threshold)
         if iou_type == "mask":
             boundary_scores = _boundary_scores(pair, matches, config.boundary_tolerance)
@@ -96,13 +100,13 @@ def evaluate_labels(
             boundary_scores = np.full(len(matches), np.nan)
         counts = count_matches(pair, matches, boundary_scores)
         all_matches.append(matches)
-        results.append(ImageResult(pair, sum_counts(counts.values())))
+        results.append(ImageResult(shown, sum_counts(counts.values())))
         for label, part in counts.items():
             classes[label] += part
     return LabelEvaluation(
         config=config,
         dataset=dataset,
-        precision={each: average_precision(pairs, each) for each in config.iou_types},
+        precision={each: average_precision(by_type[each], each) for each in config.iou_types},
         overall=sum_counts(classes.values()),
         classes=classes,
         class_iou=class_iou(pairs) if iou_type == "mask" else None,
@@ -113,15 +117,24 @@ def evaluate_labels(
     )
 
 
-def _check(dataset: MatchedDataset, config: EvaluationConfig) -> None:
+def _measurable(dataset: MatchedDataset, config: EvaluationConfig) -> EvaluationConfig:
+    """Return how to measure: boxes alone where the ground truth has nothing else, and both were wanted."""
     if not dataset.pairs:
         raise ResultError("nothing to measure: the records and the ground truth have no image in common")
     if not dataset.phrase_classes:
         raise ResultError("nothing to measure: no phrase is a class of the ground truth")
-    if "mask" in config.iou_types:
-        for pair in dataset.pairs:
-            for target in pair.targets:
-                target.require_mask()
+    targets = [target for pair in dataset.pairs for target in pair.targets]
+    if targets and all(target.is_crowd for target in targets):
+        raise ResultError(
+            f"nothing to measure: all {len(targets)} objects of the ground truth are crowds, as some tools mark every "
+            "mask that was drawn with a brush; count them as objects with --count-crowds (count_crowds=True)"
+        )
+    if "mask" not in config.iou_types or not targets or any(target.mask is not None for target in targets):
+        return config
+    if "box" in config.iou_types:
+        return replace(config, iou_types=("box",))
+    targets[0].require_mask()
+    return config
 
 
 def _boundary_scores(pair: ImagePair, matches: Matches, tolerance: float) -> Float64[np.ndarray, "n"]:

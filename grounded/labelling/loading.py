@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grounded.data.image import MAX_PIXELS, SourceImage, open_image
@@ -12,6 +12,7 @@ from grounded.errors import describe_error
 from grounded.labelling.records import ImageInfo
 from grounded.labelling.sources import Item
 from grounded.labelling.store import Failure
+from segany.utils.addresses import shown_address
 
 # Most pixels, of 3 bytes each, in decoded images that wait for the models: beyond it fewer images are loaded ahead.
 WAITING_PIXELS = 100_000_000
@@ -36,6 +37,7 @@ class LoadedImage:
             orientation=self.image.orientation,
             sha256=self.sha256,
             notes=self.image.notes,
+            address=self.image.address and shown_address(self.image.address),
         )
 
     @property
@@ -56,7 +58,7 @@ def load_image(item: Item, max_pixels: int | None = MAX_PIXELS) -> LoadedImage |
     except Exception as error:  # sources of every kind: disks, archives, networks
         return Failure(file=item.file, reason=describe_error(error), kind="read")
     try:
-        image = decode_image(data, item.file, max_pixels)
+        image = replace(decode_image(data, item.file, max_pixels), address=item.address)
     except Exception as error:  # also MemoryError: an image too large for the machine
         return Failure(file=item.file, reason=describe_error(error), kind="image")
     return LoadedImage(item.file, image, hashlib.sha256(data).hexdigest())

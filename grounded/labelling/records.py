@@ -22,9 +22,11 @@ class ImageInfo:
     orientation: int = 1  # EXIF orientation that was applied on opening, 1 = as stored
     sha256: str | None = None  # of the file's bytes
     notes: tuple[str, ...] = ()  # on parts of the file that were not used: "animated: the first of 12 frames is used"
+    address: str | None = None  # http or https, where it was fetched from
 
     def to_dict(self) -> dict[str, Any]:
         values = {"file": self.file, "width": self.width, "height": self.height, "orientation": self.orientation}
+        values |= {} if self.address is None else {"address": self.address}
         values |= {} if self.sha256 is None else {"sha256": self.sha256}
         return {**values, "notes": list(self.notes)} if self.notes else values
 
@@ -65,21 +67,22 @@ class Record:
             image = data["image"]
             return cls(
                 image=ImageInfo(
-                    file=str(image["file"]),
+                    file=check_file_name(image["file"]),
                     width=int(image["width"]),
                     height=int(image["height"]),
                     orientation=int(image.get("orientation", 1)),
                     sha256=image.get("sha256"),
-                    notes=tuple(image.get("notes", ())),
+                    notes=tuple(map(str, image.get("notes", ()))),
+                    address=image.get("address"),
                 ),
                 instances=instances,
-                models=dict(data.get("models", {})),
+                models=_checked_values(data, "models", str | None),
                 config=str(data.get("config", "")),
-                seconds=dict(data.get("seconds", {})),
+                seconds=_checked_values(data, "seconds", int | float),
             )
         except KeyError as error:
             raise ResultError(f"a record must hold the key {error}, got none") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ResultError(f"not a record of this program: {error}") from error
 
     @classmethod
@@ -91,6 +94,22 @@ class Record:
         """
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultError(f"not a line of JSON: {error}") from error
         return cls.from_dict(data)
+
+
+def _checked_values(data: Mapping[str, Any], key: str, kind: Any) -> dict[str, Any]:
+    """Return an object of values of one kind, empty where it is missing. Raises TypeError."""
+    values = data.get(key, {})
+    if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
+        raise TypeError(f"{key} must be an object of values of one kind, got {values!r:.60}")
+    return values
+
+
+def check_file_name(name: object) -> str:
+    """Return the name of an image that stood in a file. Raises TypeError or ValueError where it can be none."""
+    if not isinstance(name, str):
+        raise TypeError(f"the file of an image must be a text, got {name!r:.60}")
+    name.encode()  # half of a surrogate pair cannot be stored again
+    return name

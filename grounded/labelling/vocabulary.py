@@ -95,10 +95,10 @@ class Vocabulary:
             ConfigError: the file cannot be read, is not YAML, or is wrong; the message names file and key.
         """
         try:
-            data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+            data = yaml.load(Path(path).read_bytes(), Loader=_VocabularyLoader)
         except OSError as error:
             raise ConfigError(f"cannot read vocabulary {path}: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a number of 5,000 digits
             raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         return cls.from_dict({} if data is None else data, where=str(path))
 
@@ -262,7 +262,7 @@ def _read_phrase(entry: object, where: str, default_threshold: float | None) -> 
 def _read_words(text: object, where: str) -> str:
     """A name or phrase without needless white space."""
     if not isinstance(text, str):
-        # YAML reads bare yes, no, on, off, numbers and dates as something else.
+        # YAML reads bare numbers as something else, and 007 as 7.
         raise ConfigError(f"{where} must be text, got {typed_repr(text)}: put it in quotes")
     try:
         return parse([text])[0]
@@ -287,8 +287,16 @@ def _check_distinct(kind: str, words: Iterable[tuple[str, str]]) -> None:
         seen[key] = text, place
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key stated twice: of two classes of one name, the first would be lost silently."""
+class _VocabularyLoader(yaml.SafeLoader):
+    """YAML for words: bare `no`, `on` and dates are text as they are written.
+
+    A key stated twice is refused: of two classes of one name, the first would be lost silently.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012, as the base class has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []  # a list, because the loader itself reports keys that cannot be hashed

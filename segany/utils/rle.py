@@ -1,9 +1,11 @@
 """COCO's run-length encoding (RLE) of masks: conversions, and measures on encoded masks.
 
-Runs are column by column and start with background.
+Runs are column by column and start with background. What comes from a file or from a client goes through `check_rle`
+or `rle_from_polygons` first: pycocotools checks nothing, and reads and writes beyond its memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from reprlib import repr as shortened  # of a huge list the beginning
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,12 +15,74 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
 
+from segany.errors import MaskError
+from segany.utils.polygons import check_ring, check_size
+
+_NUMBER_LENGTH = 7  # characters of 5 bits: differences of two runs, which are below 2**32, and a sign
+
 
 class RLE(TypedDict):
     """COCO run-length encoding of one mask; can be written as JSON."""
 
     size: list[int]  # [height, width]
     counts: str  # compressed run lengths, column by column
+
+
+def check_rle(encoding: object, image_size: tuple[int, int] | None = None) -> RLE:
+    """Return a mask from outside as compressed run lengths that fit its size, which are safe for pycocotools.
+
+    Takes time and memory by the length of what is given, never by what it says of itself.
+
+    Args:
+        encoding: {"size": [height, width], "counts": ...} with counts in COCO's compressed form, text or bytes, or as a
+            list of run lengths. Whole numbers may be written 12.0, and those of the size as text.
+        image_size: (height, width) that the mask must have; None if it may have any.
+
+    Returns:
+        A compressed form of this mask without runs of no pixels, but for the first.
+
+    Raises:
+        MaskError: it is not of this form, or its runs do not add up to height x width.
+    """
+    if not isinstance(encoding, Mapping) or not {"size", "counts"} <= encoding.keys():
+        raise MaskError(f"a mask must be an object with size and counts, got {shortened(encoding)}")
+    height, width = check_size(encoding["size"])
+    if image_size is not None and (height, width) != tuple(image_size):
+        raise MaskError(f"a mask must be of the image's size {list(image_size)}, got {[height, width]}")
+    counts = encoding["counts"]
+    runs = _run_lengths(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts)
+    ends = _check_runs(runs, height * width)
+    if isinstance(counts, str) and (runs[1:] > 0).all():
+        return RLE(size=[height, width], counts=counts)
+    changes, times = np.unique(ends[:-1], return_counts=True)
+    return _compress(changes[times % 2 == 1], height, width)  # runs of no pixels join their neighbours
+
+
+def _whole_numbers(counts: object) -> Int64[np.ndarray, "r"]:
+    """Return a list of run lengths as integers."""
+    if not isinstance(counts, list | tuple | np.ndarray):
+        raise MaskError(f"run lengths must be text or a list, got {shortened(counts)}")
+    try:
+        numbers = np.asarray(counts)
+    except ValueError:  # lists of several lengths
+        numbers = np.asarray(None)
+    is_numeric = numbers.ndim == 1 and numbers.dtype.kind in "iuf"
+    # Beyond 2**53 a float is always whole, and cannot be converted in the end.
+    if not is_numeric or not (np.abs(numbers) < 2**53).all() or not (numbers == np.trunc(numbers)).all():
+        raise MaskError(f"run lengths must be whole numbers, got {shortened(counts)}")
+    return numbers.astype(np.int64)
+
+
+def _check_runs(runs: Int[np.ndarray, "r"], pixels: int) -> Int[np.ndarray, "r"]:
+    """Return the ends of runs that are counts of pixels and add up to `pixels`."""
+    lowest, highest = runs.min(initial=0), runs.max(initial=0)
+    if lowest < 0 or highest > pixels:
+        raise MaskError(f"run lengths must be from 0 to {pixels}, got {lowest if lowest < 0 else highest}")
+    ends = runs.cumsum()
+    total = int(ends[-1]) if len(ends) else 0
+    if total != pixels:
+        raise MaskError(f"run lengths must add up to height x width = {pixels}, got {total}")
+    return ends
 
 
 def encode_rle(masks: Bool[Tensor | np.ndarray, "n h w"]) -> list[RLE]:
@@ -106,9 +170,12 @@ def decode_rle(rles: Sequence[RLE], image_size: tuple[int, int] | None = None) -
 
 
 def rle_from_runs(runs: Sequence[int], image_size: tuple[int, int]) -> RLE:
-    """A mask from plain run lengths, column by column, background first: COCO's uncompressed form."""
-    height, width = image_size
-    return _as_text(coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width))
+    """A mask from plain run lengths, column by column, background first: COCO's uncompressed form.
+
+    Raises:
+        MaskError: the runs do not fit the size.
+    """
+    return check_rle({"size": image_size, "counts": runs})
 
 
 def rle_runs(rle: RLE) -> Int[np.ndarray, "r"]:
@@ -116,15 +183,21 @@ def rle_runs(rle: RLE) -> Int[np.ndarray, "r"]:
     return _run_lengths(rle["counts"])
 
 
-def rle_from_polygons(polygons: Sequence[Sequence[float | int]], image_size: tuple[int, int]) -> RLE:
+def rle_from_polygons(polygons: Sequence[object], image_size: tuple[int, int]) -> RLE:
     """Rasterise the union of one or more polygons as COCO does.
 
     Args:
-        polygons: each [x0, y0, x1, y1, ...] in pixels, with at least three corners.
+        polygons: each [x0, y0, x1, y1, ...] or (k, 2) in pixels, with at least three corners.
         image_size: (height, width).
+
+    Raises:
+        MaskError: there is no polygon, or one cannot be drawn by the rules of `segany.utils.polygons.check_ring`.
     """
+    if len(polygons) == 0:
+        raise MaskError("a mask must have one polygon or more, got none")
     height, width = image_size
-    return rle_union(coco_mask.frPyObjects([list(polygon) for polygon in polygons], height, width))
+    rings = [check_ring(polygon, image_size).ravel().tolist() for polygon in polygons]
+    return rle_union(coco_mask.frPyObjects(rings, height, width))
 
 
 def rle_contains(rles: Sequence[RLE], x: int, y: int) -> Bool[np.ndarray, "n"]:
@@ -151,17 +224,28 @@ def decode_columns(rle: RLE, region: tuple[int, int, int, int]) -> UInt8[np.ndar
     return columns.reshape(-1, height)[:, y0:y1]
 
 
-def _run_lengths(counts: str) -> Int[np.ndarray, "r"]:
+def _run_lengths(counts: str | bytes) -> Int[np.ndarray, "r"]:
     """Decompress the counts of `pycocotools`.
 
     A number is written in characters of 5 bits, lowest first. A sixth bit marks that more characters follow, and the
     highest bit of the last character is the sign. From the fourth number on, each is the difference to the number two
     before it.
+
+    Raises:
+        MaskError: the text is not of this form. What the numbers are is not checked.
     """
-    characters = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - ord("0")
+    # Beyond ASCII all bytes are greater than those of the 64 characters.
+    text = counts if isinstance(counts, bytes) else counts.encode("utf-8", errors="surrogatepass")
+    characters = np.frombuffer(text, np.uint8).astype(np.int64) - ord("0")
+    if len(characters) == 0:
+        return characters
+    if characters.min() < 0 or characters.max() > 63 or characters[-1] & 32:
+        raise MaskError(f"compressed run lengths must be of the characters 0 to o, and whole, got {shortened(counts)}")
     last = np.flatnonzero(characters & 32 == 0)
     first = np.append(0, last[:-1] + 1)
     length = last - first + 1
+    if length.max() > _NUMBER_LENGTH:
+        raise MaskError(f"a compressed run length must have up to {_NUMBER_LENGTH} characters, got {length.max()}")
     shifts = 5 * (np.arange(len(characters)) - np.repeat(first, length))
     numbers = np.add.reduceat((characters & 31) << shifts, first)
     numbers -= np.where(characters[last] & 16, np.int64(1) << 5 * length, 0)

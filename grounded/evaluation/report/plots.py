@@ -2,11 +2,12 @@
 
 from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from grounded.data.phrases import shortened
 from grounded.evaluation.calibration import Calibration
 from grounded.evaluation.confusion import ConfusionMatrix
+from grounded.output.fonts import TextLine
 
 Colour: TypeAlias = tuple[int, int, int]
 
@@ -22,7 +23,7 @@ def draw_reliability_diagram(calibration: Calibration) -> Image.Image:
     image = Image.new("RGB", (left + side + 30, top + side + counts_height + 110), _WHITE)
     canvas = ImageDraw.Draw(image)
     error = "no scores" if calibration.error is None else f"expected calibration error {calibration.error:.3f}"
-    canvas.text((left, 18), f"Reliability of the scores: {error}", font=_font(20), fill=_INK)
+    TextLine.of(f"Reliability of the scores: {error}", 20).draw(canvas, (left, 18), _INK)
 
     def x_of(score: float) -> float:
         return left + score * side
@@ -33,8 +34,9 @@ def draw_reliability_diagram(calibration: Calibration) -> Image.Image:
     for step in range(6):
         value = step / 5
         canvas.line((left, y_of(value), left + side, y_of(value)), fill=_GRID)
-        canvas.text((left - 10, y_of(value)), f"{value:.1f}", font=_font(16), fill=_GREY, anchor="rm")
-        canvas.text((x_of(value), top + side + 8), f"{value:.1f}", font=_font(16), fill=_GREY, anchor="mt")
+        tick = TextLine.of(f"{value:.1f}", 16)
+        tick.draw(canvas, (left - 10, y_of(value)), _GREY, "rm")
+        tick.draw(canvas, (x_of(value), top + side + 8), _GREY, "mt")
     base = top + side + 50 + counts_height
     max_count = max((one.count for one in calibration.bins), default=0)
     for one in calibration.bins:
@@ -45,13 +47,13 @@ def draw_reliability_diagram(calibration: Calibration) -> Image.Image:
         if one.count:
             canvas.rectangle((x0, base - counts_height * one.count / max_count, x1, base), fill=_GREY)
             text, size = _short_count(one.count), min(14, max(8, int((x1 - x0) / 3)))
-            canvas.text(((x0 + x1) / 2, base + 4), text, font=_font(size), fill=_GREY, anchor="mt")
+            TextLine.of(text, size).draw(canvas, ((x0 + x1) / 2, base + 4), _GREY, "mt")
     canvas.line((x_of(0.0), y_of(0.0), x_of(1.0), y_of(1.0)), fill=_INK, width=2)
     canvas.rectangle((left, top, left + side, top + side), outline=_INK)
     canvas.line((left, base, left + side, base), fill=_INK)
-    canvas.text((left + 14, top + 12), "blue: share of right answers; red: mean score", font=_font(16), fill=_INK)
-    canvas.text((left + side / 2, base + 30), "score; grey: number of answers", font=_font(18), fill=_INK, anchor="mt")
-    _draw_vertical_text(image, "share that is right", (16, top + side // 2), _font(18))
+    TextLine.of("blue: share of right answers; red: mean score", 16).draw(canvas, (left + 14, top + 12), _INK)
+    TextLine.of("score; grey: number of answers", 18).draw(canvas, (left + side / 2, base + 30), _INK, "mt")
+    _draw_upwards(image, TextLine.of("share that is right", 18), (16, top + side // 2))
     return image
 
 
@@ -63,22 +65,22 @@ def draw_confusion_matrix(confusion: ConfusionMatrix) -> Image.Image:
     classes, phrases = _most_frequent(confusion)
     rows, columns = [*classes, None], [*phrases, None]
     cell = 44 if max(len(rows), len(columns)) <= 16 else 30
-    font = _font(15)
     row_names = [_caption(label, "(nothing there)") for label in rows]
     column_names = [_caption(phrase, "(no answer)") for phrase in columns]
-    left = round(max(font.getlength(name) for name in row_names)) + 50
-    top = round(max(font.getlength(name) for name in column_names)) + 92
-    title = "What lies there (rows) and what was answered (columns)"
+    left = round(max(name.width for name in row_names)) + 50
+    top = round(max(name.width for name in column_names)) + 92
+    text = "What lies there (rows) and what was answered (columns)"
     if len(classes) < len(confusion.classes):
-        title += f": {len(classes)} of {len(confusion.classes)} classes, the most frequent"
-    width = max(left + cell * len(columns) + 20, round(_font(18).getlength(title)) + 40)
+        text += f": {len(classes)} of {len(confusion.classes)} classes, the most frequent"
+    title = TextLine.of(text, 18)
+    width = max(left + cell * len(columns) + 20, round(title.width) + 40)
     image = Image.new("RGB", (width, top + cell * len(rows) + 20), _WHITE)
     canvas = ImageDraw.Draw(image)
-    canvas.text((20, 16), title, font=_font(18), fill=_INK)
+    title.draw(canvas, (20, 16), _INK)
     for x, name in enumerate(column_names):
-        _draw_vertical_text(image, name, (left + x * cell + cell // 2 - 9, top - 8), font, from_below=True)
+        _draw_upwards(image, name, (left + x * cell + cell // 2 - 9, top - 8), from_below=True)
     for y, (label, name) in enumerate(zip(rows, row_names, strict=True)):
-        canvas.text((left - 10, top + y * cell + cell / 2), name, font=font, fill=_INK, anchor="rm")
+        name.draw(canvas, (left - 10, top + y * cell + cell / 2), _INK, "rm")
         row_total = sum(count for (of, _), count in confusion.counts.items() if of == label)
         for x, phrase in enumerate(columns):
             box = (left + x * cell, top + y * cell, left + (x + 1) * cell, top + (y + 1) * cell)
@@ -93,9 +95,8 @@ def _draw_cell(canvas: ImageDraw.ImageDraw, box: tuple[int, int, int, int], coun
     canvas.rectangle(box, fill=fill, outline=_GRID)
     if count:
         x0, y0, x1, y1 = box
-        font = _font(15 if x1 - x0 > 36 else 11)
-        colour = _WHITE if strength > 0.5 else _INK
-        canvas.text(((x0 + x1) / 2, (y0 + y1) / 2), _short_count(count), font=font, fill=colour, anchor="mm")
+        line = TextLine.of(_short_count(count), 15 if x1 - x0 > 36 else 11)
+        line.draw(canvas, ((x0 + x1) / 2, (y0 + y1) / 2), _WHITE if strength > 0.5 else _INK, "mm")
 
 
 def _most_frequent(confusion: ConfusionMatrix) -> tuple[list[str], list[str]]:
@@ -110,26 +111,18 @@ def _most_frequent(confusion: ConfusionMatrix) -> tuple[list[str], list[str]]:
     return classes, [phrase for label in classes for phrase, own in confusion.phrase_classes.items() if own == label]
 
 
-def _caption(text: str | None, otherwise: str) -> str:
-    return otherwise if text is None else shortened(text, 28)
+def _caption(text: str | None, otherwise: str) -> TextLine:
+    return TextLine.of(otherwise if text is None else shortened(text, 28), 15)
 
 
 def _short_count(count: int) -> str:
     return str(count) if count < 10_000 else f"{count / 1000:.0f}k"
 
 
-def _draw_vertical_text(
-    image: Image.Image, text: str, position: tuple[int, int], font: ImageFont.FreeTypeFont, from_below: bool = False
-) -> None:
-    """Draw text turned by 90 degrees, its left edge at x and its middle, or its beginning, at y."""
+def _draw_upwards(image: Image.Image, text: TextLine, position: tuple[int, int], from_below: bool = False) -> None:
+    """Draw a line turned by 90 degrees, its left edge at x and its middle, or its beginning, at y."""
     x, y = position
-    line = Image.new("L", (max(1, round(font.getlength(text))), round(font.size * 1.4)), 0)
-    ImageDraw.Draw(line).text((0, 0), text, font=font, fill=255)
+    line = Image.new("L", (max(1, round(text.width)), text.ascent + text.descent), 0)
+    text.draw(ImageDraw.Draw(line), (0, 0), 255)
     turned = line.rotate(90, expand=True)
     image.paste(_INK, (x, y - turned.height if from_below else y - turned.height // 2), turned)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font

@@ -147,11 +147,16 @@ def skipped_notes(dataset: MatchedDataset) -> list[str]:
     groups = (
         (dataset.missing, f"images of the ground truth without a record, {fate}"),
         (dataset.without_ground_truth, "records of images that are not in the ground truth, left out"),
+        (
+            dataset.ambiguous,
+            "records whose names do not tell which image of the ground truth is meant, left out with these",
+        ),
         (dataset.size_mismatches, "images of another size in the ground truth, left out"),
         (tuple(dataset.unknown_phrases), "phrases that are no class of the ground truth, left out"),
         (dataset.unprompted_classes, "classes of the ground truth that no phrase asks for, left out"),
     )
-    return [f"{what}: {len(names)} ({_list_names(names)})" for names, what in groups if names]
+    skipped = [f"{what}: {len(names)} ({_list_names(names)})" for names, what in groups if names]
+    return [*skipped, *dataset.notes]
 
 
 def _class_head(evaluation: LabelEvaluation) -> list[str]:

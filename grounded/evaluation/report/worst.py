@@ -1,19 +1,19 @@
 """A sheet of the images with the worst predictions, the ground truth beside the predictions."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from grounded.data.image import open_image
 from grounded.errors import ImageError
-from grounded.evaluation.dataset import Box, GroundTruthObject, ImagePair, Prediction
+from grounded.evaluation.dataset import GroundTruthObject, ImagePair, Prediction, filled_box
 from grounded.evaluation.evaluate import ImageResult
 from grounded.labelling.review.images import scale_mask
 from grounded.output.draw import draw_masks
-from segany.utils.rle import RLE, rle_boxes, rle_from_polygons
+from grounded.output.fonts import TextLine
+from segany.utils.rle import rle_boxes
 
 _SIDE, _GAP, _CAPTION = 420, 12, 30  # pixels: of an image, between images, above each pair
 _PAIRS_ACROSS = 2
@@ -32,7 +32,7 @@ def draw_worst(results: Sequence[ImageResult], read_image: Callable[[str], bytes
     pairs = [_draw_pair(result, read_image, side) for result in results]
     if not pairs:
         sheet = Image.new("RGB", (2 * side, 3 * _CAPTION), _WHITE)
-        ImageDraw.Draw(sheet).text((_GAP, _CAPTION), "No image has a flaw.", _INK, ImageFont.load_default(18))
+        TextLine.of("No image has a flaw.", 18).draw(ImageDraw.Draw(sheet), (_GAP, _CAPTION), _INK)
         return sheet
     rows = [pairs[start : start + _PAIRS_ACROSS] for start in range(0, len(pairs), _PAIRS_ACROSS)]
     width = max(sum(pair.width + _GAP for pair in row) for row in rows) + _GAP
@@ -53,12 +53,13 @@ def _draw_pair(result: ImageResult, read_image: Callable[[str], bytes], side: in
     drawn = Image.new("RGB", (2 * side + _GAP // 2, _CAPTION + max(one.height for one in overlays)), _WHITE)
     for left, one in zip((0, side + _GAP // 2), overlays, strict=True):
         drawn.paste(one, (left + (side - one.width) // 2, _CAPTION))
-    canvas, font = ImageDraw.Draw(drawn), ImageFont.load_default(15)
+    canvas = ImageDraw.Draw(drawn)
     text = f"found {counts.true_positives} of {counts.objects}, wrong {counts.predictions - counts.true_positives}"
     if pair.record_file is None:
         text = "no record"
-    canvas.text((drawn.width, 6), text, _INK, font, anchor="ra")
-    canvas.text((0, 6), _cut_start(f"{pair.file}: truth, answer", font, side + _GAP), _GREY, font)
+    TextLine.of(text, 15).draw(canvas, (drawn.width, 6), _INK, "rt")
+    # File names differ at their ends.
+    TextLine.of(f"{pair.file}: truth, answer", 15, side + _GAP, keep="end").draw(canvas, (0, 6), _GREY)
     return drawn
 
 
@@ -75,7 +76,7 @@ def _overlay(
         else:
             labels.append(f"{class_phrases[one.label]} (crowd)" if one.is_crowd else class_phrases[one.label])
             captions.append(labels[-1])
-    masks = [one.mask or _filled_box(one.box, pair.image_size) for one in objects]
+    masks = [one.mask or filled_box(one.box, pair.image_size) for one in objects]
     size = background.height, background.width
     factors = np.array(size, np.float32) / np.array(pair.image_size, np.float32)
     boxes = rle_boxes(masks).astype(np.float32) * np.tile(factors[::-1], 2)
@@ -87,8 +88,7 @@ def _background(pair: ImagePair, read_image: Callable[[str], bytes], side: int) 
     scale = min(1.0, side / max(pair.image_size))
     height, width = (max(1, round(length * scale)) for length in pair.image_size)
     try:
-        with Image.open(io.BytesIO(_read_any_name(pair, read_image))) as stored:
-            opened = open_image(stored)
+        opened = open_image(_read_any_name(pair, read_image))
     except Exception:  # damaged files make Pillow raise nearly anything
         return Image.new("RGB", (width, height), _NO_IMAGE)
     if opened.size != pair.image_size:
@@ -106,18 +106,3 @@ def _read_any_name(pair: ImagePair, read_image: Callable[[str], bytes]) -> bytes
         except (ImageError, OSError):
             continue
     raise ImageError(f"no such image: {pair.file}")
-
-
-def _filled_box(box: Box, image_size: tuple[int, int]) -> RLE:
-    """Return the box of an object without a mask, as a mask."""
-    x0, y0, x1, y1 = box
-    return rle_from_polygons([[x0, y0, x0, y1, x1, y1, x1, y0]], image_size)
-
-
-def _cut_start(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Cut the beginning of a text that is wider than `width` pixels: file names differ at their ends."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"…{text}") > width:
-        text = text[1:]
-    return f"…{text}"

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -251,7 +251,7 @@ class WorkerPool:
                 except Exception:  # of the same kind as the worker's, whose failure stands
                     yield outcome
                 else:
-                    self._read_here.append(Item(outcome.file, partial(bytes, data)))
+                    self._read_here.append(replace(by_name[outcome.file], read=partial(bytes, data)))
             else:
                 yield outcome
 

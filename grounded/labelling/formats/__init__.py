@@ -2,6 +2,7 @@
 
 EXPORT_FORMATS = {  # name -> module and class of its `exporter.Exporter`
     "coco": ("coco", "CocoExporter"),
+    "coco-results": ("coco", "CocoResultsExporter"),
     "yolo-seg": ("yolo", "YoloSegmentExporter"),
     "yolo-box": ("yolo", "YoloBoxExporter"),
     "voc": ("voc", "VocExporter"),
@@ -17,7 +18,15 @@ EXPORT_FORMATS = {  # name -> module and class of its `exporter.Exporter`
 }
 IMPORT_FORMATS = {  # name -> module and class of its `annotations.AnnotationReader`
     "coco": ("coco", "CocoReader"),
+    "coco-results": ("coco_results", "CocoResultsReader"),
     "labelme": ("labelme", "LabelMeReader"),
-    "label-studio": ("label_studio", "LabelStudioReader"),
+    "label-studio": ("label_studio_reader", "LabelStudioReader"),
+    "cvat": ("cvat", "CvatReader"),
+    "yolo": ("yolo", "YoloReader"),
+    "voc": ("voc", "VocReader"),
+    "png": ("png", "PngReader"),
+    "panoptic": ("panoptic", "PanopticReader"),
+    "csv": ("table", "TableReader"),
+    "parquet": ("table", "TableReader"),
 }
 NOTE = "export.txt"  # in every exported folder: what it holds, and what is lost

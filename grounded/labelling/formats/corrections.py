@@ -2,16 +2,24 @@
 
 from collections import Counter
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from grounded.data.phrases import parse, phrase_key
 from grounded.errors import PromptError, ResultError
 from grounded.labelling import store
-from grounded.labelling.formats.annotations import AnnotatedImage, Annotation, AnnotationReader, Notes, find_image, mark
+from grounded.labelling.formats.annotations import (
+    AnnotatedImage,
+    Annotation,
+    AnnotationReader,
+    Notes,
+    mark,
+    match_images,
+)
 from grounded.labelling.formats.image_names import ImageNames
 from grounded.labelling.records import Record
 from grounded.labelling.review.apply import resolve_reviews
@@ -23,7 +31,8 @@ from grounded.labelling.review.log import (
     group_by_file,
     read_reviews,
 )
-from segany.utils.rle import RLE, decode_rle, rle_area, rle_iou
+from segany.utils.boxes import box_iou
+from segany.utils.rle import RLE, decode_rle, rle_area, rle_boxes, rle_intersection, rle_iou, rle_union
 
 UNCHANGED_IOU = 0.999
 SAME_IOU = 0.5  # least IoU at which a mask without a mark counts as a changed one
@@ -32,6 +41,9 @@ _REVIEWS_AT_ONCE = 256  # appended together
 
 UNKNOWN = "images that the run does not have, left out"
 AMBIGUOUS = "images whose name fits several of the run, left out"
+INCOMPLETE = "images with annotations that were left out or are boxes alone, in which nothing is rejected"
+UNMATCHED_BOXES = "boxes without a mask that overlap no instance, left out"
+DAMAGED_RUN = "records and reviews of the run that cannot be read"
 MISSING = "images of the run that are not annotated, left as they are"
 NEW_LABELS = "labels that the run was not asked for, taken as they are"
 
@@ -62,8 +74,10 @@ def import_corrections(
 ) -> ImportedCorrections:
     """Compare annotations with a run's records as they are reviewed so far, and append the differences as reviews.
 
-    Unchanged instances are accepted, and those missing from an annotated image are rejected. Importing the same file
-    again adds nothing.
+    Unchanged instances are accepted, and those missing from an annotated image are rejected. Nothing is rejected in an
+    image with an annotation that could not be read, or that is a box alone: what is missing need not have been deleted.
+    A box alone stands for the instance whose own box it overlaps with an IoU of `SAME_IOU` or more, which it may
+    relabel. Importing the same file again adds nothing.
 
     Args:
         folder: of the run.
@@ -78,15 +92,26 @@ def import_corrections(
         OutputError: the reviews cannot be written.
     """
     phrases = {_label_key(phrase) for phrase in store.Run.read(folder).phrases}
-    index, reviews = store.index_records(folder), group_by_file(read_reviews(folder))
+    damaged: list[str] = []
+    index, reviews = store.index_records(folder, damaged), group_by_file(read_reviews(folder, damaged))
+    for line in damaged:
+        notes.add(DAMAGED_RUN, line)
     names, done, refused = ImageNames(index), set[str](), dict[str, str]()
     actions: Counter[str] = Counter()
     pending: list[Review] = []
-    for annotated in reader.images(notes):
+
+    def find_size(of: Sequence[str]) -> tuple[int, int] | None:
+        found = names.candidates(of)
+        try:
+            return store.read_record_at(*index[found[0]]).instances.image_size if len(found) == 1 else None
+        except ResultError:  # said when the annotations are compared with it
+            return None
+
+    for found in match_images(reader.images(notes, find_size), names, notes, UNKNOWN, AMBIGUOUS):
+        annotated, file = found.item, found.file
         if annotated.error:
             refused[annotated.names[0]] = annotated.error
             continue
-        file = find_image(annotated, names, notes, UNKNOWN, AMBIGUOUS)
         if file is None:
             continue
         try:
@@ -94,12 +119,15 @@ def import_corrections(
                 raise ResultError("the image is annotated twice; the first counts")
             record = store.read_record_at(*index[file])
             check_comparable(annotated, record)
-            exported = frozenset[str]() if keep_missing else annotated.exported
-            new = compare(record, reviews.get(file, []), annotated.annotations, source, exported)
+            is_incomplete = bool(annotated.left_out) or any(one.box is not None for one in annotated.annotations)
+            exported = frozenset[str]() if keep_missing or is_incomplete else annotated.exported
+            new = compare(record, reviews.get(file, []), annotated.annotations, source, exported, notes)
         except ResultError as error:
             refused[annotated.names[0]] = str(error)
             continue
         done.add(file)
+        if is_incomplete:
+            notes.add(INCOMPLETE, file)
         for annotation in annotated.annotations:
             if _label_key(annotation.label) not in phrases:
                 notes.add(NEW_LABELS, annotation.label)
@@ -136,6 +164,7 @@ def compare(
     annotations: Sequence[Annotation],
     source: str,
     exported: Set[str] | None = None,
+    notes: Notes | None = None,
 ) -> list[Review]:
     """Return the reviews that lead from a record as it is reviewed so far to the annotations.
 
@@ -145,6 +174,7 @@ def compare(
         annotations: of that image, all there are.
         source: name of the tool.
         exported: marks of the instances that the tool was given, None for all that have pixels. Others are not missing.
+        notes: boxes that stand for no instance are added.
 
     Raises:
         ResultError: a review does not fit the record.
@@ -166,14 +196,21 @@ def compare(
             )
         )
 
-    pairs = pair_annotations(instances, annotations)
+    masks = [annotation for annotation in annotations if annotation.box is None]
+    pairs = pair_annotations(instances, masks)
+    boxes = pair_boxes([one for i, one in enumerate(instances) if i not in pairs], annotations)
+    if notes is not None:
+        notes.add(UNMATCHED_BOXES, record.image.file, len(annotations) - len(masks) - len(boxes))
     for i, instance in enumerate(instances):
         if i not in pairs:
             was_exported = rle_area([instance.rle])[0] > 0 if exported is None else bool(instance.marks & exported)
-            if instance.is_kept and was_exported:
+            label = boxes.get(instance.key)
+            if label is not None and _label_key(label) != _label_key(instance.phrase):
+                add_review("relabel", instance.key, phrase=label)
+            elif label is None and instance.is_kept and was_exported:
                 add_review("reject", instance.key)
             continue
-        annotation = annotations[pairs[i]]
+        annotation = with_hidden_part(masks[pairs[i]], instance.rle, [one.rle for one in masks])
         is_changed = not is_same_mask(instance.rle, annotation)
         if not is_changed and not (instance.is_seen and instance.is_kept):
             add_review("accept", instance.key)
@@ -182,10 +219,10 @@ def compare(
         if _label_key(annotation.label) != _label_key(instance.phrase):
             add_review("relabel", instance.key, phrase=annotation.label)
     taken = {instance.key for instance in instances}
-    for j in sorted(set(range(len(annotations))) - set(pairs.values())):
-        key = _new_key(annotations[j], source, taken)
+    for j in sorted(set(range(len(masks))) - set(pairs.values())):
+        key = _new_key(masks[j], source, taken)
         taken.add(key)
-        add_review("add", key, annotations[j].label, annotations[j].rle)
+        add_review("add", key, masks[j].label, masks[j].rle)
     return new
 
 
@@ -227,6 +264,34 @@ def pair_annotations(instances: Sequence[ReviewedInstance], annotations: Sequenc
             if i not in pairs and j not in pairs.values():
                 pairs[int(i)] = int(j)
     return pairs
+
+
+def pair_boxes(instances: Sequence[ReviewedInstance], annotations: Sequence[Annotation]) -> dict[InstanceKey, str]:
+    """Return the label of the box that stands for each instance that has one: the box alone of the best IoU.
+
+    The box of an instance is the tight one of its mask. Of equal IoUs, labels that are alike go together.
+    """
+    boxes = [annotation for annotation in annotations if annotation.box is not None]
+    kept = [instance for instance in instances if instance.is_kept]
+    if not boxes or not kept:
+        return {}
+    tight = torch.from_numpy(rle_boxes([instance.rle for instance in kept]))
+    ious = box_iou(torch.tensor([one.box for one in boxes], dtype=torch.float64), tight).numpy()
+    same_label = np.array([[_label_key(a.label) == _label_key(i.phrase) for i in kept] for a in boxes])
+    fit, labels, taken = ious + 1e-6 * same_label, dict[InstanceKey, str](), set[int]()
+    for j, i in sorted(zip(*np.nonzero(ious >= SAME_IOU), strict=True), key=lambda pair: -fit[pair]):
+        if kept[i].key not in labels and j not in taken:
+            labels[kept[i].key] = boxes[j].label
+            taken.add(j)
+    return labels
+
+
+def with_hidden_part(annotation: Annotation, before: RLE, all_masks: Sequence[RLE]) -> Annotation:
+    """Return an annotation that is a visible part with the pixels of the mask before that lie under other ones."""
+    if not annotation.is_visible_part:
+        return annotation
+    hidden = rle_intersection([before, rle_union(all_masks)])
+    return replace(annotation, rle=rle_union([annotation.rle, hidden]))
 
 
 def is_same_mask(before: RLE, after: Annotation) -> bool:

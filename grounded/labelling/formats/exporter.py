@@ -23,6 +23,7 @@ from grounded.data.instances import Instances
 from grounded.errors import ConfigError, ImageError, ResultError
 from grounded.labelling.formats import EXPORT_FORMATS, NOTE
 from grounded.labelling.records import ImageInfo, Record
+from grounded.labelling.store.source_ids import SourceIds
 from grounded.utils.files import atomic_folder, image_bytes, write_new
 from segany.utils.rle import rle_area
 
@@ -47,6 +48,7 @@ class Exporter(ABC):
         folder: new or empty; `export` gives it its final name when it is complete.
         images: returns the bytes of an image by its `file`; with it, upright copies of the images are written to where
             the format has them.
+        source_ids: ids of images and categories that formats with ids are to keep.
     """
 
     # Whether an image has files of its own, which share a unique stem with each other and with the copy of the image.
@@ -54,10 +56,17 @@ class Exporter(ABC):
     image_folder: ClassVar[str] = "images"  # of the copies, within the export
     keeps_empty_masks: ClassVar[bool] = False
 
-    def __init__(self, classes: Sequence[str], folder: Path, images: Callable[[str], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str],
+        folder: Path,
+        images: Callable[[str], bytes] | None = None,
+        source_ids: SourceIds | None = None,
+    ) -> None:
         self.classes = tuple(classes)
         self.folder = folder
         self.images = images
+        self.source_ids = source_ids
         self.lost: Lost = Counter()
         self.open_files = ExitStack()
 
@@ -145,6 +154,7 @@ def export(
     images: Callable[[str], bytes] | None = None,
     *,
     replace: bool = False,
+    source_ids: SourceIds | None = None,
 ) -> ExportSummary:
     """Write records in one of the `EXPORT_FORMATS`, into a folder that appears when it is complete, and not before.
 
@@ -156,6 +166,7 @@ def export(
         classes: all labels there may be, in the order in which the format is to number them.
         folder: new or empty, or with `replace` that of an earlier export, which is put away when the new one is ready.
         images: returns the bytes of an image by its `file`; with it, upright copies of the images are written.
+        source_ids: of the COCO file that the images come from, which COCO formats keep.
 
     Raises:
         ConfigError: there is no such format, it cannot hold the classes, or a class is named twice.
@@ -178,7 +189,7 @@ def export(
             yield record
 
     with atomic_folder(Path(folder), NOTE if replace else None) as place:
-        lost = exporter(classes, place, images).write(counted())
+        lost = exporter(classes, place, images, source_ids).write(counted())
         if images is None:
             what = "images with an EXIF orientation, whose boxes do not fit for programs that ignore it"
             lost[f"{what} (copy the images along: the copies are upright)"] += totals["turned"]

@@ -1,19 +1,23 @@
 """Imports annotations as a run of their own: to look at, to export in another format, to measure others by."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from grounded.data.instances import Instances
-from grounded.errors import ResultError
-from grounded.labelling.formats.annotations import SOURCE, AnnotatedImage, AnnotationReader, Notes, find_image
+from grounded.errors import GroundedError, ResultError
+from grounded.labelling.formats.annotations import SOURCE, AnnotatedImage, AnnotationReader, Notes, match_images
 from grounded.labelling.formats.image_names import ImageNames
+from grounded.labelling.loading import decode_image
 from grounded.labelling.records import ImageInfo, Record
+from grounded.labelling.sources import Source
 from grounded.labelling.store import Run, fingerprint, open_run
+from grounded.labelling.store.source_ids import SourceIds
 
 UNKNOWN = "images that the source does not have, kept under the name that the file has"
 AMBIGUOUS = "images whose name fits several of the source, kept under the name that the file has"
@@ -35,6 +39,7 @@ def import_ground_truth(
     notes: Notes,
     files: Sequence[str] | None = None,
     restart: bool = False,
+    read_size: Callable[[str], tuple[int, int] | None] | None = None,
 ) -> ImportedGroundTruth:
     """Write annotations as the records of a run; images that have a record already are passed over.
 
@@ -46,6 +51,7 @@ def import_ground_truth(
         files: names of the images in the source of the run, which replace the fitting names of the annotations; None if
             unknown.
         restart: put aside the earlier contents of the folder.
+        read_size: returns (height, width) of one of `files`, for images whose size the annotations do not state.
 
     Raises:
         ConfigError: the folder holds another run, and `restart` is not set.
@@ -54,10 +60,15 @@ def import_ground_truth(
     """
     names = None if files is None else ImageNames(files)
     done, refused, instances = set[str](), dict[str, str](), 0
+    ids: dict[str, int | str] = {}
+
+    def find_size(of: Sequence[str]) -> tuple[int, int] | None:
+        found = [] if names is None or read_size is None else names.candidates(of)
+        return read_size(found[0]) if read_size is not None and len(found) == 1 else None
+
     with open_run(folder, run, restart) as writer:
-        for annotated in reader.images(notes):
-            file = None if names is None else find_image(annotated, names, notes, UNKNOWN, AMBIGUOUS)
-            file = annotated.names[0] if file is None else file
+        for found in match_images(reader.images(notes, find_size), names, notes, UNKNOWN, AMBIGUOUS):
+            annotated, file = found.item, found.file or found.item.names[0]
             try:
                 if file in done:
                     raise ResultError("the image is annotated twice; the first counts")
@@ -66,10 +77,23 @@ def import_ground_truth(
                 refused[annotated.names[0]] = str(error)
                 continue
             done.add(file)
+            if annotated.source_id is not None:
+                ids[file] = annotated.source_id
             instances += len(record.instances)
             if file not in writer.done:
                 writer.append(record)
+    if ids:
+        SourceIds(ids, reader.category_ids()).write(folder)  # exports keep them
     return ImportedGroundTruth(len(done), instances, refused)
+
+
+def read_image_size(source: Source, file: str) -> tuple[int, int] | None:
+    """Return (height, width) of an image of a source, upright; None where it cannot be read."""
+    try:
+        width, height = decode_image(source.get(file), file).pixels.size
+    except (GroundedError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return height, width
 
 
 def run_of(reader: AnnotationReader, path: Path, name: str, source: str) -> Run:
@@ -85,7 +109,8 @@ def run_of(reader: AnnotationReader, path: Path, name: str, source: str) -> Run:
         ResultError: the annotations cannot be read.
     """
     phrases = reader.labels()
-    configuration = {"imported": {"format": name, "path": str(path.resolve()), "sha256": _digest(path)}}
+    digest = _digest(reader.files() or (path,))
+    configuration = {"imported": {"format": name, "path": str(path.resolve()), "sha256": digest}}
     config = fingerprint({"configuration": configuration, "phrases": list(phrases)})
     return Run(source=source, phrases=phrases, configuration=configuration, config=config, phrase_scores=False)
 
@@ -108,15 +133,19 @@ def record_of(annotated: AnnotatedImage, file: str, run: Run) -> Record:
         np.full_like(scores, np.nan),
         SOURCE,
     )
+    boxes = instances.boxes.copy()
+    for row, annotation in enumerate(annotated.annotations):
+        if annotation.box is not None:
+            boxes[row] = annotation.box
     height, width = annotated.image_size
     image = ImageInfo(file=file, width=width, height=height)
-    return Record(image=image, instances=replace(instances, scores=scores), config=run.config)
+    return Record(image=image, instances=replace(instances, scores=scores, boxes=boxes), config=run.config)
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 over a file, or over all JSON files within a folder."""
+def _digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the files that annotations are read from."""
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+    for file in files:
         try:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         except OSError as error:

@@ -51,5 +51,20 @@ def json_lists(path: Path, *keys: str, **others: Any) -> Iterator[Callable[[str,
         write(b"}\n")
 
 
+@contextmanager
+def json_list(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Write a list, of which no more than an entry is held in memory. Yields `add(entry)`. Raises OutputError."""
+    with open_new(path) as write:
+        before = b"[\n"
+
+        def add(entry: Mapping[str, Any]) -> None:
+            nonlocal before
+            write(before + _encode(entry))
+            before = b",\n"
+
+        yield add
+        write(b"\n]\n" if before == b",\n" else b"[]\n")
+
+
 def _encode(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

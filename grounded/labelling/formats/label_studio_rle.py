@@ -44,9 +44,24 @@ def decode(data: Any, image_size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     Raises:
         ResultError: the bytes are cut off, no such encoding, or of an image of another size.
     """
+    if not isinstance(data, list) or not all(isinstance(byte, int) and 0 <= byte <= 255 for byte in data):
+        raise ResultError("a brushed mask must be a list of bytes, got something else")
+    read = _Bits(bytes(data))
+    count, value_bits = read(32), read(5) + 1
+    length_bits = [read(4) + 1 for _ in range(4)]
     height, width = image_size
-    values = _values(data, height * width * _CHANNELS)
-    return values.reshape(height, width, _CHANNELS)[..., -1] >= _INSIDE
+    if count != height * width * _CHANNELS:
+        expected = height * width * _CHANNELS
+        raise ResultError(f"a brushed mask must have {expected} values, four for each pixel, got {count}")
+    if value_bits != _VALUE_BITS:
+        raise ResultError(f"a brushed mask must have values of {_VALUE_BITS} bits, got {value_bits}")
+    mask = np.zeros(height * width, dtype=bool)
+    for start, stop, values in _runs(read, count, length_bits):
+        # The last value of a pixel counts, the one at four times its number and three.
+        pixel = start // _CHANNELS
+        last = values if isinstance(values, int) else values[pixel * _CHANNELS + _CHANNELS - 1 - start :: _CHANNELS]
+        mask[pixel : stop // _CHANNELS] = np.asarray(last) >= _INSIDE
+    return mask.reshape(height, width)
 
 
 def _run(length: int, value: int) -> str:
@@ -61,24 +76,7 @@ def _run(length: int, value: int) -> str:
     return text
 
 
-def _values(data: Any, expected: int) -> UInt8[np.ndarray, "_"]:
-    if not isinstance(data, list) or not all(isinstance(byte, int) and 0 <= byte <= 255 for byte in data):
-        raise ResultError("a brushed mask must be a list of bytes, got something else")
-    stream = bytes(data)
-    read = _Bits(stream)
-    count, value_bits = read(32), read(5) + 1
-    length_bits = [read(4) + 1 for _ in range(4)]
-    if count != expected:
-        raise ResultError(f"a brushed mask must have {expected} values, four for each pixel, got {count}")
-    if value_bits != _VALUE_BITS:
-        raise ResultError(f"a brushed mask must have values of {_VALUE_BITS} bits, got {value_bits}")
-    values = np.zeros(count, np.uint8)
-    for start, stop, run in _runs(read, count, length_bits):
-        values[start:stop] = run
-    return values
-
-
-def _runs(read: "_Bits", count: int, length_bits: list[int]) -> Iterator[tuple[int, int, int | list[int]]]:
+def _runs(read: "_Bits", count: int, length_bits: list[int]) -> Iterator[tuple[int, int, int | UInt8[np.ndarray, "_"]]]:
     """Yield where runs begin and end, and their value or values."""
     start = 0
     while start < count:
@@ -88,7 +86,9 @@ def _runs(read: "_Bits", count: int, length_bits: list[int]) -> Iterator[tuple[i
         if is_run:
             yield start, stop, read(_VALUE_BITS)
         else:
-            yield start, stop, [read(_VALUE_BITS) for _ in range(start, stop)]
+            size = stop - start
+            data = read(_VALUE_BITS * size).to_bytes(size, "big")
+            yield start, stop, np.frombuffer(data, np.uint8)
         start = stop
 
 

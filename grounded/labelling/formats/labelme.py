@@ -8,9 +8,10 @@ annotations, so that without copies the files belong among the images. It shows 
 them. Parts of an instance are shapes of one `group_id`, its number; `description` holds the score. LabelMe keeps
 fields of other programs: "instance" in a shape, "picture" and "exported" in a file are there for the import.
 
-Read are shapes of all kinds: shapes of one label that share a `group_id` are one instance, as LabelMe's own tools have
-it. Polygons, rectangles, circles and masks are areas; lines and points are left out. Areas are drawn by pixel centres,
-as they look on the screen; LabelMe's own exports add the pixels that an outline touches.
+Read are shapes of all kinds, those of X-AnyLabeling too: shapes of one label that share a `group_id` are one instance,
+as LabelMe's own tools have it. Polygons, rectangles, turned or not, quadrilaterals, circles and masks are areas; lines
+and points are left out, and so is a shape that is damaged. Areas are drawn by pixel centres, as they look on the
+screen; LabelMe's own exports add the pixels that an outline touches.
 """
 
 import base64
@@ -20,42 +21,50 @@ import math
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float64
-from PIL import Image
+from jaxtyping import Float64
 
+from grounded.data.image import MAX_PIXELS
 from grounded.data.instances import Instances
-from grounded.errors import ResultError
+from grounded.errors import MaskError, ResultError
 from grounded.labelling.formats.annotations import (
+    DAMAGED,
     AnnotatedImage,
     Annotation,
     AnnotationReader,
+    FindSize,
+    LeftOut,
     Notes,
     exported_marks,
     mark,
     marks,
     read_json,
+    read_label,
 )
 from grounded.labelling.formats.exporter import Exporter, within_folder
-from grounded.labelling.formats.outlines import ellipse_ring, outlines, polygon_ring, rectangle_ring
-from grounded.labelling.formats.png import encode_png
+from grounded.labelling.formats.image_sizes import size_of_first, stated_size, upright_size
+from grounded.labelling.formats.outlines import ellipse_ring, outlines, part_to_rle, rectangle_ring, ring_to_rle
+from grounded.labelling.formats.png import decode_mask, encode_png
 from grounded.labelling.records import Record
-from grounded.output.polygons import TOLERANCE, Polygon, polygons_to_mask
+from grounded.output.polygons import TOLERANCE
 from grounded.utils.files import write_new
-from segany.utils.rle import decode_rle, encode_rle
+from segany.utils.rle import RLE, decode_rle, rle_area, rle_union
 
 VERSION = "5.5.0"  # of LabelMe, whose format this is; later versions read it as it is
 NO_AREA = "lines and points, left out"
 NO_PIXEL = "shapes without a pixel, left out"
 FOREIGN = "JSON files that are not LabelMe's, passed over"
 _WITHOUT_AREA = {"point", "points", "line", "linestrip"}
+_RINGS = {"polygon", "oriented_rectangle", "rotation", "quadrilateral"}  # the last two are X-AnyLabeling's
 
 Shape: TypeAlias = Mapping[str, Any]
+_Area: TypeAlias = tuple[RLE, str | None]  # of a shape, and by what the export identified its instance
 
 
 # ---- Writing ----
@@ -180,6 +189,9 @@ class LabelMeReader(AnnotationReader):
             raise ResultError(f"{path} holds no LabelMe file: there is no *.json")
         return cls(path, files)
 
+    def files(self) -> tuple[Path, ...]:
+        return self.paths
+
     def labels(self) -> tuple[str, ...]:
         found: dict[str, None] = {}
         for path in self.paths:
@@ -187,11 +199,12 @@ class LabelMeReader(AnnotationReader):
                 data = read_json(path)
             except ResultError:
                 continue  # `images` reports it
-            if _is_labelme(data):
-                found |= dict.fromkeys(str(shape.get("label")) for shape in data["shapes"] if _has_area(shape))
+            for shape in data["shapes"] if _is_labelme(data) else ():
+                with suppress(ResultError):
+                    found[read_label(_fields(shape).get("label"))] = None
         return tuple(found)
 
-    def images(self, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, notes: Notes, find_size: FindSize | None = None) -> Iterator[AnnotatedImage]:
         for path in self.paths:
             relative = path.relative_to(self.root)
             names: tuple[str, ...] = (relative.as_posix(),)
@@ -200,8 +213,9 @@ class LabelMeReader(AnnotationReader):
                 if not _is_labelme(data):
                     notes.add(FOREIGN, path.name)
                     continue
-                names = _image_names(data, relative)
-                yield _read_image(data, names, notes)
+                names = _image_names(data, relative) or names
+                size = _image_size(data, names, path, find_size)
+                yield _read_image(data, names, size, LeftOut(notes, names[0]))
             except ResultError as error:
                 yield AnnotatedImage(names=names, error=str(error))
 
@@ -211,77 +225,120 @@ def _is_labelme(data: Any) -> bool:
     return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
 
 
+def _fields(shape: Any) -> Shape:
+    return shape if isinstance(shape, Mapping) else {}
+
+
 def _image_names(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """Return the image's name as the export gave it, and as the file has it, seen from the root."""
     stated = str(data["imagePath"] or "").replace("\\", "/")
     beside = os.path.normpath(os.path.join(path.parent.as_posix(), stated)).replace(os.sep, "/")
-    names = (data.get("picture"), beside, stated)
+    names = (data.get("picture"), beside if stated else None, stated)
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 
-def _read_image(data: Mapping[str, Any], names: tuple[str, ...], notes: Notes) -> AnnotatedImage:
+def _image_size(
+    data: Mapping[str, Any], names: Sequence[str], path: Path, find_size: FindSize | None
+) -> tuple[int, int]:
+    """Return (height, width) as the file states them; failing that, those of the image: in the file, or beside it."""
+    size = stated_size(data.get("imageHeight"), data.get("imageWidth"))
+    size = size or (find_size(names) if find_size else None) or _embedded_size(data.get("imageData"))
+    stated = PurePosixPath(str(data["imagePath"] or "").replace("\\", "/"))
+    beside = (path.parent / stated, path.parent / stated.name)
+    size = size or size_of_first(path for path in beside if "\0" not in str(path))
+    if size is None:
+        raise ResultError("the image must have a width and a height, or lie beside its annotations")
+    return size
+
+
+def _embedded_size(image_data: Any) -> tuple[int, int] | None:
+    """Return (height, width) of the image in a file of annotations."""
+    if not isinstance(image_data, str):
+        return None
     try:
-        size = int(data["imageHeight"]), int(data["imageWidth"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultError("the image must have a width and a height") from error
-    groups: dict[tuple[str, str], list[Shape]] = {}
-    for number, shape in enumerate(data["shapes"]):
-        if not isinstance(shape, Mapping) or not isinstance(shape.get("label"), str):
-            raise ResultError("a shape must have a label")
-        if not _has_area(shape):
-            notes.add(NO_AREA, names[0])
+        return upright_size(io.BytesIO(base64.b64decode(image_data)))
+    except ValueError:  # not base64
+        return None
+
+
+def _read_image(
+    data: Mapping[str, Any], names: tuple[str, ...], image_size: tuple[int, int], left_out: LeftOut
+) -> AnnotatedImage:
+    groups: dict[tuple[str, str], list[_Area]] = {}
+    for number, entry in enumerate(data["shapes"], start=1):
+        shape = _fields(entry)
+        what = f"shape {number}" + (f" {shape['label'][:40]!r}" if isinstance(shape.get("label"), str) else "")
+        if str(shape.get("shape_type")) in _WITHOUT_AREA:
+            left_out.add(NO_AREA, what)
+            continue
+        try:
+            label = read_label(shape.get("label"))
+            rle = _draw(shape, image_size)
+        except (ResultError, MaskError) as error:
+            left_out.add(DAMAGED, what, error)
             continue
         group = shape.get("group_id")
-        groups.setdefault((shape["label"], f"alone {number}" if group is None else str(group)), []).append(shape)
+        instance = shape.get("instance") if isinstance(shape.get("instance"), str) else None
+        groups.setdefault((label, f"alone {number}" if group is None else str(group)), []).append((rle, instance))
     annotations = []
-    for (label, _), shapes in groups.items():
-        mask = np.zeros(size, dtype=bool)
-        for shape in shapes:
-            mask |= _draw(shape, size)
-        if not mask.any():
-            notes.add(NO_PIXEL, names[0])
+    for (label, _), areas in groups.items():
+        rle = areas[0][0] if len(areas) == 1 else rle_union([rle for rle, _ in areas])
+        if not rle_area([rle])[0]:
+            left_out.add(NO_PIXEL, repr(label[:40]))
             continue
-        (rle,) = encode_rle(mask[None])
-        own_marks = (shape["instance"] for shape in shapes if isinstance(shape.get("instance"), str))
-        annotations.append(Annotation(label=label, rle=rle, mark=next(own_marks, None)))
-    return AnnotatedImage(names=names, image_size=size, annotations=tuple(annotations), exported=exported_marks(data))
+        mark = next((instance for _, instance in areas if instance), None)
+        annotations.append(Annotation(label=label, rle=rle, mark=mark))
+    return AnnotatedImage(
+        names=names,
+        image_size=image_size,
+        annotations=tuple(annotations),
+        exported=exported_marks(data),
+        left_out=left_out.count,
+    )
 
 
-def _has_area(shape: Shape) -> bool:
-    return shape.get("shape_type") not in _WITHOUT_AREA
+def _draw(shape: Shape, image_size: tuple[int, int]) -> RLE:
+    """Return the pixels of a shape. Raises ResultError or MaskError where it is damaged or of an unknown kind."""
+    kind = str(shape.get("shape_type") or "polygon")
+    if kind in _RINGS:
+        return ring_to_rle(shape.get("points"), image_size)
+    if kind not in ("rectangle", "circle", "mask"):
+        raise ResultError(f"unknown kind {kind[:40]!r}")
+    points = _points(shape.get("points"))
+    if kind == "rectangle" and len(points) == 4:  # X-AnyLabeling's
+        return ring_to_rle(points, image_size)
+    if len(points) != 2:
+        raise ResultError(f"a {kind} must have two points, got {len(points)}")
+    if kind == "mask":
+        return _paste(shape.get("mask"), points, image_size)
+    (x0, y0), (x1, y1) = points.tolist()
+    if kind == "rectangle":
+        return ring_to_rle(rectangle_ring((x0, y0), (x1 - x0, y1 - y0)), image_size)
+    radius = math.hypot(x1 - x0, y1 - y0)
+    return ring_to_rle(ellipse_ring((x0, y0), (radius, radius)), image_size)
 
 
-def _draw(shape: Shape, image_size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Return the pixels of a shape. Raises ResultError where it is damaged or of an unknown kind."""
-    kind = shape.get("shape_type") or "polygon"
+def _points(values: Any) -> Float64[np.ndarray, "k 2"]:
+    """Return points as (x, y) in pixels. Raises ResultError where they are not finite numbers."""
     try:
-        points = np.asarray(shape["points"], dtype=np.float64)
-        if kind == "mask":
-            return _paste(shape["mask"], points, image_size)
-        if kind in ("polygon", "oriented_rectangle"):
-            ring = polygon_ring(points)
-        elif kind == "rectangle":
-            (x0, y0), (x1, y1) = points
-            ring = rectangle_ring((x0, y0), (x1 - x0, y1 - y0))
-        elif kind == "circle":
-            centre, rim = points
-            radius = float(np.linalg.norm(rim - centre))
-            ring = ellipse_ring((centre[0], centre[1]), (radius, radius))
-        else:
-            raise ResultError(f"unknown kind {kind!r}")
-    except (KeyError, TypeError, ValueError, IndexError, OSError) as error:  # not base64 is a ValueError
-        raise ResultError(f"a shape of {shape['label']!r} cannot be read: {error}") from error
-    return polygons_to_mask([Polygon(ring)], image_size)
+        points = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        points = np.full((1, 2), np.nan)
+    if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < MAX_PIXELS).all():
+        raise ResultError(f"points must be pairs of finite numbers, got {str(values)[:60]}")
+    return points
 
 
-def _paste(png: str, points: Float64[np.ndarray, "2 2"], image_size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Return a mask that is stored as the part from the first of two pixels to the last."""
-    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
-        part = np.asarray(image.convert("I") if image.mode == "1" else image) > 0
-    (left, top), (right, bottom) = points.astype(int)
-    mask = np.zeros(image_size, dtype=bool)
-    is_inside = 0 <= left <= right < image_size[1] and 0 <= top <= bottom < image_size[0]
-    if not is_inside or part.shape != (bottom + 1 - top, right + 1 - left):
-        raise ResultError(f"a mask of {part.shape} does not fit {points.tolist()} in an image of {image_size}")
-    mask[top : bottom + 1, left : right + 1] = part
-    return mask
+def _paste(png: Any, points: Float64[np.ndarray, "2 2"], image_size: tuple[int, int]) -> RLE:
+    """Return a mask that is stored as the part from the first of two pixels to the last, cut at the image's border."""
+    if not isinstance(png, str):
+        raise ResultError(f"a mask must be a PNG file in base64, got {type(png).__name__}")
+    try:
+        part = decode_mask(base64.b64decode(png))
+    except ValueError as error:  # ResultError is one, and so is what is not base64
+        raise ResultError(f"its mask cannot be read: {error}") from error
+    (left, top), (right, bottom) = points.astype(int).tolist()
+    height, width = part.shape
+    if (height, width) != (bottom + 1 - top, right + 1 - left):
+        raise ResultError(f"a mask of {width} x {height} pixels does not fit between its points {points.tolist()}")
+    return part_to_rle(part, (left, top), image_size)

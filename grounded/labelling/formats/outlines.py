@@ -2,14 +2,18 @@
 
 import math
 from collections import Counter
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64
-from numpy.typing import ArrayLike
 
-from grounded.errors import ResultError
-from grounded.output.polygons import TOLERANCE, Polygon, Ring, join_holes, mask_to_polygons
-from segany.utils.rle import RLE, decode_rle
+from grounded.output.polygons import TOLERANCE, Polygon, Ring, join_holes, mask_to_polygons, polygons_to_mask
+from segany.utils.polygons import check_ring
+from segany.utils.rle import RLE, decode_rle, encode_columns, rle_from_runs
+
+Pair: TypeAlias = tuple[float, float] | Float64[np.ndarray, "2"]
+"""Along x and along y, in pixels."""
 
 HOLES = "holes, which a ring goes into and back by the same way"
 # With the default tolerance outlines keep 0.0035 pixels away from the centres of pixels: this moves across none.
@@ -54,25 +58,52 @@ def _move_inwards(ring: Float64[np.ndarray, "k 2"], padded: Bool[np.ndarray, "h 
     return ring + np.stack([step * between_columns, step * ~between_columns], axis=1)
 
 
-def polygon_ring(points: ArrayLike) -> Ring:
-    """Return corners (x, y) in pixels as a ring. Raises ResultError where they are not three or more."""
-    try:
-        return Polygon(np.asarray(points, dtype=np.float64)).outer
-    except (TypeError, ValueError) as error:
-        raise ResultError(f"not a polygon: {error}") from error
+def ring_to_rle(corners: object, image_size: tuple[int, int]) -> RLE:
+    """Return which pixel centres lie in a polygon that comes from a file. It takes no memory outside its box.
+
+    Args:
+        corners: (x, y) in pixels.
+        image_size: (height, width).
+
+    Raises:
+        MaskError: they are no polygon, by the rules of `segany.utils.polygons.check_ring`.
+    """
+    ring = check_ring(corners, image_size)
+    (left, top), (right, bottom) = (np.floor(ring.min(axis=0)), np.ceil(ring.max(axis=0)))
+    left, right = (int(np.clip(side, 0, image_size[1])) for side in (left, right))
+    top, bottom = (int(np.clip(side, 0, image_size[0])) for side in (top, bottom))
+    part = polygons_to_mask([Polygon(ring - [left, top])], (bottom - top, right - left))
+    return part_to_rle(part, (left, top), image_size)
 
 
-def ellipse_ring(centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0) -> Ring:
+def part_to_rle(part: Bool[np.ndarray, "h w"], corner: tuple[int, int], image_size: tuple[int, int]) -> RLE:
+    """Return a mask that is given as a part of an image, or beyond it, where it is cut at the image's border.
+
+    Args:
+        part: the mask.
+        corner: (x, y) of its first pixel in the image, or outside.
+        image_size: (height, width).
+    """
+    left, top = corner
+    cut = part[max(-top, 0) : max(image_size[0] - top, 0), max(-left, 0) : max(image_size[1] - left, 0)]
+    if not cut.size:
+        return rle_from_runs([image_size[0] * image_size[1]], image_size)
+    columns = torch.from_numpy(np.ascontiguousarray(cut.T))
+    (rle,) = encode_columns(columns[None], (max(left, 0), max(top, 0)), image_size)
+    return rle
+
+
+def ellipse_ring(centre: Pair, radii: Pair, degrees: float = 0.0) -> Ring:
     """Return an ellipse as a ring; `radii` are along x and y in pixels before it is turned clockwise."""
     angles = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
-    outline = np.stack([radii[0] * np.cos(angles), radii[1] * np.sin(angles)], axis=1)
-    return _rotate(outline, degrees) + np.array(centre)
+    outline = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)
+    return _rotate(outline, degrees) + np.asarray(centre)
 
 
-def rectangle_ring(corner: tuple[float, float], sides: tuple[float, float], degrees: float = 0.0) -> Ring:
+def rectangle_ring(corner: Pair, sides: Pair, degrees: float = 0.0) -> Ring:
     """Return a rectangle as a ring, turned clockwise around its upper left `corner`."""
-    outline = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * np.array(sides)
-    return _rotate(outline, degrees) + np.array(corner)
+    outline = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * np.asarray(sides)
+    return _rotate(outline, degrees) + np.asarray(corner)
 
 
 def _rotate(points: Float64[np.ndarray, "k 2"], degrees: float) -> Float64[np.ndarray, "k 2"]:

@@ -138,21 +138,31 @@ def _correct_instance(instances: Instances, row: int, state: ReviewState) -> Ins
     return replace(instances, rles=tuple(rles), boxes=boxes, clip_scores=clip_scores, predicted_iou=predicted_iou)
 
 
-def corrected_records(folder: str | PathLike[str], accepted_only: bool = False) -> Iterator[Record]:
+def corrected_records(
+    folder: str | PathLike[str], accepted_only: bool = False, damaged: list[str] | None = None
+) -> Iterator[Record]:
     """Yield the records of a run as they were corrected, in their order.
 
     Args:
         folder: of the run.
         accepted_only: yield only what a person has confirmed: instances that were accepted or changed, and images that
             have such an instance or were confirmed to be empty.
+        damaged: a line on each record and review that cannot be read, and each image whose reviews do not fit, is
+            added, and it is left out; None to raise an error.
 
     Raises:
         ResultError: a line is not a record or not a review, or a review does not fit its record.
     """
-    reviews = group_by_file(read_reviews(folder))
-    for record in read_records(folder):
+    reviews = group_by_file(read_reviews(folder, damaged))
+    for record in read_records(folder, damaged):
         own = reviews.get(record.image.file, [])
-        corrected = apply_reviews(record, own, accepted_only=accepted_only)
+        try:
+            corrected = apply_reviews(record, own, accepted_only=accepted_only)
+        except ResultError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+            continue
         if accepted_only and not len(corrected.instances) and not is_confirmed_empty(record, own):
             continue
         yield corrected

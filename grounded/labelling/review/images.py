@@ -4,7 +4,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from grounded.data.image import SourceImage, open_image
 from grounded.data.instances import Instances
@@ -13,6 +13,7 @@ from grounded.labelling.loading import decode_image
 from grounded.labelling.records import Record
 from grounded.labelling.sources import Source
 from grounded.output.draw import draw
+from grounded.output.fonts import TextLine
 from segany.utils.rle import RLE, decode_rle, encode_rle
 
 _GREY = (226, 232, 240)
@@ -101,8 +102,6 @@ def scale_mask(rle: RLE, image_size: tuple[int, int]) -> RLE:
 
 def _write_centred(image: Image.Image, text: str) -> None:
     """Write across the middle, as large as fits."""
-    canvas = ImageDraw.Draw(image)
-    size = next(
-        (size for size in range(28, 6, -1) if canvas.textlength(text, ImageFont.load_default(size)) < image.width), 6
-    )
-    canvas.text((image.width / 2, image.height / 2), text, (71, 85, 105), ImageFont.load_default(size), anchor="mm")
+    lines = (TextLine.of(text, size) for size in range(28, 5, -1))
+    line = next((line for line in lines if line.width < image.width), TextLine.of(text, 6))
+    line.draw(ImageDraw.Draw(image), (image.width / 2, image.height / 2), (71, 85, 105), "mm")

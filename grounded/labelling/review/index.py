@@ -5,13 +5,14 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from grounded.errors import GroundedError, ResultError
-from grounded.labelling.records import Record
+from grounded.labelling.records import Record, check_file_name
 from grounded.labelling.store import read_record_at
 from grounded.labelling.store.reader import RunFollower, parse_file_name
 
@@ -40,7 +41,7 @@ class IndexEntry:
             phrase, score = sys.intern(instance["phrase"]), instance["score"]
             before = lowest.get(phrase, nan)
             lowest[phrase] = before if score is None else min(score, inf if isnan(before) else before)
-        return cls(data["image"]["file"], len(data["instances"]), tuple(lowest.items()))
+        return cls(check_file_name(data["image"]["file"]), len(data["instances"]), tuple(lowest.items()))
 
     def lowest_score(self, phrase: str | None) -> float | None:
         """Return the lowest score of one phrase, or of all; None where there is none."""
@@ -48,13 +49,16 @@ class IndexEntry:
         return min(scores, default=None)
 
 
-def read_entries(run: RunFollower, seen: set[str], behind: RunFollower | None = None) -> Iterator[IndexEntry]:
+def read_entries(
+    run: RunFollower, seen: set[str], behind: RunFollower | None = None, damaged: list[str] | None = None
+) -> Iterator[IndexEntry]:
     """Yield the entry of each record of a run; the masks, which are most of a record, are not decoded.
 
     Args:
         run: the lines that are left to read.
         seen: names of the images that have an entry already; it grows.
         behind: as in `RunFollower.lines`.
+        damaged: a line on each record that cannot be read is added, and the record left out; None to raise an error.
 
     Raises:
         ResultError: the folder holds no run, or a line is not a record.
@@ -62,8 +66,12 @@ def read_entries(run: RunFollower, seen: set[str], behind: RunFollower | None = 
     for shard, offset, line in run.lines(behind):
         try:
             entry = IndexEntry.from_dict(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResultError(f"{shard}, {offset} bytes from its beginning: not a record") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            message = f"{shard}, {offset} bytes from its beginning: not a record"
+            if damaged is None:
+                raise ResultError(message) from error
+            damaged.append(message)
+            continue
         if entry.file not in seen:
             seen.add(entry.file)
             yield entry
@@ -98,7 +106,8 @@ class RecordIndex:
 
     def _reset(self) -> None:
         self.places: dict[str, tuple[Path, int]] = {}  # image -> shard, and offset of the record in it
-        self.error: str | None = None  # why reading has ended early
+        self.damaged: list[str] = []  # lines on records that cannot be read, and are left out
+        self._failure: str | None = None  # why reading has ended early
         self._names, self._contents = RunFollower(self.folder), RunFollower(self.folder)
         self._seen: set[str] = set()
         self._entries: list[IndexEntry] = []
@@ -112,15 +121,24 @@ class RecordIndex:
                 return
             if self._names.is_lost():
                 self._reset()
-            before = len(self.places)
+            has_new = False
             for shard, offset, line in self._names.lines():
-                self.places.setdefault(parse_file_name(line, shard), (shard, offset))
-            if len(self.places) > before:
+                has_new = True
+                with suppress(ResultError):  # said when its entry is read
+                    self.places.setdefault(parse_file_name(line, shard), (shard, offset))
+            if has_new:
                 self._reader = threading.Thread(target=self._read, daemon=True)
                 self._reader.start()
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def error(self) -> str | None:
+        """Why images are missing from the lists, in one sentence; None where none are."""
+        if self._failure is not None or not self.damaged:
+            return self._failure
+        return f"{len(self.damaged)} records cannot be read, and are left out: {self.damaged[0]}"
 
     @property
     def entries_read(self) -> int:
@@ -191,12 +209,12 @@ class RecordIndex:
         return entries
 
     def _read(self) -> None:
-        self.error = None
+        self._failure = None
         try:
-            for entry in read_entries(self._contents, self._seen, self._names):
+            for entry in read_entries(self._contents, self._seen, self._names, self.damaged):
                 self._entries.append(entry)
         except GroundedError as error:
-            self.error = str(error)
+            self._failure = str(error)
 
 
 def _sort_key(entry: IndexEntry, sort: Sort, phrase: str | None) -> tuple[float, str]:

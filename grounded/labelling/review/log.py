@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from filelock import FileLock
 
 from grounded.errors import ResultError
 from grounded.labelling.store.run import REVIEWS
 from grounded.utils.files import output_errors
-from segany.utils.rle import RLE
+from segany.utils.rle import RLE, check_rle
 
 Action = Literal["accept", "reject", "relabel", "redraw", "add", "undo"]
 InstanceKey = int | str  # an instance of a record by its row, one that a person added by its id
@@ -79,22 +79,39 @@ class Review:
         try:
             data = json.loads(line)
             mask = data.pop("mask", None)
-            rle = None if mask is None else RLE(size=[int(side) for side in mask["size"]], counts=str(mask["counts"]))
-            return cls(**data, mask=rle)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            return cls(**_checked_fields(data), mask=None if mask is None else check_rle(mask))
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             raise ResultError(f"not a review: {error}") from error
 
 
-def read_reviews(folder: str | PathLike[str]) -> list[Review]:
+def _checked_fields(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a review but its mask. Raises TypeError where one is of another type."""
+    for name, value in data.items():
+        expected = int if name == "instance" else str
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise TypeError(f"{name} must be {'a number' if expected is int else 'a text'}, got {value!r:.60}")
+        str(value).encode()  # half of a surrogate pair cannot be stored again
+    if data.get("action") not in get_args(Action):
+        raise ValueError(f"action must be one of {', '.join(get_args(Action))}, got {data.get('action')!r:.60}")
+    return data
+
+
+def read_reviews(folder: str | PathLike[str], damaged: list[str] | None = None) -> list[Review]:
     """Return the reviews in a run's folder in the order in which they were made; a last line cut off is left out.
+
+    Args:
+        folder: of the run.
+        damaged: a line on each review that cannot be read is added, and the review left out; None to raise an error.
 
     Raises:
         ResultError: a line before the last does not hold a review, or the file cannot be read.
     """
-    return read_reviews_from(folder, 0)[0]
+    return read_reviews_from(folder, 0, damaged)[0]
 
 
-def read_reviews_from(folder: str | PathLike[str], offset: int) -> tuple[list[Review], int]:
+def read_reviews_from(
+    folder: str | PathLike[str], offset: int, damaged: list[str] | None = None
+) -> tuple[list[Review], int]:
     """Read the reviews behind the first `offset` bytes of the file; also return the offset to continue from later.
 
     Raises:
@@ -116,7 +133,10 @@ def read_reviews_from(folder: str | PathLike[str], offset: int) -> tuple[list[Re
         except ResultError as error:
             if not line.endswith(b"\n"):
                 break
-            raise ResultError(f"{path}, byte {offset}: {error}") from error
+            message = f"{path}, byte {offset}: {error}"
+            if damaged is None:
+                raise ResultError(message) from error
+            damaged.append(message)
         offset += len(line)
     return found, offset
 

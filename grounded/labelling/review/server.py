@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from grounded.data.phrases import parse
 from grounded.errors import GroundedError, ImageError, OutputError, one_line
@@ -23,7 +25,7 @@ from grounded.labelling.review.index import SORTS, Sort, UnknownImageError
 from grounded.labelling.review.log import Action, Review
 from grounded.labelling.review.session import STATES, ReviewSession
 from grounded.utils.files import image_bytes
-from segany.utils.rle import RLE
+from segany.utils.rle import check_rle
 
 _STATIC = Path(__file__).with_name("static")
 _THUMBNAIL_SIDE, _IMAGE_SIDE = 360, 2048  # pixels of the longer side
@@ -31,13 +33,6 @@ _PAGE_LENGTH, _MAX_PAGE_LENGTH = 60, 500
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Only what this server sends is loaded. The icon is an empty data: address, so that none is requested.
 _CONTENT_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
-
-
-class MaskIn(BaseModel):
-    """A run-length encoding."""
-
-    size: tuple[int, int]
-    counts: str
 
 
 class ReviewIn(BaseModel):
@@ -50,7 +45,7 @@ class ReviewIn(BaseModel):
     action: Action
     key: int | str | None = None
     phrase: str | None = None
-    mask: MaskIn | None = None
+    mask: dict[str, Any] | None = None  # a run-length encoding, see `check_rle`
 
 
 class ReviewsIn(BaseModel):
@@ -88,6 +83,8 @@ def create_app(session: ReviewSession, host: str = _LOOPBACK[0]) -> FastAPI:
     app.state.image_slots = threading.BoundedSemaphore(max(2, cpu_count() or 2))  # images in memory at once
     app.middleware("http")(_guard(host, token))
     app.add_exception_handler(GroundedError, _error_response)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ValueError, _error_response)  # of a review whose fields do not fit, and of weights
     app.include_router(_router)
     return app
@@ -116,6 +113,18 @@ def _error_response(request: Request, error: Exception) -> Response:
     statuses = {UnknownImageError: 404, ImageError: 409, OutputError: 507}
     status = next((status for kind, status in statuses.items() if isinstance(error, kind)), 422)
     return _error(status, one_line(error))
+
+
+def _invalid_request(request: Request, error: Exception) -> Response:
+    """Say in one sentence what is wrong with a request that is not of the expected form."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _error(422, f"{'.'.join(map(str, first['loc'][1:])) or 'the request'}: {first['msg']}")
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, str(error.detail))
 
 
 def _error(status: int, message: str) -> Response:
@@ -157,7 +166,7 @@ def get_summary(session: Session) -> dict[str, Any]:
         "name": session.folder.resolve().name,
         "total": len(session.index),
         "read": session.index.entries_read,
-        "error": session.index.error,
+        "error": session.error,
         "phrases": session.phrases(),
         "agreement": session.agreement().to_dict(),
         "models_loaded": session.segmenter.is_loaded,
@@ -257,7 +266,7 @@ def _to_review(session: ReviewSession, file: str, body: ReviewIn) -> Review:
         id=key or None if isinstance(key, str) else None,
         phrase=None if body.phrase is None else parse([body.phrase])[0],
         config=record.config,
-        mask=None if body.mask is None else RLE(size=list(body.mask.size), counts=body.mask.counts),
+        mask=None if body.mask is None else check_rle(body.mask, (record.image.height, record.image.width)),
     )
 
 
@@ -282,6 +291,9 @@ def listen(host: str, port: int | None) -> socket.socket:
         try:
             listener.bind((host, number))
             listener.listen(128)  # requests that come before the server is ready wait
+        except (socket.gaierror, UnicodeError) as error:
+            listener.close()
+            raise OutputError(f"cannot listen on {host!r}: expected an address of this machine") from error
         except OSError as error:
             listener.close()
             if number in (port, 0):

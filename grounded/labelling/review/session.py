@@ -57,6 +57,7 @@ class ReviewSession:
         self._states: dict[str, frozenset[str]] = {}
         self._new_phrases: dict[str, frozenset[str]] = {}  # given by a person, by file
         self._agreements: dict[str, Agreement] = {}
+        self._damaged: list[str] = []  # lines on reviews that cannot be read or do not fit, and do not count
         self.refresh()
 
     def refresh(self) -> None:
@@ -68,14 +69,34 @@ class ReviewSession:
             if size == self._offset:
                 return
             if size < self._offset:  # another run was begun in the folder
-                for known in (self._reviews, self._states, self._new_phrases, self._agreements):
+                for known in (self._reviews, self._states, self._new_phrases, self._agreements, self._damaged):
                     known.clear()
                 self._offset = 0
-            new, self._offset = read_reviews_from(self.folder, self._offset)
+            new, self._offset = read_reviews_from(self.folder, self._offset, self._damaged)
             for file, own in group_by_file(new).items():
                 if file in self.index.places:
-                    self._reviews.setdefault(file, []).extend(own)
-                    self._update(file)
+                    self._take(file, own)
+
+    def _take(self, file: str, new: list[Review]) -> None:
+        """Count new reviews of an image; those that another program has added and that do not fit are left out."""
+        before = self._reviews.get(file, [])
+        self._reviews[file] = [*before, *new]
+        try:
+            self._update(file)
+        except ResultError as error:
+            self._reviews[file] = before
+            if len(new) == 1:
+                self._damaged.append(str(error))
+            else:
+                for review in new:
+                    self._take(file, [review])
+
+    @property
+    def error(self) -> str | None:
+        """What of the run cannot be read, in one sentence; None where all can."""
+        if not self._damaged:
+            return self.index.error
+        return f"{len(self._damaged)} reviews cannot be used, and do not count: {self._damaged[0]}"
 
     def _update(self, file: str) -> None:
         """Derive what is known of an image from its reviews."""
@@ -187,7 +208,7 @@ class ReviewSession:
             reviews = [review for review in self.reviews(file) if review.key == key and review.action != "reject"]
             corrected = apply_reviews(record, reviews).instances
             row = key if isinstance(key, int) else len(record.instances)
-            if row >= len(corrected):
+            if not 0 <= row < len(corrected):
                 raise PromptError(f"there is no instance {key!r} in {file}")
             instance = corrected[row]
         found = self.segmenter.segment(image, phrase, points, labels, instance)

@@ -4,6 +4,7 @@
     records/NNNNN.jsonl   one line per finished image, one file per worker
     failures.jsonl        one line per failed image; a later line about the same image counts, and so does a record
     reviews.jsonl         corrections by a person
+    source_ids.json       ids of images and categories, where these come from a COCO file
     replaced/NNN/         files of a run that was restarted
     .lock, .lock-owner    held by the run that writes, and which process that is
 
@@ -12,6 +13,7 @@ next `Writer` removes it.
 """
 
 from grounded.labelling.store.reader import (
+    damaged_lines,
     index_records,
     read_done_files,
     read_failures,
@@ -25,6 +27,7 @@ __all__ = [
     "Failure",
     "Run",
     "Writer",
+    "damaged_lines",
     "fingerprint",
     "index_records",
     "open_run",

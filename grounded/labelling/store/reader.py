@@ -2,20 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
 from grounded.errors import ResultError
-from grounded.labelling.records import Record
+from grounded.labelling.records import Record, check_file_name
 from grounded.labelling.store.run import FAILURES, RECORDS, Failure
 
 # The beginning of a record, up to the end of the file's name, so that a name is read without parsing the masks.
 _FILE_PREFIX = re.compile(rb'\{"image":\{"file":("(?:[^"\\]|\\.)*")')
 
 
-def read_records(folder: str | PathLike[str]) -> Iterator[Record]:
+def read_records(folder: str | PathLike[str], damaged: list[str] | None = None) -> Iterator[Record]:
     """Yield the records of a run, shard by shard, each image once; one is in memory at a time.
+
+    Args:
+        folder: of the run.
+        damaged: a line on each record that cannot be read is added, and the record left out; None to raise an error.
 
     Raises:
         ResultError: the folder does not exist, or a line other than a cut-off last one is not a record.
@@ -23,10 +27,22 @@ def read_records(folder: str | PathLike[str]) -> Iterator[Record]:
     seen: set[str] = set()
     for shard in list_shards(folder):
         for offset, line in complete_lines(shard):
-            record = _parse_record(line, shard, offset)
+            try:
+                record = _parse_record(line, shard, offset)
+            except ResultError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+                continue
             if record.image.file not in seen:
                 seen.add(record.image.file)
                 yield record
+
+
+def damaged_lines(damaged: Sequence[str], shown: int = 3) -> list[str]:
+    """Return what to print about records and reviews that could not be read: the first ones, then how many."""
+    lines = [f"left out: {line}" for line in damaged[:shown]]
+    return [*lines, f"{len(damaged)} records or reviews cannot be read"] if damaged else []
 
 
 def read_done_files(folder: str | PathLike[str]) -> set[str]:
@@ -40,12 +56,25 @@ def read_failures(folder: str | PathLike[str]) -> dict[str, Failure]:
     return {file: failure for file, failure in read_all_failures(Path(folder)).items() if file not in done}
 
 
-def index_records(folder: str | PathLike[str]) -> dict[str, tuple[Path, int]]:
-    """Return (shard, byte offset) of the record of each image, by name, for `read_record_at`. Raises ResultError."""
+def index_records(folder: str | PathLike[str], damaged: list[str] | None = None) -> dict[str, tuple[Path, int]]:
+    """Return (shard, byte offset) of the record of each image, by name, for `read_record_at`.
+
+    Args:
+        folder: of the run.
+        damaged: as in `read_records`, of lines that do not even tell their image.
+
+    Raises:
+        ResultError: as in `read_records`.
+    """
     index: dict[str, tuple[Path, int]] = {}
     for shard in list_shards(folder):
         for offset, line in complete_lines(shard):
-            index.setdefault(parse_file_name(line, shard), (shard, offset))
+            try:
+                index.setdefault(parse_file_name(line, shard), (shard, offset))
+            except ResultError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
     return index
 
 
@@ -132,8 +161,8 @@ def parse_file_name(line: bytes, shard: Path) -> str:
     """The name of the image of a record's line. Raises ResultError."""
     prefix = _FILE_PREFIX.match(line)
     try:
-        return str(json.loads(prefix[1]) if prefix else json.loads(line)["image"]["file"])
-    except (ValueError, KeyError, TypeError) as error:
+        return check_file_name(json.loads(prefix[1]) if prefix else json.loads(line)["image"]["file"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultError(f"{shard} holds a line that is no record: {error}") from error
 
 
@@ -141,4 +170,6 @@ def _parse_record(line: bytes, shard: Path, offset: int) -> Record:
     try:
         return Record.from_line(line)
     except ResultError as error:
-        raise ResultError(f"{shard}, {offset} bytes from its beginning: {error}") from error
+        prefix = _FILE_PREFIX.match(line)
+        name = f" ({prefix[1].decode(errors='replace')})" if prefix else ""
+        raise ResultError(f"{shard}, {offset} bytes from its beginning{name}: {error}") from error

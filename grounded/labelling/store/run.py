@@ -72,7 +72,7 @@ class Run:
             raise ResultError(f"cannot read {path}: {error.strerror or error}") from error
         except ResultError as error:
             raise ResultError(f"{path}: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultError(f"{path} is not JSON: {error}") from error
 
     def write(self, folder: Path) -> None:

@@ -125,12 +125,13 @@ class Writer:
         self.failed[failure.file] = failure
         return True
 
-    def require_weights(self, weights: Mapping[str, str]) -> None:
+    def require_weights(self, weights: Mapping[str, str], models: Mapping[str, str | None] | None = None) -> None:
         """State the weights that label the following images, and refuse others than those so far.
 
         Args:
             weights: a hash for each stage, from `grounded.models.checkpoints.hash_checkpoints`. A stage that is missing
                 here or in the run is not compared.
+            models: the checkpoint of each stage with its commit on the hub, which is known once it is downloaded.
 
         Raises:
             ConfigError: those of a stage differ from the ones that the run was labelled with so far.
@@ -141,8 +142,9 @@ class Writer:
         if changed:
             names = " and ".join(changed)
             raise ConfigError(f"{self.folder} holds a run with other weights of {names} under the same name; {_REMEDY}")
-        if weights.items() - known.items():
-            self.run = replace(self.run, weights={**known, **weights})
+        models = {**self.run.models, **(models or {})}
+        if weights.items() - known.items() or models != self.run.models:
+            self.run = replace(self.run, weights={**known, **weights}, models=models)
             self.run.write(self.folder)
 
     def sync(self) -> None:

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from grounded.data.instances import Instances
 from grounded.evaluation.dataset import GroundTruth, GroundTruthObject, ImagePair, Prediction, ground_truth_from_coco
-from grounded.labelling.formats.coco import coco_from_dict
+from grounded.labelling.formats.coco_file import coco_from_dict
 from grounded.labelling.records import ImageInfo, Record
 from segany.utils.rle import RLE, encode_rle
 

@@ -11,11 +11,20 @@ import pytest
 from scipy import ndimage
 
 from grounded.errors import ConfigError, ResultError
-from grounded.evaluation.dataset import ClassNames, GroundTruth, ImagePair, match_records, read_ground_truth
+from grounded.evaluation.dataset import (
+    ClassNames,
+    GroundTruth,
+    ImagePair,
+    MatchedDataset,
+    ground_truth_from_coco,
+    match_records,
+    read_ground_truth,
+)
 from grounded.evaluation.evaluate import EvaluationConfig, LabelEvaluation, evaluate_labels
+from grounded.labelling.formats.coco_file import coco_from_dict
 from grounded.labelling.records import Record
 from segany.utils.rle import decode_rle
-from tests.grounded.evaluation.made import block, ground_truth, record, tight_box
+from tests.grounded.evaluation.made import block, coco, ground_truth, record, tight_box
 
 LEFT, RIGHT, LOW = block(0, 0, 4, 5), block(5, 0, 4, 5), block(0, 1, 4, 5)
 PROMPT = ("a dog", "a cat")
@@ -102,15 +111,44 @@ def test_nothing_to_measure(records: list[Record], message: str):
         evaluate_labels(dataset)
 
 
-def test_masks_need_ground_truth_with_masks():
-    true = ground_truth({"a.jpg": [("dog", LEFT)]})
-    dataset = match_records([record("a.jpg", ["dog"])], true, ClassNames(true.classes))
+def without_masks(dataset: MatchedDataset, count: int) -> MatchedDataset:
+    """The data set of one image with boxes alone for the first objects."""
     (one,) = dataset.pairs
-    boxes = dataclasses.replace(one, ground_truth=tuple(dataclasses.replace(t, mask=None) for t in one.ground_truth))
-    dataset = dataclasses.replace(dataset, pairs=(boxes,))
+    targets = tuple(
+        dataclasses.replace(target, mask=None) if i < count else target for i, target in enumerate(one.ground_truth)
+    )
+    return dataclasses.replace(dataset, pairs=(dataclasses.replace(one, ground_truth=targets),))
+
+
+def test_of_boxes_alone_boxes_are_measured():
+    true = ground_truth({"a.jpg": [("dog", LEFT)]})
+    matched = match_records([record("a.jpg", ["dog"], [("dog", LEFT, 0.9)])], true, ClassNames(true.classes))
+    dataset = without_masks(matched, 1)
+    found = evaluate_labels(dataset)
+    assert tuple(found.precision) == ("box",) and found.overall.recall == 1.0
     with pytest.raises(ResultError, match="measure boxes alone"):
-        evaluate_labels(dataset)
-    assert evaluate_labels(dataset, EvaluationConfig(iou_types=("box",))).overall.recall == 0.0
+        evaluate_labels(dataset, EvaluationConfig(iou_types=("mask",)))
+
+
+def test_a_box_among_masks_is_neither_hit_nor_missed_by_masks():
+    true = ground_truth({"a.jpg": [("dog", LEFT), ("dog", RIGHT)]})
+    records = [record("a.jpg", ["dog"], [("dog", LEFT, 0.9), ("dog", RIGHT, 0.8)])]
+    dataset = without_masks(match_records(records, true, ClassNames(true.classes)), 1)
+    found = evaluate_labels(dataset)
+    assert (found.overall.objects, found.overall.predictions, found.overall.true_positives) == (1, 1, 1)
+    assert found.precision["box"].overall.mean == pytest.approx(1.0)
+    boxes = evaluate_labels(dataset, EvaluationConfig(iou_types=("box",)))
+    assert boxes.overall.objects == 2
+
+
+def test_crowds_alone_are_nothing_to_measure():
+    data = coco({"a.jpg": [("dog", LEFT)]})
+    data["annotations"][0]["iscrowd"] = 1
+    names, records = ClassNames(["dog"]), [record("a.jpg", ["dog"], [("dog", LEFT, 0.9)])]
+    with pytest.raises(ResultError, match=r"all 1 objects of the ground truth are crowds, .* with --count-crowds"):
+        evaluate_labels(match_records(records, ground_truth_from_coco(coco_from_dict(data)), names))
+    counted = ground_truth_from_coco(coco_from_dict(data), count_crowds=True)
+    assert evaluate_labels(match_records(records, counted, names)).overall.recall == 1.0
 
 
 @pytest.mark.parametrize(

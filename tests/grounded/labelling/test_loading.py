@@ -58,7 +58,7 @@ FAILURES = {
     "empty": (b"", "image", "not an image"),
     "text": (b"hello", "image", "not an image"),
     "cut off": (encoded(400, 300)[:500], "image", "cannot read|truncated"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image", "not an image"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image", "is a drawing"),
     "too large": (encoded(40, 30), "image", "too large: 40 x 30 pixels"),
 }
 

@@ -1,14 +1,17 @@
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from grounded.errors import BusyError, ConfigError, OutputError, ResultError
+from grounded.labelling.records import Record
 from grounded.labelling.store import (
     Failure,
     Run,
+    damaged_lines,
     fingerprint,
     index_records,
     open_run,
@@ -17,7 +20,9 @@ from grounded.labelling.store import (
     read_record_at,
     read_records,
 )
+from tests.fuzzing import FUZZ_COUNTS, fuzz
 from tests.grounded.failures import unprivileged
+from tests.grounded.labelling.formats import made, runs
 from tests.grounded.labelling.standin import PHRASES, record
 
 RUN = Run(
@@ -239,6 +244,14 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path: Path):
     assert Run.read(tmp_path).weights == {"detector": "1"}
 
 
+def test_a_run_states_the_commits_of_its_models(tmp_path: Path):
+    run = replace(RUN, models={"detector": "owner/name", "clip": None})
+    with open_run(tmp_path, run) as writer:
+        writer.require_weights({"detector": "1"}, {"detector": "owner/name@abc", "clip": None})
+        assert writer.run.models == {"detector": "owner/name@abc", "clip": None}
+    assert Run.read(tmp_path).models == {"detector": "owner/name@abc", "clip": None}
+
+
 def test_restart_of_nothing(tmp_path: Path):
     with open_run(tmp_path / "new" / "folder", RUN, restart=True) as writer:
         assert writer.done == set()
@@ -299,3 +312,51 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path):
 def test_without_phrase_scores(tmp_path: Path):
     fill(tmp_path, "a.png", run=replace(RUN, phrase_scores=False))
     assert b"phrase_scores" not in (tmp_path / "records" / "00000.jsonl").read_bytes()
+
+
+def damage(folder: Path, file: str, damage: Callable[[bytes], bytes]) -> None:
+    """Change the line of one record in its shard."""
+    (shard,) = (folder / "records").glob("*.jsonl")
+    lines = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"".join(damage(line) if f'"{file}"'.encode() in line else line for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda line: line[:30] + b"\n", "not a line of JSON", id="cut off"),
+        pytest.param(lambda line: line.replace(b'"counts":"', b'"counts":"1'), "the mask of instance 0 can", id="mask"),
+        pytest.param(lambda line: line.replace(b'"size":[', b'"size":[1'), "the mask of instance 0 cannot", id="size"),
+        pytest.param(lambda line: b"[" * 100_000 + b"\n", "not a line of JSON", id="nested"),
+    ],
+)
+def test_damaged_records_are_named_and_left_out(change: Callable[[bytes], bytes], message: str, tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]])
+    damage(folder, "one.jpg", change)
+    damaged: list[str] = []
+    assert [one.image.file for one in read_records(folder, damaged)] == ["holes.jpg"]
+    (line,) = damaged
+    assert message in line and "00000.jsonl, 0 bytes from its beginning" in line
+    assert "one.jpg" in line or b"counts" not in change(b'"counts":"')
+    assert set(index_records(folder, [])) >= {"holes.jpg"}
+    with pytest.raises(ResultError, match=message):
+        list(read_records(folder))
+    assert damaged_lines([]) == []
+    assert damaged_lines(damaged) == [f"left out: {line}", "1 records or reviews cannot be read"]
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_damaged_lines(count: int, tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["overlapping"]])
+    (shard,) = (folder / "records").glob("*.jsonl")
+
+    def read(content: bytes) -> None:
+        shard.write_bytes(content.rstrip(b"\n") + b"\n")
+        damaged: list[str] = []
+        for one in read_records(folder, damaged):
+            assert one.instances.masks.shape == (len(one.instances), *one.instances.image_size)
+            assert Record.from_line(one.to_line()).image == one.image
+        index_records(folder, damaged)
+        list(read_records(folder))
+
+    fuzz([shard.read_bytes()], read, count)

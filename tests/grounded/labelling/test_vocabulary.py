@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from grounded.labelling.vocabulary import ClassPhrase, LabelClass, Vocabulary
 from grounded.pipeline import Pipeline
 from segany.utils.rle import encode_rle
 from tests.data import PICNIC, ROOT
+from tests.fuzzing import FUZZ_COUNTS, fuzz
 
 NAN = float("nan")
 Found = tuple[int, float, tuple[int, int]]  # index of the query, score, first and last column of the mask
@@ -290,7 +292,7 @@ def test_files(text: str, expected: Vocabulary, tmp_path: Path):
             "classes.a: phrases must each have the key phrase, got threshold",
             id="no words",
         ),
-        pytest.param("classes: [no]", "classes[0] must be text, got bool False: put it in quotes", id="bare no"),
+        pytest.param("classes: [!!bool no]", "classes[0] must be text, got bool False: put it in quotes", id="a bool"),
         pytest.param("classes: {1: a}", "classes must be text, got int 1: put it in quotes", id="bare number"),
         pytest.param("classes: {a: [b, 2]}", "classes.a: phrases must be text, got int 2", id="number for a phrase"),
         pytest.param("classes: [null]", "classes[0] must be text, got null", id="null for a name"),
@@ -299,7 +301,7 @@ def test_files(text: str, expected: Vocabulary, tmp_path: Path):
         pytest.param("{classes: [a], negatives: ['']}", "negatives: the text holds no phrase", id="empty negative"),
         pytest.param("{classes: [a], threshold: 1.5}", "threshold must lie in [0, 1], got 1.5", id="too high"),
         pytest.param("{classes: [a], threshold: .nan}", "threshold must lie in [0, 1], got nan", id="not a number"),
-        pytest.param("{classes: [a], threshold: yes}", "threshold must be float or null, got bool True", id="a bool"),
+        pytest.param("{classes: [a], threshold: yes}", "threshold must be float or null, got str 'yes'", id="a word"),
         pytest.param("classes: {a: {threshold: -1}}", "classes.a: threshold must lie in [0, 1], got -1", id="too low"),
         pytest.param(
             "classes: {a: [{phrase: b, threshold: 2}]}",
@@ -316,6 +318,17 @@ def test_files(text: str, expected: Vocabulary, tmp_path: Path):
         pytest.param("classes: {a: b, a: c}", "is not valid YAML: the key 'a' is stated twice", id="a key twice"),
         pytest.param("classes: [a", "is not valid YAML", id="not YAML"),
         pytest.param("classes: {? [a] : b}", "is not valid YAML", id="a key that is a list"),
+        pytest.param("classes: " + "[" * 5000, "is not valid YAML", id="deep"),
+        pytest.param("classes: [" + "1" * 5000 + "]", "is not valid YAML", id="a long number"),
+        pytest.param(
+            "a: &a [x, x]\n"
+            + "".join(
+                f"{name}: &{name} [*{before}, *{before}]\n" for before, name in pairwise("abcdefghijklmnopqrstuvwxyz")
+            )
+            + "classes: [*z]",
+            "unknown key a",
+            id="aliases that stand for millions of words",
+        ),
     ],
 )
 def test_a_message_names_file_and_key(text: str, message: str, tmp_path: Path):
@@ -325,6 +338,39 @@ def test_a_message_names_file_and_key(text: str, message: str, tmp_path: Path):
     assert str(path) in str(raised.value)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("classes: [a dog, no, Yes, on, OFF, n]", ("a dog", "no", "Yes", "on", "OFF", "n"), id="words"),
+        pytest.param("classes: {no: null, y: [yes, true]}", ("no", "y"), id="keys and phrases"),
+        pytest.param("classes: [2024-05-01]", ("2024-05-01",), id="a date"),
+    ],
+)
+def test_bare_words_are_text(text: str, expected: tuple[str, ...], tmp_path: Path):
+    assert Vocabulary.from_yaml(write_yaml(tmp_path, text)).class_names == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings(encoding: str, tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("classes: [日本, a dog]", encoding=encoding)
+    assert Vocabulary.from_yaml(tmp_path / "a.yaml").class_names == ("日本", "a dog")
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_damaged_files(count: int, tmp_path: Path):
+    path = tmp_path / "a.yaml"
+    whole = b"threshold: 0.2\nclasses:\n  dog:\n  cat: a cat\n  bus: {phrases: [bus, {phrase: b, threshold: 1}]}\n"
+    listed = json.dumps(
+        {"classes": ["dog", {"name": "cat", "phrases": ["a cat"], "threshold": 0.5}], "negatives": ["t"]}
+    )
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        Vocabulary.from_yaml(path)
+
+    fuzz([whole, listed.encode()], read, count)
 
 
 def test_unreadable_files(tmp_path: Path):

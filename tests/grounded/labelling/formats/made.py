@@ -11,6 +11,7 @@ from PIL import Image
 from grounded.data.instances import Instances
 from grounded.labelling.formats.exporter import Exporter
 from grounded.labelling.records import ImageInfo, Record
+from grounded.labelling.store.source_ids import SourceIds
 from segany.utils.rle import encode_rle
 from tests.data import disk
 
@@ -104,9 +105,10 @@ def write(
     classes: Sequence[str],
     folder: Path,
     images: Callable[[str], bytes] | None = None,
+    source_ids: SourceIds | None = None,
 ) -> Counter[str]:
     """Write a format's files into a folder, and return what was lost."""
-    return exporter(classes, folder, images).write(records)
+    return exporter(classes, folder, images, source_ids).write(records)
 
 
 def visible(instances: Instances) -> list[np.ndarray]:

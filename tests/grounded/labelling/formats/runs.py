@@ -11,6 +11,7 @@ from grounded.labelling.formats.exporter import export
 from grounded.labelling.records import Record
 from grounded.labelling.review import apply
 from grounded.labelling.store import Run, open_run, read_records
+from grounded.labelling.store.source_ids import SourceIds
 from tests.grounded.labelling.formats import made
 
 CLASSES = (*made.CLASSES, "a red dog")
@@ -29,7 +30,7 @@ def exported(folder: Path, name: str, at_most: int | None = None) -> Path:
     """Export the run in `folder` as it is corrected so far, with `at_most` instances of each image, beside it."""
     out = folder.parent / f"{name}-{len(list(folder.parent.iterdir()))}"
     records = (replace(one, instances=one.instances[:at_most]) for one in apply.corrected_records(folder))
-    export(name, records, CLASSES, out)
+    export(name, records, CLASSES, out, source_ids=SourceIds.read(folder))
     return out
 
 

@@ -9,7 +9,7 @@ import pytest
 from grounded.errors import ResultError
 from grounded.labelling.formats import corrections, label_studio_rle
 from grounded.labelling.formats.annotations import AnnotatedImage, Annotation
-from grounded.labelling.formats.coco import segmentation_to_rle
+from grounded.labelling.formats.coco_file import segmentation_to_rle
 from grounded.labelling.formats.outlines import outlines
 from grounded.labelling.review import log
 from grounded.labelling.review.log import Review
@@ -158,6 +158,77 @@ def test_what_was_not_exported_is_not_rejected(tmp_path: Path):
     assert result.actions == {}
     result, _ = runs.taken_back(path, folder, name)
     assert result.actions == {"reject": sum(len(made.shown(record)) for record in made.ALL)}
+
+
+def changed_coco(folder: Path, change: Callable[[list[dict]], object]) -> Path:
+    """Export a run of one image, with these changes of its annotations."""
+    path, _ = as_coco(folder)
+    data = json.loads(path.read_text())
+    change(data["annotations"])
+    path.write_text(json.dumps(data))
+    return path
+
+
+def to_box(entry: dict, **changes: object) -> None:
+    del entry["segmentation"]
+    entry.update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "actions", "note"),
+    [
+        pytest.param(lambda found: found[0]["segmentation"].update(counts="51"), 3, None, id="mask"),
+        pytest.param(lambda found: found[0].update(category_id=99), 3, None, id="category"),
+        pytest.param(lambda found: found[0].update(image_id=99), 3, None, id="stray"),
+        pytest.param(lambda found: (found.pop(), to_box(found[0])), 2, None, id="a box, and one removed"),
+        pytest.param(lambda found: [to_box(one) for one in found], 0, None, id="boxes"),
+        pytest.param(
+            lambda found: to_box(found[0], bbox=[36, 26, 2, 2]), 3, corrections.UNMATCHED_BOXES, id="a box elsewhere"
+        ),
+        pytest.param(lambda found: to_box(found[0], bbox=None), 3, None, id="neither mask nor box"),
+    ],
+)
+def test_what_cannot_be_read_was_not_deleted(change: Callable, actions: int, note: str | None, tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["overlapping"]])
+    result, notes = runs.taken_back(changed_coco(folder, change), folder, "coco")
+    assert result.actions == ({"accept": actions} if actions else {})
+    assert f"{corrections.INCOMPLETE}: 1 (overlapping.jpg)" in notes.lines()
+    assert note is None or f"{note}: 1 (overlapping.jpg)" in notes.lines()
+    assert len(runs.corrected(folder)["overlapping.jpg"]) == 4
+
+
+def test_a_box_relabels_the_instance_that_it_overlaps(tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["overlapping"]])
+    path = changed_coco(folder, lambda found: to_box(found[0], category_id=2))
+    result, _ = runs.taken_back(path, folder, "coco")
+    assert result.actions == {"accept": 3, "relabel": 1}
+    assert runs.corrected(folder)["overlapping.jpg"][0][0] == "ein Stück Käse 猫"
+    again, _ = runs.taken_back(path, folder, "coco")
+    assert again.actions == {}
+
+
+@pytest.mark.parametrize(("image_id", "of"), [("7", 7), (7, "7"), ("007", 7)])
+def test_ids_of_two_kinds(image_id: object, of: object, tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["overlapping"]])
+    path, _ = as_coco(folder)
+    data = json.loads(path.read_text())
+    data["images"][0]["id"] = image_id
+    for entry in data["annotations"]:
+        entry["image_id"] = of
+    path.write_text(json.dumps(data))
+    result, _ = runs.taken_back(path, folder, "coco")
+    assert result.actions == {"accept": 4}
+
+
+def test_damaged_records_of_the_run_are_named(tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]])
+    path, _ = as_coco(folder)
+    (shard,) = (folder / "records").glob("*.jsonl")
+    _, second = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"{}\n" + second.replace(b'"counts":"', b'"counts":"1'))
+    result, notes = runs.taken_back(path, folder, "coco")
+    assert "the mask of instance 0 cannot be used" in result.refused["holes.jpg"]
+    assert any(line.startswith(corrections.DAMAGED_RUN) for line in notes.lines())
 
 
 def test_an_instance_that_was_rejected_meanwhile_is_back(tmp_path: Path):

@@ -8,7 +8,9 @@ import pytest
 from grounded.errors import ConfigError, ResultError
 from grounded.labelling import store
 from grounded.labelling.formats import ground_truth
-from grounded.labelling.formats.annotations import SOURCE, AnnotatedImage, Notes, open_annotations
+from grounded.labelling.formats.annotations import SOURCE, AnnotatedImage, Annotation, Notes, open_annotations
+from grounded.labelling.sources import open_source
+from segany.utils.rle import encode_rle
 from tests.grounded.labelling.formats import made, runs
 from tests.grounded.labelling.formats.test_corrections import FORMATS, as_labelme
 
@@ -90,3 +92,30 @@ def test_nothing_annotated_and_no_label():
         AnnotatedImage(names=("a.jpg",), image_size=(3, 4)), "a.jpg", store.Run(source="", phrases=())
     )
     assert len(record.instances) == 0 and record.instances.image_size == (3, 4)
+
+
+def test_boxes_are_kept_as_boxes():
+    (nothing,) = encode_rle(np.zeros((1, 3, 4), bool))
+    annotation = Annotation(label="a dog", rle=nothing, box=(1.0, 0.5, 3.0, 2.0))
+    annotated = AnnotatedImage(names=("a.jpg",), image_size=(3, 4), annotations=(annotation,))
+    record = ground_truth.record_of(annotated, "a.jpg", store.Run(source="", phrases=("a dog",)))
+    assert record.instances.boxes.tolist() == [[1.0, 0.5, 3.0, 2.0]] and not record.instances.masks.any()
+
+
+def test_sizes_are_those_of_the_images_where_the_file_has_none(tmp_path: Path):
+    path, form = FORMATS["coco"](runs.write(tmp_path / "run", [made.RECORDS["turned"]]))
+    data = json.loads(path.read_text())
+    del data["images"][0]["width"]
+    path.write_text(json.dumps(data))
+    result, _ = imported(path, tmp_path / "a", form, ["x/turned.jpg"])
+    assert result.refused == {"turned.jpg": "the image must have a width and a height"}
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "turned.jpg").write_bytes(made.images("turned.jpg"))
+    assert ground_truth.read_image_size(open_source(tmp_path), "x/turned.jpg") == (40, 30)
+    assert ground_truth.read_image_size(open_source(tmp_path), "none.jpg") is None
+    reader, notes = open_annotations(path, form), Notes()
+    run = ground_truth.run_of(reader, path, form, str(tmp_path))
+    result = ground_truth.import_ground_truth(
+        tmp_path / "b", reader, run, notes, ["x/turned.jpg"], read_size=lambda file: (40, 30)
+    )
+    assert (result.images, result.instances) == (1, 1)

@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ from PIL import Image, ImageOps
 
 from grounded.errors import ResultError
 from grounded.labelling.formats import labelme
-from grounded.labelling.formats.annotations import AnnotatedImage, Notes
+from grounded.labelling.formats.annotations import DAMAGED, AnnotatedImage, Notes, guess_format
 from grounded.labelling.formats.labelme import LabelMeExporter, LabelMeMaskExporter, LabelMeReader
 from grounded.labelling.formats.outlines import HOLES, outlines
 from grounded.labelling.records import Record
 from grounded.output.polygons import Polygon, polygons_to_mask
+from grounded.utils.files import image_bytes
 from segany.utils.rle import decode_rle, encode_rle
 from tests.data import disk
+from tests.fuzzing import FUZZ_COUNTS, fuzz
 from tests.grounded.labelling.formats import made, public_readers
 from tests.grounded.output.test_polygons import MASKS, blob
 
@@ -245,7 +248,11 @@ def test_what_is_left_out(tmp_path: Path):
     ]
     (image,), notes = read(save(tmp_path / "a.json", shapes))
     assert image.annotations == ()
-    assert notes == [f"{labelme.NO_AREA}: 2 (a.jpg)", f"{labelme.NO_PIXEL}: 1 (a.jpg)"]
+    assert notes == [
+        f"{labelme.NO_AREA}: 2 (a.jpg shape 1 'a', a.jpg shape 2 'a')",
+        f"{labelme.NO_PIXEL}: 1 (a.jpg 'a')",
+    ]
+    assert image.left_out == 3
 
 
 def test_a_folder_and_the_names_of_its_images(tmp_path: Path):
@@ -266,27 +273,138 @@ def test_a_folder_and_the_names_of_its_images(tmp_path: Path):
     assert LabelMeReader.open(tmp_path).labels() == ("x",)
 
 
+RING = [[5, 5], [15, 7], [13, 17], [3, 15]]
+
+
 @pytest.mark.parametrize(
-    ("shapes", "more", "message"),
+    ("kind", "points"),
     [
-        pytest.param([shape("a", [[1, 2], [3, 4]])], {}, "at least three corners", id="two corners"),
-        pytest.param([shape("a", [[1, 2, 3]])], {}, "cannot be read", id="three coordinates"),
-        pytest.param([shape("a", [["x", "y"]] * 3)], {}, "cannot be read", id="no numbers"),
-        pytest.param([shape("a", TRIANGLE, "spline")], {}, "unknown kind 'spline'", id="unknown kind"),
-        pytest.param([shape("a", [[0, 0], [9, 9]], "mask", mask="???")], {}, "cannot be read", id="no PNG"),
-        pytest.param(
-            [shape("a", [[35, 0], [44, 9]], "mask", mask=png(np.ones((10, 10)), "L"))], {}, "does not fit", id="outside"
-        ),
-        pytest.param([{"points": TRIANGLE}], {}, "must have a label", id="no label"),
-        pytest.param([shape("a", TRIANGLE)], {"imageHeight": None}, "must have a width and a height", id="no size"),
+        pytest.param("polygon", RING, id="polygon"),
+        pytest.param("rectangle", RING, id="four corners of a rectangle"),
+        pytest.param("rotation", RING, id="rotation"),
+        pytest.param("quadrilateral", RING, id="quadrilateral"),
+        pytest.param("oriented_rectangle", RING, id="oriented rectangle"),
+        pytest.param(None, RING, id="no kind"),
     ],
 )
-def test_a_damaged_shape_is_an_error_of_its_image(shapes: list, more: dict, message: str, tmp_path: Path):
-    save(tmp_path / "a.json", [shape("a", TRIANGLE), *shapes], **more)
-    save(tmp_path / "b.json", [shape("a", TRIANGLE)])
-    (damaged, whole), _ = read(tmp_path)
-    assert message in damaged.error and not damaged.annotations
-    assert len(masks(whole)) == 1
+def test_rings_of_four_corners(kind: str | None, points: list, tmp_path: Path):
+    (image,), notes = read(save(tmp_path / "a.json", [shape("a", points, kind, direction=0.2)]))
+    np.testing.assert_array_equal(masks(image)[0], polygons_to_mask([Polygon(np.array(points, float))], (30, 40)))
+    assert notes == [] and image.left_out == 0
+
+
+def test_a_mask_is_cut_at_the_border(tmp_path: Path):
+    part = np.ones((10, 10), bool)
+    corners = ([[35, 24], [44, 33]], [[-4, -6], [5, 3]], [[50, 50], [59, 59]], [[-20, 3], [-11, 12]])
+    shapes = [shape("a", points, "mask", mask=png(part, "L")) for points in corners]
+    (image,), notes = read(save(tmp_path / "a.json", shapes))
+    lower, upper = masks(image)
+    assert lower[24:, 35:].all() and lower.sum() == 6 * 5
+    assert upper[:4, :6].all() and upper.sum() == 4 * 6
+    assert notes == [f"{labelme.NO_PIXEL}: 2 (a.jpg 'a')"]
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        pytest.param(shape("a", [[1, 2], [3, 4]]), "three corners", id="two corners"),
+        pytest.param(shape("a", [[1, 2, 3]]), "an x and a y", id="three coordinates"),
+        pytest.param(shape("a", [["x", "y"]] * 3), "all of them numbers", id="no numbers"),
+        pytest.param(shape("a", [[math.nan, 1], [5, 5], [9, 1]]), "must be finite", id="nan"),
+        pytest.param(shape("a", [[1e9, 1], [5, 5], [9, 1]]), "must be finite", id="far away"),
+        pytest.param(shape("a", [[10**30, 1], [5, 5], [9, 1]]), "all of them numbers", id="farther away"),
+        pytest.param(shape("a", None), "must be a list", id="no points"),
+        pytest.param(shape("a", [[1, 2]], "rectangle"), "must have two points, got 1", id="one corner"),
+        pytest.param(shape("a", [[1, 2], [1e8, 3]], "circle"), "must be finite", id="a huge circle"),
+        pytest.param(shape("a", [[1, 2], [math.inf, 3]], "circle"), "pairs of finite numbers", id="an endless circle"),
+        pytest.param(shape("a", TRIANGLE, "spline"), "unknown kind 'spline'", id="unknown kind"),
+        pytest.param(shape("a", TRIANGLE, ["polygon"]), "unknown kind", id="kind of another type"),
+        pytest.param(shape("a", [[0, 0], [9, 9]], "mask", mask="???"), "its mask cannot be read", id="no PNG"),
+        pytest.param(shape("a", [[0, 0], [9, 9]], "mask", mask=None), "PNG file in base64", id="no mask"),
+        pytest.param(
+            shape("a", [[0, 0], [8, 9]], "mask", mask=png(np.ones((10, 10)), "L")), "does not fit", id="another size"
+        ),
+        pytest.param({"points": TRIANGLE}, "it has no label", id="no label"),
+        pytest.param(shape(None, TRIANGLE), "it has no label", id="label null"),
+        pytest.param(shape("  ", TRIANGLE), "it has no label", id="blank label"),
+        pytest.param(7, "it has no label", id="no shape"),
+    ],
+)
+def test_an_odd_shape_is_left_out_alone(odd: dict, message: str, tmp_path: Path):
+    save(tmp_path / "a.json", [shape("a", TRIANGLE), odd, shape("a", TRIANGLE, group=1)])
+    (image,), (note,) = read(tmp_path)
+    assert len(masks(image)) == 2 and image.left_out == 1
+    assert note.startswith(f"{DAMAGED}: 1 (a.jpg shape 2") and message in note
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings(encoding: str, tmp_path: Path):
+    path = save(tmp_path / "a.json", [shape("ein Stück Käse 猫", TRIANGLE)])
+    path.write_bytes(path.read_text().encode().decode("unicode-escape").encode(encoding))
+    (image,), _ = read(path)
+    assert [annotation.label for annotation in image.annotations] == ["ein Stück Käse 猫"]
+    assert guess_format(path) == "labelme"
+
+
+def image_file(width: int, height: int, orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return image_bytes(Image.new("RGB", (width, height)), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("stated", "beside", "embedded", "known", "expected"),
+    [
+        pytest.param((30, 40), (3, 4), (3, 4), (3, 4), (30, 40), id="stated"),
+        pytest.param(("30", 40.0), None, None, None, (30, 40), id="stated as text and as a float"),
+        pytest.param((None, None), (3, 4), (3, 4), (30, 40), (30, 40), id="known"),
+        pytest.param((None, 40), None, (30, 40), None, (30, 40), id="embedded"),
+        pytest.param((0, 40), (30, 40), None, None, (30, 40), id="beside"),
+        pytest.param(("x", -1), None, None, None, None, id="nowhere"),
+        pytest.param((10**6, 10**6), (30, 40), None, None, None, id="beyond any image"),
+    ],
+)
+def test_where_the_size_comes_from(stated, beside, embedded, known, expected, tmp_path: Path):
+    more = {"imageHeight": stated[0], "imageWidth": stated[1]}
+    if embedded:
+        more["imageData"] = base64.b64encode(image_file(*embedded[::-1])).decode()
+    if beside:  # as stored, and to be turned
+        (tmp_path / "a.jpg").write_bytes(image_file(*beside, orientation=6))
+    path = save(tmp_path / "a.json", [shape("a", TRIANGLE)], imagePath="..\\x\\a.jpg", **more)
+    (image,) = LabelMeReader.open(path).images(Notes(), lambda names: known if "../x/a.jpg" in names else None)
+    if expected:
+        assert image.image_size == expected and len(masks(image)) == 1
+    else:
+        assert "must have" in image.error
+
+
+def test_a_label_that_no_file_can_hold(tmp_path: Path):
+    path = save(tmp_path / "a.json", [shape("a \ud800", TRIANGLE), shape("😀 dog", TRIANGLE)])
+    (image,), _ = read(path)
+    assert [annotation.label for annotation in image.annotations] == ["a ?", "😀 dog"]
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_damaged_files(count: int, tmp_path: Path):
+    mask = shape("b", [[12, 7], [28, 23]], "mask", mask=png(disk(30, 40, 20, 15, 9)[7:24, 12:29], "L"))
+    shapes = [
+        shape("a", TRIANGLE, group=0, instance="0123"),
+        shape("a", [[20.5, 15.5], [29.5, 15.5]], "circle", group=0),
+        shape("a", [[12, 20], [2, 10]], "rectangle"),
+        shape("a", RING, "rectangle"),
+        mask,
+    ]
+    path = tmp_path / "a.json"
+    embedded = base64.b64encode(image_file(40, 30)).decode()
+    files = [save(path, shapes, **more).read_bytes() for more in ({}, {"imageHeight": None, "imageData": embedded})]
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        reader = LabelMeReader.open(path)
+        images = list(reader.images(Notes()))
+        assert {one.label for image in images for one in image.annotations} <= set(reader.labels())
+
+    fuzz(files, read, count)
 
 
 def test_what_is_no_labelme_file(tmp_path: Path):

@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grounded.errors import ResultError
 from grounded.labelling.formats import table
+from grounded.labelling.formats.annotations import DAMAGED
 from grounded.labelling.formats.exporter import exporter_class
+from grounded.labelling.formats.table import TableReader
 from segany.utils.rle import RLE, decode_rle
+from tests.fuzzing import FUZZ_COUNTS
 from tests.grounded.labelling.formats import made
+from tests.grounded.labelling.formats.reading import fuzz_file, masks, read
 
 FORMATS = ["csv", "parquet"]
 
@@ -88,3 +93,52 @@ def test_parquet_without_pyarrow(tmp_path: Path):
         pytest.skip("needs an environment without the package pyarrow")
     with pytest.raises(ImportError, match=r"pip install 'grounded-segany\[parquet\]'"):
         made.write(table.ParquetExporter, [], made.CLASSES, tmp_path)
+
+
+def test_an_instance_without_pixels_is_a_box(tmp_path: Path):
+    write("csv", [made.RECORDS["an empty mask among others"]], made.CLASSES, tmp_path)
+    (image,), notes = read(tmp_path)
+    assert [annotation.box for annotation in image.annotations] == [(0, 1, 2, 3), None]
+    assert [mask.sum() for mask in masks(image)] == [0, 1] and notes == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        pytest.param("rle_counts", "", "run lengths must add up to", id="no mask"),
+        pytest.param("rle_counts", "1", "run lengths must add up to", id="short"),
+        pytest.param("rle_counts", "~é", "compressed run lengths", id="no run lengths"),
+        pytest.param("width", "41", "must be of the image's size", id="another size"),
+        pytest.param("height", "x", "a size must be two whole numbers", id="no size"),
+        pytest.param("class", " ", "it has no label", id="no label"),
+    ],
+)
+def test_an_odd_row_is_left_out_alone(column: str, value: str, message: str, tmp_path: Path):
+    write("csv", [made.RECORDS["overlapping"]], made.CLASSES, tmp_path)
+    path = tmp_path / "instances.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        head, first, *others = csv.reader(file)
+    first[head.index(column)] = value
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, first, *others])
+    (image,), (note,) = read(tmp_path)
+    assert len(masks(image)) == 3 and image.left_out == 1
+    assert note.startswith(f"{DAMAGED}: 1 (overlapping.jpg row 1: ") and message in note
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_refused(kind: str, tmp_path: Path):
+    path = tmp_path / f"instances.{kind}"
+    with pytest.raises(ResultError, match="cannot read"):
+        TableReader.open(path)
+    path.write_bytes(b"PAR1\xff\xff")
+    with pytest.raises(ResultError, match="is not Parquet" if kind == "parquet" else "is not CSV"):
+        TableReader.open(path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_damaged_files(kind: str, count: int, tmp_path: Path):
+    write(kind, [made.RECORDS["overlapping"], made.RECORDS["nothing found"]], made.CLASSES, tmp_path)
+    path = tmp_path / f"instances.{kind}"
+    fuzz_file(path, kind, [path.read_bytes()], count, opened=tmp_path)

@@ -4,12 +4,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
-from grounded.labelling.formats.yolo import YoloBoxExporter, YoloSegmentExporter, mask_to_ring
+from grounded.errors import ResultError
+from grounded.labelling.formats import yolo
+from grounded.labelling.formats.annotations import DAMAGED
+from grounded.labelling.formats.yolo import (
+    YoloBoxExporter,
+    YoloReader,
+    YoloSegmentExporter,
+    draw_segment,
+    mask_to_ring,
+)
 from grounded.labelling.records import Record
 from segany.utils.rle import encode_rle
 from tests.data import disk
+from tests.fuzzing import FUZZ_COUNTS
 from tests.grounded.labelling.formats import made
+from tests.grounded.labelling.formats.reading import box, fuzz_file, masks, read
 from tests.grounded.output.test_polygons import MASKS, blob
 
 SEVERAL = ("several parts", "diagonal touch", "nested", "chessboard")
@@ -128,7 +140,6 @@ def largest(mask: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["segments", "boxes"])
 def test_supervision_reads_them(tmp_path: Path, kind: str):
     supervision = pytest.importorskip("supervision")
-    from PIL import Image
 
     records = [*flat_records(), made.record("none.png", [], size=(100, 130))]
     made.write(YoloSegmentExporter if kind == "segments" else YoloBoxExporter, records, made.CLASSES, tmp_path)
@@ -151,3 +162,147 @@ def test_supervision_reads_them(tmp_path: Path, kind: str):
             rows, columns = np.nonzero(mask)
             box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(found.xyxy[0], box, atol=1e-3)
+
+
+@pytest.mark.parametrize("mask", [*WHOLE.values(), *IN_PARTS.values()], ids=[*WHOLE, *IN_PARTS])
+def test_segments_are_read_to_the_bit(mask: np.ndarray, tmp_path: Path):
+    made.write(YoloSegmentExporter, [made.record("a.jpg", [mask])], made.CLASSES, tmp_path)
+    (image,), _ = read(tmp_path, find_size=lambda names: mask.shape)
+    np.testing.assert_array_equal(masks(image)[0], mask)
+
+
+@pytest.mark.parametrize("mask", WHOLE.values(), ids=WHOLE)
+def test_segments_are_drawn_as_opencv_does(mask: np.ndarray):
+    cv2 = pytest.importorskip("cv2")
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    canvas = np.zeros(mask.shape, np.uint8)
+    cv2.fillPoly(canvas, contours[:1], 1)
+    ring = contours[0].reshape(-1, 2).astype(np.float64)
+    if len(ring) >= 3:
+        np.testing.assert_array_equal(draw_segment(ring, mask.shape), canvas.astype(bool))
+
+
+def test_a_line_that_leads_nowhere_is_drawn_and_a_bridge_is_not():
+    square, far = [(2, 2), (6, 2), (6, 6), (2, 6)], [(20, 2), (24, 2), (24, 6), (20, 6), (20, 2)]
+    spike = draw_segment(np.array([*square[:2], (12, 2), *square[1:]], float), (30, 40))
+    np.testing.assert_array_equal(spike, box(2, 7, 2, 7) | box(2, 3, 2, 13))
+    joined = draw_segment(np.array([*square[:2], *far, *square[1:]], float), (30, 40))
+    np.testing.assert_array_equal(joined, box(2, 7, 2, 7) | box(2, 7, 20, 25))
+
+
+NAN = float("nan")
+SQUARE = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"  # columns 4 to 20 and rows 3 to 15 of 40 x 30 pixels, with their rim
+
+
+def save(folder: Path, text: str, names: str = "names: [a dog, no]", **layout: str) -> Path:
+    """One image of 40 x 30 pixels and its labels."""
+    labels, images = (folder / layout.get(name, f"{name}/train") for name in ("labels", "images"))
+    for place in (labels, images):
+        place.mkdir(parents=True, exist_ok=True)
+    (folder / layout.get("classes", "data.yaml")).write_text(names)
+    (labels / "a.txt").write_text(text)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    Image.new("RGB", (30, 40)).save(images / "a.jpg", exif=exif)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "layout"),
+    [
+        pytest.param("names: [a dog, no]", {}, id="list"),
+        pytest.param("names: {0: a dog, 1: no}\npath: /elsewhere\nnc: 2\ntrain: ../train/images", {}, id="mapping"),
+        pytest.param("\ufeffnames:\n- a dog\n- no\n", {"classes": "dataset.yml"}, id="another name"),
+        pytest.param("a dog\nno\n", {"classes": "classes.txt"}, id="lines"),
+        pytest.param("names: [a dog, no]", {"labels": "train/labels", "images": "train/images"}, id="split first"),
+        pytest.param("a dog\nno\n", {"labels": ".", "images": ".", "classes": "obj.names"}, id="beside one another"),
+    ],
+)
+def test_layouts(names: str, layout: dict, tmp_path: Path):
+    (image,), notes = read(save(tmp_path, f"{SQUARE}\n\n{SQUARE.replace('0 ', '1 ', 1)}\n", names, **layout), "yolo")
+    assert (image.image_size, notes) == ((30, 40), [])  # upright
+    assert "a.jpg" in image.names[-1] and (tmp_path / image.names[0]).is_file()
+    assert [annotation.label for annotation in image.annotations] == ["a dog", "no"]
+    np.testing.assert_array_equal(masks(image)[0], box(3, 16, 4, 21))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "score"),
+    [
+        pytest.param("1 0.5 0.5 0.25 0.5", (15, 7.5, 25, 22.5), NAN, id="box"),
+        pytest.param("1 0.5 0.5 0.25 0.5 0.75", (15, 7.5, 25, 22.5), 0.75, id="predicted box"),
+        pytest.param("1.0 0.0 0.0 0.5 0.5", (0, 0, 10, 7.5), NAN, id="box across"),
+        pytest.param(f"{SQUARE} 0.75", None, 0.75, id="predicted segment"),
+        pytest.param("0 0.5 0.1 0.9 0.5 0.5 0.9 0.1 0.5", None, NAN, id="turned box"),
+    ],
+)
+def test_lines(line: str, expected: tuple | None, score: float, tmp_path: Path):
+    (image,), notes = read(save(tmp_path, line))
+    (annotation,) = image.annotations
+    assert annotation.box == expected and masks(image)[0].any() == (expected is None)
+    np.testing.assert_equal(annotation.score, score)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        pytest.param("0 0.1 0.1", "expected a class and a box or a segment, got 3 numbers", id="too few"),
+        pytest.param("0 0.1 x 0.1 0.1", "expected numbers", id="no number"),
+        pytest.param("0 nan 0.1 0.1 0.1", "must be finite", id="nan"),
+        pytest.param("7 0.1 0.1 0.1 0.1", "it has no label", id="unknown class"),
+        pytest.param("0.5 0.1 0.1 0.1 0.1", "it has no label", id="half a class"),
+        pytest.param("0 100 100 20 20", "must be shares of the image, from 0 to 1, got 100", id="pixels"),
+        pytest.param("0 0.1 0.1 0 0.1", "must have an area within the image", id="empty box"),
+        pytest.param("0 0.1 0.1 0.2 0.2 0.3 0.3", None, id="a line is as wide as a pixel"),
+    ],
+)
+def test_an_odd_line_is_left_out_alone(line: str, message: str | None, tmp_path: Path):
+    (image,), notes = read(save(tmp_path, f"{SQUARE}\n{line}\n"))
+    if message is None:
+        assert len(image.annotations) == 2 and not notes
+        return
+    assert len(image.annotations) == 1 and image.left_out == 1
+    assert notes[0].startswith(f"{DAMAGED}: 1 (images/train/a.jpg line 2: ") and message in notes[0]
+
+
+def test_keypoints_and_images_without_labels(tmp_path: Path):
+    save(tmp_path, "0 0.5 0.5 0.25 0.5 0.1 0.1 2", "names: [a]\nkpt_shape: [1, 3]")
+    (tmp_path / "images" / "train" / "b.jpg").write_bytes(b"")
+    (image,), notes = read(tmp_path)
+    assert image.annotations[0].box == (15, 7.5, 25, 22.5)
+    assert notes == [f"{yolo.KEYPOINTS}: 1 (images/train/a.jpg)", f"{yolo.UNLABELLED}: 1 (b.jpg)"]
+
+
+def test_labels_without_an_image(tmp_path: Path):
+    save(tmp_path, SQUARE)
+    (tmp_path / "images" / "train" / "a.jpg").unlink()
+    (image,), _ = read(tmp_path)
+    assert image.names == ("train/a",) and "the size of the image is not known" in image.error
+    (image,), _ = read(tmp_path / "data.yaml", find_size=lambda names: (30, 40))
+    assert len(masks(image)) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        pytest.param("nc: 1", "does not tell the classes", id="no names"),
+        pytest.param("names: 3", "must have the names of the classes", id="a number"),
+        pytest.param("names: [", "does not tell the classes", id="not YAML"),
+    ],
+)
+def test_what_is_refused(names: str, message: str, tmp_path: Path):
+    with pytest.raises(ResultError, match=message):
+        YoloReader.open(save(tmp_path, SQUARE, names))
+    (tmp_path / "labels" / "train" / "a.txt").unlink()
+    (tmp_path / "data.yaml").write_text("names: [a]")
+    with pytest.raises(ResultError, match="holds no labels"):
+        YoloReader.open(tmp_path)
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+@pytest.mark.parametrize("damaged", ["labels/train/a.txt", pytest.param("data.yaml", marks=pytest.mark.slow)])
+def test_damaged_files(damaged: str, count: int, tmp_path: Path):
+    save(tmp_path, f"{SQUARE}\n1 0.5 0.5 0.25 0.5\n{SQUARE} 0.75\n")
+    path = tmp_path / damaged
+    fuzz_file(path, "yolo", [path.read_bytes()], count, opened=tmp_path)

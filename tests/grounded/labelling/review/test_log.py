@@ -10,8 +10,10 @@ import pytest
 
 from grounded.errors import OutputError, ResultError
 from grounded.labelling.review import log
-from grounded.labelling.review.log import Review
+from grounded.labelling.review.log import Review, read_reviews
+from segany.utils.rle import RLE, rle_area
 from tests.data import ROOT
+from tests.fuzzing import FUZZ_COUNTS, fuzz
 from tests.grounded.failures import unprivileged
 from tests.grounded.labelling.reviewed import NEW, make_review
 
@@ -125,3 +127,32 @@ def test_times_are_in_order():
     time.sleep(0.002)
     assert first.time < make_review("accept", 0).time and first.time.endswith("+00:00")
     assert os.fspath(Path(log.REVIEWS)) == "reviews.jsonl"
+
+
+def test_damaged_reviews_are_left_out_on_demand(tmp_path: Path):
+    good, bad = Review(file="a.jpg", action="accept", instance=0), b'{"file":"a.jpg","action":"redraw","instance":0,'
+    mask = b'"mask":{"size":[3,4],"counts":"51"}}\n'
+    (tmp_path / "reviews.jsonl").write_bytes(good.to_line() + bad + mask + good.to_line())
+    with pytest.raises(ResultError, match=r"reviews\.jsonl, byte .*: not a review: run lengths must add up"):
+        read_reviews(tmp_path)
+    damaged: list[str] = []
+    assert read_reviews(tmp_path, damaged) == [good, good]
+    assert len(damaged) == 1
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_damaged_lines(count: int):
+    mask = RLE(size=[3, 4], counts="156")
+    reviews = [
+        Review(file="a.jpg", action="redraw", instance=0, mask=mask),
+        Review(file="a.jpg", action="add", id="x", phrase="a dog", mask=mask),
+    ]
+
+    def read(content: bytes) -> None:
+        review = Review.from_line(content)
+        again = Review.from_line(review.to_line())
+        assert (again.file, again.key, again.mask) == (review.file, review.key, review.mask)
+        if review.mask is not None:
+            assert rle_area([review.mask])[0] <= 2**32
+
+    fuzz([review.to_line() for review in reviews], read, count)

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,8 +12,22 @@ from PIL import Image
 from grounded.errors import OutputError
 from grounded.labelling.review import apply, log, server
 from grounded.labelling.review.session import ReviewSession
-from segany.utils.rle import RLE, decode_rle
-from tests.data import ROOT
+from segany.utils.rle import RLE, decode_rle, encode_rle
+from tests.data import ROOT, disk
+from tests.fuzzing import FUZZ_COUNTS, fuzz
+
+BAD_MASKS = [
+    ({"size": [480, 640], "counts": [10, 5]}, "must add up to height x width = 307200, got 15"),
+    ({"size": [480, 640], "counts": "51"}, "must add up to"),
+    ({"size": [480, 640], "counts": ""}, "must add up to"),
+    ({"size": [480, 640], "counts": "\u00e9"}, "must be of the characters 0 to o"),
+    ({"size": [480, 640], "counts": [307200, -5, 5]}, "must be from 0 to 307200, got -5"),
+    ({"size": [480, 640], "counts": None}, "must be text or a list, got None"),
+    ({"size": [480, 640], "counts": [307200]}, "must have pixels"),
+    ({"size": "480", "counts": [307200]}, "a size must be two whole numbers"),
+    ({}, "must be an object with size and counts"),
+    ([1, 2], "mask: Input should be a valid dictionary"),
+]
 
 
 def post_reviews(client: TestClient, file: str, *reviews: dict[str, Any]) -> dict[str, Any]:
@@ -150,8 +165,12 @@ def test_an_image_without_instances_is_accepted_as_such(client: TestClient):
             "shelf.png",
             {"action": "redraw", "key": 0, "mask": {"size": [4, 4], "counts": "0`0"}},
             422,
-            "mask of size",
+            r"must be of the image's size [480, 640], got [4, 4]",
             id="size",
+        ),
+        *(
+            pytest.param("shelf.png", {"action": "redraw", "key": 0, "mask": mask}, 422, message, id=f"mask {message}")
+            for mask, message in BAD_MASKS
         ),
     ],
 )
@@ -249,3 +268,52 @@ def test_an_address_that_is_taken():
             server.listen("127.0.0.1", port)
         with server.listen("127.0.0.1", None) as other:
             assert other.getsockname()[1] != port
+    for host in ("nonsense.invalid", "a" * 70 + ".invalid"):
+        with pytest.raises(OutputError, match="expected an address of this machine"):
+            server.listen(host, None)
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_odd_requests_are_answered_in_one_sentence(count: int, client: TestClient, run: Path):
+    (mask,) = encode_rle(disk(480, 640, 300, 200, 20)[None])
+    requests = [
+        {"file": "shelf.png", "reviews": [{"action": "redraw", "key": 0, "mask": mask}]},
+        {"file": "shelf.png", "reviews": [{"action": "add", "phrase": "a cup", "mask": mask}, {"action": "undo"}]},
+    ]
+
+    def read(content: bytes) -> None:
+        headers = {"Content-Type": "application/json"}
+        response = client.post("/api/reviews", content=content, headers=headers)
+        if response.status_code == 200:
+            return
+        assert 400 <= response.status_code < 500 and set(response.json()) == {"error"}
+        assert "\n" not in response.json()["error"]
+
+    fuzz([json.dumps(request).encode() for request in requests], read, count)
+    for file in ("shelf.png", "picnic.png"):
+        assert client.get("/api/image", params={"file": file}).status_code == 200
+    assert client.get("/api/summary").json()["error"] is None
+    log.read_reviews(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"points": [[float("nan"), 1]]}, id="not finite"),
+        pytest.param({"points": [[1e308, -1e308]]}, id="far away"),
+        pytest.param({"points": []}, id="no points"),
+        pytest.param({"points": "here"}, id="points as text"),
+        pytest.param({"labels": [7]}, id="another label"),
+        pytest.param({"labels": [1, 1]}, id="too many labels"),
+        pytest.param({"key": -1}, id="row below 0"),
+        pytest.param({"key": 10**30}, id="row beyond any"),
+        pytest.param({"key": "nobody"}, id="no such id"),
+        pytest.param({"key": [1]}, id="a list for a key"),
+        pytest.param({"phrase": "..."}, id="no phrase"),
+        pytest.param({"file": None}, id="no file"),
+    ],
+)
+def test_odd_clicks_are_answered_in_one_sentence(changes: dict[str, Any], client: TestClient):
+    body = {"file": "shelf.png", "key": 0, "points": [[300, 200]], "labels": [1], **changes}
+    response = client.post("/api/masks", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert 400 <= response.status_code < 500 and set(response.json()) == {"error"}

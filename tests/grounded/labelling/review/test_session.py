@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,30 @@ def test_svg_path():
     path = svg_path(encode_rle(ring[None])[0])
     assert path.count("M") == path.count("Z") == 3  # a pixel, a ring and its hole
     assert svg_path(encode_rle(disk(40, 60, -9, -9, 1)[None])[0]) == ""
+
+
+BAD_MASKS = {"run lengths": {"size": [480, 640], "counts": "51"}, "size": {"size": [3, 4], "counts": "156"}}
+
+
+@pytest.mark.parametrize("mask", BAD_MASKS.values(), ids=BAD_MASKS)
+def test_a_bad_mask_in_the_log_costs_nothing_else(mask: dict, run: Path, segmenter: ClickSegmenter):
+    """As a program that did not check masks may have written one."""
+    good = log.Review(file="picnic.png", action="accept", instance=1).to_line()
+    bad = {"file": "picnic.png", "action": "redraw", "instance": 0, "mask": mask}
+    (run / "reviews.jsonl").write_bytes(good + json.dumps(bad).encode() + b"\n" + good)
+    session = ReviewSession(run, None, segmenter)
+    assert [review.action for review in session.reviews("picnic.png")] == ["accept", "accept"]
+    assert session.states("picnic.png") == {"partly"}
+    assert session.error is not None and session.error.startswith("1 reviews cannot be used, and do not count: ")
+    session.add_reviews(log.Review(file="picnic.png", action="reject", instance=0))
+    assert "reject" in session.states("picnic.png")
+
+
+def test_a_damaged_record_costs_nothing_else(run: Path, segmenter: ClickSegmenter):
+    (shard,) = (run / "records").glob("*.jsonl")
+    first, *others = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"".join([first[:100] + b"\n", *others]))
+    session = ReviewSession(run, None, segmenter)
+    session.index.wait()
+    assert session.index.entries_read == 3
+    assert session.error is not None and session.error.startswith("1 records cannot be read, and are left out: ")
