@@ -26,6 +26,8 @@ _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the presets inside the package; a clone and an editable install have them beside it.
 _CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _BUNDLED = "bundled:"
+# Of a score of Grounding DINO's best token and of OWL's phrase, in the examples of their authors.
+_PUBLISHED_THRESHOLDS = {"grounding-dino": 0.3, "groundingdino-py": 0.3, "owl": 0.1}
 _NAME = re.compile(r"[\w-]+")
 
 
@@ -34,42 +36,72 @@ class DetectorConfig:
     """The open-vocabulary detector, and how its scores become detections."""
 
     kind: str = "grounding-dino"  # which file of grounded/models/detectors reads the checkpoint
-    checkpoint: str = "bundled:detector"  # bundled:NAME, a local folder or a hub id; bundled needs no download
+    # bundled:NAME, a local folder, or a hub id, which may end in @ and a commit, tag or branch.
+    checkpoint: str = "bundled:detector"
     tokenizer: str | None = None  # folder of the tokenizer of an original .pth file; None looks beside the file
-    box_threshold: Fraction = 0.3  # lowest own-phrase score kept: below it false positives outnumber objects
-    phrase_score: Literal["mean", "max"] = "mean"  # over a phrase's tokens; mean is the published COCO protocol
+    # Lowest score of the best token of a box's own phrase; None: as published for the kind, see `threshold`.
+    box_threshold: Fraction | None = None
+    # Over the tokens of a phrase that count: what ranks boxes and gives them to phrases, not what is thresholded. The
+    # mean is the published COCO protocol, and tells "a red mug" from "a blue mug", unlike the best token, "mug".
+    phrase_score: Literal["mean", "max"] = "mean"
+    # What a phrase is put into, for kind owl alone; None: as published, see `templates`.
+    phrase_templates: TextTuple | None = None
     nms_threshold: Fraction = 0.7  # box IoU within a phrase; high, since the detector is trained to find objects once
     cross_phrase_nms: Fraction | None = None  # box IoU across phrases; off: a wheel in a car is a second object
     image_size: Count | None = None  # shorter side in pixels; None keeps what the checkpoint was trained with
     max_detections: Count = 100  # per image, best first; bounds the masks that follow
     fast_attention: bool = True  # Grounding DINO's attention rearranged: faster, the same results but for rounding
 
+    def __post_init__(self) -> None:
+        if self.phrase_templates is not None:
+            if self.kind != "owl":
+                raise ConfigError(f"phrase_templates are for kind owl, got them for kind {self.kind}")
+            _check_templates(self.phrase_templates, "phrase_templates")
+
+    @property
+    def threshold(self) -> float:
+        """`box_threshold`, or that of published examples for this kind."""
+        default = _PUBLISHED_THRESHOLDS.get(self.kind, 0.3)
+        return default if self.box_threshold is None else self.box_threshold
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """`phrase_templates`, or those of published examples for this kind; "{}" sends phrases as they are."""
+        default = ("a photo of a {}",) if self.kind == "owl" else ("{}",)
+        return default if self.phrase_templates is None else self.phrase_templates
+
 
 @checked_dataclass
 class ClipConfig:
     """The CLIP model that turns phrases into embeddings. Read only when the prompting mode needs text."""
 
-    checkpoint: str = "bundled:clip"  # bundled:NAME, local-dir:/path, MODEL/PRETRAINED tag of open_clip, or a hub id
+    # bundled:NAME, a folder, MODEL/PRETRAINED tag of open_clip, or a hub id; the last two may end in @REVISION.
+    checkpoint: str = "bundled:clip"
     # Averaged over a phrase; one plain template suits phrases that already are noun phrases with an article.
     templates: TextTuple = ("a photo of {}",)
 
     def __post_init__(self) -> None:
-        if not self.templates:
-            raise ConfigError("templates must hold at least one template, got none")
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ConfigError(f"templates must each contain {{}} exactly once, got {template!r}")
+        _check_templates(self.templates, "templates")
 
 
 @checked_dataclass
 class SegmenterConfig:
     """The promptable segmentation model."""
 
-    # bundled:tiny, a .pth, .pt or .safetensors file, a folder, a hub id, or a hub id and the name of a file in it
+    # bundled:tiny, a .pth, .pt or .safetensors file, a folder, a hub id, or a hub id and the name of a file in it; the
+    # last two may end in @REVISION.
     checkpoint: str = "bundled:tiny"
     # auto: bfloat16 where the processor computes in it, several times as fast; its masks differ a little.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     compile: bool = False  # the image encoder, by torch.compile: minutes at the first image, worth it for thousands
+    decoder: str | None = None  # a file with a mask decoder that was trained by itself, instead of the checkpoint's
+    adapter: str | None = None  # a folder of peft or a SAM-LoRA file, merged into the checkpoint
+    hq_token_only: bool = False  # for SAM-HQ: its own mask, instead of its sum with that of Segment Anything
+
+    @property
+    def additions(self) -> tuple[str, ...]:
+        """The files that change the checkpoint."""
+        return tuple(path for path in (self.decoder, self.adapter) if path is not None)
 
 
 @checked_dataclass
@@ -119,8 +151,9 @@ class ScoringConfig:
         "an object",
         "a thing",
     )
-    # A negative whose embedding is this close to the phrase's means the same, and does not compete with it.
-    synonym_cosine: Fraction = 0.9
+    # A negative that is so similar to the phrase means the same and does not compete with it. 0 is the median cosine of
+    # two negatives and 1 equality, since how close unrelated texts are differs between CLIP models.
+    synonym_similarity: Fraction = 0.85
 
     def __post_init__(self) -> None:
         if not self.negatives:
@@ -256,24 +289,38 @@ def override(config: PipelineConfig, **overrides: Any) -> PipelineConfig:
 
     An override is a field of one section by its own name (`box_threshold=0.4`, `mode="text"`), `device`, or a section
     with a mapping or a section value (`detector={"checkpoint": "folder"}`), which is needed for names that several
-    sections share.
+    sections share. With another `kind` of detector, its threshold and templates become the published ones unless they
+    are overridden too.
 
     Raises:
         ConfigError: unknown or shared name, wrong type, or a value out of range.
     """
     data = config.to_dict()
     sections = {f.name: getattr(config, f.name) for f in fields(config) if is_dataclass(getattr(config, f.name))}
+    given: set[str] = set(overrides)  # those and the fields of a detector section
     for name, value in overrides.items():
         if name in sections:
             changes = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
             if not isinstance(changes, Mapping):
                 raise ConfigError(f"overrides: {name} must be a mapping, got {typed_repr(value)}")
             data[name] = {**data[name], **changes}
+            given |= set(changes) if name == "detector" else set()
         elif name in data:
             data[name] = value
         else:
             data[_find_section(name, sections)][name] = value
+    if data["detector"]["kind"] != config.detector.kind:
+        # Those of another kind mean nothing for this one.
+        data["detector"] |= dict.fromkeys({"box_threshold", "phrase_templates"} - given)
     return from_dict(data, where="overrides")
+
+
+def _check_templates(templates: tuple[str, ...], name: str) -> None:
+    if not templates:
+        raise ConfigError(f"{name} must hold at least one template, got none")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ConfigError(f"{name} must each contain {{}} exactly once, got {template!r}")
 
 
 def _find_section(name: str, sections: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from grounded.config import PipelineConfig, bundled_name, load
 from grounded.errors import CheckpointError, ConfigError, one_line
-from segany.hub import HubError, HubModel
+from segany.diagnose import describe_file
+from segany.hub import HubError, HubModel, commit_of, split_revision
 
 PARTS = ("detector", "clip", "segmenter")  # the sections of a configuration that have a checkpoint
 TIMEOUT = 30.0  # seconds before a silent hub counts as unreachable; long, since a download is waited for on purpose
@@ -39,14 +40,41 @@ def locate(part: str, config: PipelineConfig) -> Path | HubModel:
 
         return detectors.locate(config.detector)
     if part == "clip":
-        from grounded.models import clip
+        from grounded.models import clip_checkpoint
 
-        return clip.locate(config.clip.checkpoint)
+        return clip_checkpoint.locate(config.clip.checkpoint)
     if part == "segmenter":
         from segany import checkpoint
 
         return checkpoint.locate(bundled_name(config.segmenter.checkpoint) or config.segmenter.checkpoint)
     raise ValueError(f"parts must be among {', '.join(PARTS)}, got {part!r}")
+
+
+def used_parts(config: PipelineConfig) -> tuple[str, ...]:
+    """Return those of `PARTS` that a configuration has a use for."""
+    return tuple(part for part in PARTS if config.models[part] is not None)
+
+
+def resolve_models(config: PipelineConfig) -> dict[str, str | None]:
+    """Return the checkpoint of each part, None for one that is not used, with the commit of one that is from the hub.
+
+    "owner/name" becomes "owner/name@COMMIT" by the folder in the local cache that a model is loaded from, so that a
+    result states what it was made with. Without such a folder the checkpoint is as configured.
+    """
+    models = {part: checkpoint and _add_commit(part, checkpoint, config) for part, checkpoint in config.models.items()}
+    if models["segmenter"] is not None:
+        models["segmenter"] = " + ".join((models["segmenter"], *config.segmenter.additions))
+    return models
+
+
+def _add_commit(part: str, checkpoint: str, config: PipelineConfig) -> str:
+    try:
+        place = locate(part, config)
+    except (CheckpointError, ConfigError):  # loading the model reports the reason
+        return checkpoint
+    folder = place.cached() if isinstance(place, HubModel) else None
+    commit = None if folder is None else commit_of(folder)
+    return checkpoint if commit is None else f"{split_revision(checkpoint)[0]}@{commit}"
 
 
 # ---- Download and check ----
@@ -62,20 +90,28 @@ class LocalCheckpoint:
     files: tuple[str, ...]  # their names
     bytes: int  # of all files together
     downloaded: bool  # by this call; False if the files were here before
+    verified: tuple[str, ...] = ()  # the files whose contents were compared with the hashes that the hub states
+    commit: str | None = None  # on the hub, of what was found in its cache
 
 
 def fetch(
-    source: str | PathLike[str] | PipelineConfig, parts: Sequence[str] = PARTS, timeout: float = TIMEOUT
+    source: str | PathLike[str] | PipelineConfig,
+    parts: Sequence[str] | None = None,
+    timeout: float = TIMEOUT,
+    verify: bool = False,
 ) -> list[LocalCheckpoint]:
     """Download the checkpoints of a configuration that are not here yet from the Hugging Face hub, and check all.
 
-    An interrupted download is resumed by the next call. The check is that files are complete: JSON can be parsed, and
-    weights are as long as their header states. Models are not loaded.
+    An interrupted download is resumed by the next call. What is downloaded is compared with the hashes that the hub
+    states, and a file that was damaged on its way is fetched once more. Of all files it is checked that they are
+    complete: JSON can be parsed, and weights are as long as their header states. Models are not loaded.
 
     Args:
         source: a preset, the path of a YAML file, or a configuration.
-        parts: which of `PARTS` to fetch.
+        parts: which of `PARTS` to fetch; None for those that the configuration uses.
         timeout: seconds before a hub that does not answer counts as unreachable.
+        verify: compare also files that were downloaded before with the hashes by which the cache of the hub names them,
+            about a second per gigabyte. A damaged one is fetched again.
 
     Returns:
         one value per part, in the order of `parts`.
@@ -86,7 +122,7 @@ def fetch(
             message names all missing checkpoints.
     """
     config = load(source)
-    places = {part: locate(part, config) for part in parts}
+    places = {part: locate(part, config) for part in (used_parts(config) if parts is None else parts)}
     paths = {part: place.cached() if isinstance(place, HubModel) else place for part, place in places.items()}
     absent = {part: place for part, place in places.items() if isinstance(place, HubModel) and paths[part] is None}
     for part, model in absent.items():
@@ -96,24 +132,49 @@ def fetch(
             missing = {name: model for name, model in absent.items() if paths[name] is None}
             raise CheckpointError(_describe_missing(missing, error.reason)) from error
     checkpoints = []
-    for part, path in paths.items():
+    for part, place in places.items():
+        path = paths[part]
         assert path is not None  # a download either returns a path or raises
-        files = _list_files(places[part], path)
+        verified = _verify(place, path, timeout) if isinstance(place, HubModel) and verify else ()
+        files = _list_files(place, path)
         for file in files:
             if reason := _find_damage(file):
                 # In the cache of the hub the name is a link: only without its target is the file downloaded again.
                 raise CheckpointError(f"{file} is damaged ({reason}): remove {file.resolve()} and get it again")
+        names = tuple(file.name for file in files)
         checkpoints.append(
             LocalCheckpoint(
                 part=part,
                 checkpoint=str(getattr(config, part).checkpoint),
                 path=path,
-                files=tuple(file.name for file in files),
+                files=names,
                 bytes=sum(file.stat().st_size for file in files),
                 downloaded=part in absent,
+                verified=names if part in absent else verified,
+                commit=commit_of(path),
             )
         )
     return checkpoints
+
+
+def _verify(model: HubModel, folder: Path, timeout: float) -> tuple[str, ...]:
+    """Compare a model in the cache of the hub with its hashes, fetch what is damaged again, and name what was compared.
+
+    Raises:
+        CheckpointError: a file is damaged, and cannot be fetched again.
+    """
+    compared = model.find_damaged(folder)
+    damaged = [file for file, is_damaged in compared.items() if is_damaged]
+    if damaged:
+        try:
+            model.download(timeout, replaced=damaged)
+        except HubError as error:
+            names = " and ".join(str(file) for file in damaged)
+            raise CheckpointError(
+                f"{names} is damaged: its contents do not have the hash that the hub states, and it cannot be fetched "
+                f"again, {error.reason}"
+            ) from error
+    return tuple(file.name for file in compared)
 
 
 def _list_files(place: Path | HubModel, path: Path) -> list[Path]:
@@ -140,20 +201,21 @@ def _find_damage(file: Path) -> str | None:
                 start = stream.read(2)
             # PyTorch writes zip archives, whose table of contents is at the end; its old format was a bare pickle.
             if not zipfile.is_zipfile(file) and not start.startswith(b"\x80"):
-                return "cut short" if start == b"PK" else "not a file of PyTorch"
+                return describe_file(file) or "not a file of PyTorch"
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        return one_line(error, 200)
+        return (file.suffix == ".safetensors" and describe_file(file)) or one_line(error, 200)
     return None
 
 
 def _describe_missing(missing: dict[str, HubModel], reason: str) -> str:
     """One line: which checkpoints are missing, why, and how to get them."""
-    models = "; ".join(f"{part} {model.repo_id} ({model.wanted})" for part, model in missing.items())
+    models = "; ".join(f"{part} {model.name} ({model.wanted})" for part, model in missing.items())
+    copies = ", ".join(f"{model.local_copy} as {part}" for part, model in missing.items())
     return (
         f"cannot get weights, {reason}. Missing in the local cache: {models}. "
-        f"Run `grounded download` where there is a connection, or name local folders that hold these files: "
-        f'{next(iter(missing))}={{"checkpoint": FOLDER}} in Python, '
-        f"{next(iter(missing))}: {{checkpoint: FOLDER}} in a YAML file"
+        f"Run `grounded download` where there is a connection, or name local copies, {copies}: "
+        f'{next(iter(missing))}={{"checkpoint": PATH}} in Python, '
+        f"{next(iter(missing))}: {{checkpoint: PATH}} in a YAML file"
     )
 
 
@@ -189,6 +251,10 @@ def _find_hashed_files(part: str, config: PipelineConfig) -> list[Path]:
     if path is None:
         return []
     files = _list_files(place, path)
-    if isinstance(place, HubModel) or path.is_file():
-        return files
-    return [file for file in files if file.suffix in _HASHED_SUFFIXES]
+    if not (isinstance(place, HubModel) or path.is_file()):
+        files = [file for file in files if file.suffix in _HASHED_SUFFIXES]
+    for addition in map(Path, config.segmenter.additions if part == "segmenter" else ()):
+        files += (
+            [addition] if addition.is_file() else sorted(file for file in addition.glob("adapter_*") if file.is_file())
+        )
+    return files

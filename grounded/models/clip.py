@@ -4,35 +4,22 @@ Phrases are embedded through templates whose embeddings are averaged, as for the
 (Radford et al., 2021, section 3.1.4).
 """
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from os import PathLike
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import open_clip
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from grounded.config import ClipConfig, ScoringConfig, bundled_folder
+from grounded.config import ClipConfig, ScoringConfig
 from grounded.data.image import ImageLike, open_image
-from grounded.errors import CheckpointError, one_line
+from grounded.models.clip_checkpoint import load_checkpoint
 from grounded.models.embedding_cache import EmbeddingCache
-from segany.hub import HubModel
+from segany.precision import own_precision
 
-_CONFIG_FILE = "open_clip_config.json"
-_WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_WANTED = f"{_CONFIG_FILE} and {_WEIGHT_FILES[0]}"
-# Of models whose texts are tokenised by `transformers`.
-_TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
-_INSTEAD = (
-    f'name a local folder with {_WANTED}, clip={{"checkpoint": FOLDER}} in Python, '
-    "or clip: {checkpoint: FOLDER} in a YAML file"
-)
 # Texts and images in one forward pass: enough to keep a GPU busy, little memory on a CPU.
 _BATCH = 64
 
@@ -62,11 +49,12 @@ class ClipEncoder:
         self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
         self.name = name
         self._cache = EmbeddingCache(cache_size)
-        self._negatives: dict[tuple[str, ...], Tensor] = {}
+        self._negatives: dict[tuple[str, ...], tuple[Tensor, float]] = {}
         # Measured, because not every model of open_clip states its width.
         self._dim = self._embed(["a"]).shape[1]
 
     @classmethod
+    @own_precision()
     def from_pretrained(
         cls,
         source: str | PathLike[str],
@@ -77,7 +65,8 @@ class ClipEncoder:
 
         Args:
             source: "bundled:NAME", "local-dir:FOLDER" or a folder (with open_clip_config.json and weights),
-                "MODEL/TAG" of `open_clip` such as "ViT-B-32/laion2b_s34b_b79k", or a hub id.
+                "MODEL/TAG" of `open_clip` such as "ViT-B-32/laion2b_s34b_b79k", or a hub id; see
+                `grounded.models.clip_checkpoint`.
             templates: as in the constructor.
             device: where the model runs.
 
@@ -86,22 +75,8 @@ class ClipEncoder:
                 the model: it is never returned with random weights.
             ConfigError: no bundled weights of that name, or a wrong template.
         """
-        name, tag, place = _resolve(source)
-        if isinstance(place, HubModel):
-            # open_clip would look for the same files, but try each of them for half a minute without a connection.
-            place.find()
-        # Weights that were trained with the approximate GELU of the original CLIP; open_clip only warns about it.
-        quick_gelu = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)) if tag else False
-        try:
-            with _quiet():
-                model, preprocess = open_clip.create_model_from_pretrained(
-                    name, tag, device=device, force_quick_gelu=quick_gelu
-                )
-                tokenizer = open_clip.get_tokenizer(name)
-        except Exception as error:  # damaged files and problems of the hub raise errors of many libraries
-            shown = f"in {place}" if isinstance(place, Path) else str(source)
-            raise CheckpointError(f"cannot read the CLIP model {shown}: {one_line(error, 300)}") from error
-        return cls(model.eval(), tokenizer, preprocess, templates, name=str(source))
+        model, preprocess, tokenizer = load_checkpoint(source, device)
+        return cls(model, tokenizer, preprocess, templates, name=str(source))
 
     @property
     def dim(self) -> int:
@@ -134,6 +109,7 @@ class ClipEncoder:
 
     # Not inference mode: training uses these embeddings inside a graph, which inference tensors refuse.
     @torch.no_grad()
+    @own_precision()
     def encode_images(self, crops: Iterable[ImageLike]) -> Float[Tensor, "n c"]:
         """Return one float32 embedding of unit length per image, each through the model's own preprocessing.
 
@@ -152,37 +128,43 @@ class ClipEncoder:
         return torch.cat(embeddings)
 
     @torch.no_grad()
+    @own_precision()
     def log_odds(
         self, embeddings: Float[Tensor, "*n c"], phrases: Sequence[str], config: ScoringConfig
     ) -> Float[Tensor, "*n p"]:
         """Return the log-odds of each phrase against the negatives of `config`; their sigmoid is a probability.
 
         For a phrase of cosine c and temperature T, that is c / T - log(sum of exp(c_k / T)) over the negatives k that
-        are no synonyms of it. It is the same bit for bit, whatever the other phrases are, and infinite where every
-        negative is a synonym.
+        are no synonyms of it, or over the one least like it where all are. It is the same bit for bit, whatever the
+        other phrases are.
 
         Args:
             embeddings: of images, or of parts of them, of unit length.
             phrases: p of them.
-            config: gives the negatives, the cosine from which one is a synonym, and the temperature.
+            config: gives the negatives, the similarity from which one is a synonym, and the temperature.
         """
         temperature = config.temperature or self.temperature
-        negatives = self._embed_negatives(config.negatives)  # (k, c)
+        negatives, ordinary = self._embed_negatives(config.negatives)  # (k, c)
         negative_logits = embeddings @ negatives.T / temperature  # (*n, k)
         log_odds = [embeddings.new_zeros((*embeddings.shape[:-1], 0))]
         for phrase in phrases:
             text = self.encode([phrase])[0]  # (c)
-            rivals = negative_logits[..., negatives @ text < config.synonym_cosine]
+            rivals = negative_logits[..., find_rivals(negatives @ text, ordinary, config.synonym_similarity)]
             log_odds.append((embeddings @ text / temperature - rivals.logsumexp(dim=-1))[..., None])
         return torch.cat(log_odds, dim=-1)
 
-    def _embed_negatives(self, negatives: tuple[str, ...]) -> Float[Tensor, "k c"]:
+    def _embed_negatives(self, negatives: tuple[str, ...]) -> tuple[Float[Tensor, "k c"], float]:
+        """Embeddings of the negatives, and the median cosine of two different ones."""
         # In one batch, unlike phrases: the same negatives always come together.
         if negatives not in self._negatives:
-            self._negatives[negatives] = self._embed(negatives)
+            embeddings = self._embed(negatives)
+            rows, columns = torch.triu_indices(len(negatives), len(negatives), offset=1)
+            cosines = (embeddings @ embeddings.T)[rows, columns]
+            self._negatives[negatives] = embeddings, float(cosines.median()) if len(cosines) else 0.0
         return self._negatives[negatives]
 
     @torch.no_grad()
+    @own_precision()
     def _embed(self, phrases: Sequence[str]) -> Float[Tensor, "p c"]:
         texts = [template.replace("{}", phrase) for phrase in phrases for template in self.templates]
         batches = [
@@ -193,69 +175,18 @@ class ClipEncoder:
         return normalize(embeddings.mean(dim=1), dim=-1)
 
 
-def locate(source: str | PathLike[str]) -> Path | HubModel:
-    """Return where a `source` of `ClipEncoder.from_pretrained` is: a folder, or a repository that may need a download.
+def find_rivals(cosines: Float[Tensor, "k"], ordinary: float, synonym_similarity: float) -> Bool[Tensor, "k"]:
+    """Return which negatives compete with a phrase: all but its synonyms, and never none.
 
-    Raises:
-        CheckpointError: there is nothing of that name.
-        ConfigError: no bundled weights of that name.
+    How close two texts are differs from one CLIP to another: unrelated words have a median cosine of 0.2 in the bundled
+    model, and a much higher one in others. So similarity is counted from there: (cosine - ordinary) / (1 - ordinary).
+
+    Args:
+        cosines: of the phrase with each of k negatives.
+        ordinary: the cosine of two texts that have nothing to do with each other.
+        synonym_similarity: from which a negative is a synonym.
     """
-    return _resolve(source).place
-
-
-class _Source(NamedTuple):
-    """A CLIP model under the name by which `open_clip` loads it, with the tag of its weights where it needs one."""
-
-    name: str
-    tag: str | None
-    place: Path | HubModel
-
-
-def _resolve(source: str | PathLike[str]) -> _Source:
-    name = str(source)
-    if name.startswith("hf-hub:"):
-        return _Source(name, None, _hub_model(name.removeprefix("hf-hub:")))
-    folder = bundled_folder(name) or Path(name.removeprefix("local-dir:")).expanduser()
-    if folder.is_dir():
-        if not (folder / _CONFIG_FILE).is_file():
-            raise CheckpointError(f"{folder} has no {_CONFIG_FILE}; a CLIP folder holds {_WANTED}")
-        if not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
-            raise CheckpointError(f"{folder} has no {_WEIGHT_FILES[0]}; a CLIP folder holds {_WANTED}")
-        return _Source(f"local-dir:{folder}", None, folder)
-    model, _, tag = name.partition("/")
-    if not isinstance(source, PathLike) and not name.startswith("local-dir:") and model and tag:
-        if model in open_clip.list_models():
-            return _Source(model, tag, _hub_model_of_tag(model, tag))
-        if "/" not in tag and not name.startswith((".", "~")):
-            return _Source(f"hf-hub:{name}", None, _hub_model(name))
-    raise CheckpointError(
-        f"no CLIP model at {name!r}; expected a folder with {_WANTED}, MODEL/TAG of open_clip, or a hub id"
-    )
-
-
-def _hub_model(repo_id: str) -> HubModel:
-    return HubModel(repo_id, ((_CONFIG_FILE,), _WEIGHT_FILES), _TOKENIZER_FILES, _INSTEAD)
-
-
-def _hub_model_of_tag(model: str, tag: str) -> HubModel:
-    """The weights of MODEL/TAG; `open_clip` itself holds the configuration and the tokenizer of these models."""
-    config = open_clip.get_pretrained_cfg(model, tag)
-    if not config.get("hf_hub"):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model))
-        raise CheckpointError(f"open_clip has no weights {tag!r} of {model} on the hub, only {tags or 'none'}")
-    # "owner/name/", or "owner/name/file" where the file has a name of its own.
-    repo_id, _, file_name = config["hf_hub"].rpartition("/")
-    weights = (f"{Path(file_name).stem}.safetensors", file_name) if file_name else _WEIGHT_FILES
-    return HubModel(repo_id, (weights,), instead=_INSTEAD)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the root logger, to which `open_clip` logs errors that it raises as well."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+    rivals = cosines - ordinary < synonym_similarity * (1 - ordinary)
+    if not rivals.any():
+        rivals[cosines.argmin()] = True
+    return rivals

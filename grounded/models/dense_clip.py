@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate, linear, normalize
 from grounded.config import ScoringConfig
 from grounded.data.protocols import DensePrompts, ImageTextEncoder
 from grounded.errors import ConfigError
+from segany.precision import own_precision
 
 _CELLS = 64  # of a heat map along the longer side of the image
 _COARSE_GRID = 8  # patches along a side, up to which a third, finer size of windows pays
@@ -70,6 +71,7 @@ class DenseClip:
         return heat_prompts(self.heat_maps(image, phrases), (image.height, image.width))
 
     @torch.no_grad()
+    @own_precision()
     def heat_maps(self, image: Image.Image, phrases: Sequence[str]) -> Float[Tensor, "p gh gw"]:
         """Return the probability that each part of an RGB image shows each phrase.
 

@@ -100,7 +100,7 @@ def cache_key(value: Any) -> Hashable:
     if isinstance(value, (list, tuple)):
         return tuple(cache_key(entry) for entry in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value), tuple(cache_key(getattr(value, field.name)) for field in fields(value))
+        return type(value), tuple(cache_key(getattr(value, field.name)) for field in fields(value) if field.compare)
     return _Same(value)
 
 

@@ -1,8 +1,8 @@
-"""Detect: boxes for each phrase."""
+"""Detect: boxes for each phrase, and which phrases the detector cannot read."""
 
 from grounded.data.detections import Detections
 from grounded.data.image import SourceImage
-from grounded.data.protocols import Detector
+from grounded.data.protocols import Detector, NotingDetector
 from grounded.errors import PromptError
 
 
@@ -12,11 +12,16 @@ def detect(detector: Detector, image: SourceImage, phrases: tuple[str, ...]) -> 
 
 
 def select(detections: Detections, phrases: tuple[str, ...], box_threshold: float | None) -> Detections:
-    """Return the detections of at least a score; None keeps all.
+    """Return the detections whose phrase has a token of at least a score; None keeps all.
 
     Raises:
         PromptError: the detections are scored against another number of phrases.
     """
     if detections.scores.shape[1] != len(phrases):
         raise PromptError(f"detections must be of {len(phrases)} phrases, got {detections.scores.shape[1]}")
-    return detections if box_threshold is None else detections[detections.score >= box_threshold]
+    return detections if box_threshold is None else detections[detections.best_token_scores >= box_threshold]
+
+
+def note_unread(detector: Detector | None, phrases: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a sentence for each phrase that a detector cannot read, or only in part; none for one that reads all."""
+    return detector.note_unread(phrases) if isinstance(detector, NotingDetector) else ()

@@ -55,6 +55,7 @@ def segment(
         boxes=detections.boxes,
         scores=detections.score,
         detector_scores=detections.score,
+        best_token_scores=detections.best_token_scores,
         phrase_scores=detections.scores,
     )
 

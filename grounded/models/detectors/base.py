@@ -19,6 +19,7 @@ from grounded.data.detections import Detections
 from grounded.data.image import ImageLike, open_image
 from grounded.errors import GroundedError, PromptError
 from grounded.models.detectors.checkpoint import Family, load_checkpoint
+from segany.precision import own_precision
 from segany.utils.boxes import batched_nms, clip_boxes, cxcywh_to_xyxy, nms
 
 _Self = TypeVar("_Self", bound="HubDetector")
@@ -56,6 +57,7 @@ class HubDetector(ABC):
         self._prepare()
 
     @classmethod
+    @own_precision()
     def from_pretrained(
         cls: type[_Self],
         source: str | PathLike[str],
@@ -90,6 +92,7 @@ class HubDetector(ABC):
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
+    @own_precision()
     def detect(self, images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]) -> list[Detections]:
         """Find the phrases of each image in it.
 
@@ -128,17 +131,21 @@ class HubDetector(ABC):
         if any(output.isnan().any() for output in outputs):
             raise GroundedError(f"the detector's answer is not a number in {self.model.dtype}; use float32")
 
-    def _select(self, boxes: Float[Tensor, "q 4"], scores: Float[Tensor, "q p"]) -> Detections:
+    def _select(
+        self, boxes: Float[Tensor, "q 4"], scores: Float[Tensor, "q p"], best_token_scores: Float[Tensor, "q p"]
+    ) -> Detections:
         """Select detections by the thresholds of the configuration; boxes are xyxy pixels."""
         chosen, phrase_ids = select(
             boxes,
             scores,
-            box_threshold=self.config.box_threshold,
+            best_token_scores,
+            box_threshold=self.config.threshold,
             nms_threshold=self.config.nms_threshold,
             cross_phrase_nms=self.config.cross_phrase_nms,
             max_detections=self.config.max_detections,
         )
-        return Detections(boxes[chosen].cpu().numpy(), scores[chosen].cpu().numpy(), phrase_ids.cpu().numpy())
+        found = (boxes[chosen], scores[chosen], phrase_ids, best_token_scores[chosen, phrase_ids])
+        return Detections(*(values.cpu().numpy() for values in found))
 
 
 def open_inputs(
@@ -169,6 +176,7 @@ def to_pixels(boxes: Float[Tensor, "q 4"], image_size: tuple[int, int]) -> Float
 def select(
     boxes: Float[Tensor, "q 4"],
     scores: Float[Tensor, "q p"],
+    best_token_scores: Float[Tensor, "q p"] | None = None,
     *,
     box_threshold: float,
     nms_threshold: float,
@@ -177,10 +185,14 @@ def select(
 ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"]]:
     """Select the queries that become detections, best score first. Each belongs to the phrase that it scores highest.
 
+    Non-maximum suppression within a phrase goes by the scores that the threshold applies to: so a higher threshold
+    selects the same as if it were applied to what a lower one has selected.
+
     Args:
         boxes: xyxy pixels; boxes without area are never selected.
         scores: of each query for each of at least one phrase.
-        box_threshold: lowest score for a query's own phrase.
+        best_token_scores: of the best token of each phrase; None where a phrase has one score.
+        box_threshold: lowest score of the best token of a query's own phrase.
         nms_threshold: box IoU above which the weaker of two detections of one phrase is dropped.
         cross_phrase_nms: the same for detections of different phrases; None keeps both.
         max_detections: most detections; None for all.
@@ -189,9 +201,11 @@ def select(
         indices of the selected queries, and the phrase index of each.
     """
     own_scores, phrase_ids = scores.max(dim=1)
+    best = own_scores if best_token_scores is None else best_token_scores.gather(1, phrase_ids[:, None]).squeeze(1)
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    chosen = torch.nonzero(has_area & (own_scores >= box_threshold)).squeeze(1)
-    chosen = chosen[batched_nms(boxes[chosen], own_scores[chosen], phrase_ids[chosen], nms_threshold)]
+    chosen = torch.nonzero(has_area & (best >= box_threshold)).squeeze(1)
+    chosen = chosen[batched_nms(boxes[chosen], best[chosen], phrase_ids[chosen], nms_threshold)]
+    chosen = chosen[own_scores[chosen].argsort(descending=True, stable=True)]
     if cross_phrase_nms is not None:
         chosen = chosen[nms(boxes[chosen], own_scores[chosen], cross_phrase_nms)]
     chosen = chosen[:max_detections]

@@ -19,7 +19,8 @@ from transformers.utils import logging
 
 from grounded.config import bundled_folder
 from grounded.errors import CheckpointError, one_line
-from segany.hub import HubModel
+from segany.diagnose import describe_file
+from segany.hub import HubModel, split_revision
 
 # The tokenizer's other files, and weights in several parts.
 _EXTRA = ("*.json", "merges.txt", "model-*.safetensors")
@@ -37,6 +38,7 @@ class Family:
     name: str
     model_types: tuple[str, ...]  # in config.json
     vocabulary: str  # the file of a tokenizer without tokenizer.json
+    network: str  # as `segany.diagnose` names it
 
     @property
     def files(self) -> dict[str, tuple[str, ...]]:
@@ -55,8 +57,8 @@ class Family:
 
 
 # LLMDet (Fu et al., 2025) was published for `transformers` as MM Grounding DINO: only its training differs.
-GROUNDING_DINO = Family("a", "Grounding DINO", ("grounding-dino", "mm-grounding-dino"), "vocab.txt")
-OWL = Family("an", "OWL-ViT", ("owlvit", "owlv2"), "vocab.json")
+GROUNDING_DINO = Family("a", "Grounding DINO", ("grounding-dino", "mm-grounding-dino"), "vocab.txt", "Grounding DINO")
+OWL = Family("an", "OWL-ViT", ("owlvit", "owlv2"), "vocab.json", "OWL-ViT or OWLv2")
 
 
 class Checkpoint(NamedTuple):
@@ -70,20 +72,24 @@ class Checkpoint(NamedTuple):
 def locate(source: str | PathLike[str], family: Family = GROUNDING_DINO) -> Path | HubModel:
     """Return where `source` is: the folder of "bundled:NAME" or a local one, or a hub id that may need a download.
 
+    A hub id may end in "@" and a commit, tag or branch.
+
     Raises:
-        CheckpointError: there is no such folder.
+        CheckpointError: there is no such folder, or it is a file.
         ConfigError: no bundled weights of that name.
     """
     folder = bundled_folder(str(source)) or Path(source).expanduser()
     if folder.is_dir():
         return folder
-    name = str(source)
+    if folder.is_file():
+        raise CheckpointError(_describe_given_file(folder, family))
+    name, revision = split_revision(str(source))
     may_be_hub_id = name.count("/") == 1 and not name.startswith(("/", ".", "~")) and not name.endswith("/")
     if isinstance(source, PathLike) or not may_be_hub_id:
         raise CheckpointError(
             f"no such folder: {source}; {family.article} {family.name} is a folder with {family.wanted}, or a hub id"
         )
-    return HubModel(name, needed=tuple(family.files.values()), extra=_EXTRA, instead=_INSTEAD)
+    return HubModel(name, tuple(family.files.values()), _EXTRA, _INSTEAD, revision, f"a folder with {family.wanted}")
 
 
 def find_folder(source: str | PathLike[str], family: Family = GROUNDING_DINO) -> Path:
@@ -139,7 +145,9 @@ def load_checkpoint(
     except CheckpointError:
         raise
     except Exception as error:  # damaged files raise errors of JSON, safetensors, tokenizers and pydantic alike
-        raise CheckpointError(f"cannot read the {family.name} in {folder}: {one_line(error, 300)}") from error
+        weights = ((file, describe_file(file, family.network)) for file in sorted(folder.glob("*.safetensors")))
+        reason = next((f"{file} {what}" for file, what in weights if what), one_line(error, 300))
+        raise CheckpointError(f"cannot read the {family.name} in {folder}: {reason}") from error
     check_filled(str(folder), report["missing_keys"], {entry[0] for entry in report["mismatched_keys"]})
     return Checkpoint(model.eval(), image_processor, tokenizer)
 
@@ -159,6 +167,18 @@ def check_filled(source: str, missing: Collection[str], mismatched: Collection[s
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise CheckpointError(f"the weights in {source} {fault} {shown}")
+
+
+def _describe_given_file(file: Path, family: Family) -> str:
+    """Say what to do with a file that was given in place of a folder."""
+    if what := describe_file(file, family.network):
+        return f"{file} {what}"
+    if family is GROUNDING_DINO and file.suffix in (".pth", ".pt"):
+        return (
+            f"{file} is a file, and a Grounding DINO is read from a folder: make one of an original checkpoint by "
+            f"`grounded convert-checkpoint {file} --out FOLDER`, or read it with kind groundingdino-py"
+        )
+    return f"{file} is a file; {family.article} {family.name} is a folder with {family.wanted}: name that folder"
 
 
 @contextmanager

@@ -45,6 +45,9 @@ class GroundingDino(HubDetector):
     It may also be built on a `SplitNetwork` with their `config` and `dtype`. The features of texts are cached from one
     call to the next.
 
+    Queries are ranked and given to phrases by the mean over a phrase's tokens, in which articles and other function
+    words do not count; thresholds apply to its best token, as in published examples.
+
     Images are batched only with images of the same size after resizing, since padding changes the result; their prompts
     may differ. A long list of phrases takes several passes, which share the features of the backbone. A phrase of which
     the tokenizer knows no piece has no detections.
@@ -86,18 +89,38 @@ class GroundingDino(HubDetector):
         boxes: list[list[Tensor]] = [[] for _ in images]
         scores: list[list[Tensor]] = [[] for _ in images]
         for one, token_logits, pred_boxes in self._run(passes, images):
-            prompt_scores = score_phrases(token_logits, one.prompt.spans, self.config.phrase_score)  # (q, k)
+            prompt_scores = self._score_prompt(token_logits, one.prompt)  # (q, k, 2)
             # Columns for all phrases of the image; those of other prompts score 0.
-            image_scores = prompt_scores.new_zeros(len(prompt_scores), len(phrases[one.image]))
+            image_scores = prompt_scores.new_zeros(len(prompt_scores), len(phrases[one.image]), 2)
             image_scores[:, list(one.prompt.phrase_ids)] = prompt_scores
             boxes[one.image].append(pred_boxes)
             scores[one.image].append(image_scores)
         return [
-            self._select(to_pixels(torch.cat(boxes[i]), (image.height, image.width)), torch.cat(scores[i]))
+            self._select(to_pixels(torch.cat(boxes[i]), (image.height, image.width)), *torch.cat(scores[i]).unbind(2))
             if boxes[i]
             else Detections.empty(len(phrases[i]))
             for i, image in enumerate(images)
         ]
+
+    def note_unread(self, phrases: Sequence[str]) -> tuple[str, ...]:
+        """Return a sentence for each phrase of which the tokenizer cannot spell some or all words.
+
+        They are found by the tokenizer's unknown token, which words of another script and emoji become.
+        """
+        notes = []
+        for phrase, tokens in zip(phrases, tokenise_phrases(self.tokenizer, phrases), strict=True):
+            if not tokens.content:
+                notes.append(f"the detector cannot read {shortened(phrase)!r}: its vocabulary has none of these words")
+            elif not tokens.is_complete:
+                notes.append(f"the detector reads {shortened(phrase)!r} in part: its vocabulary lacks a word of it")
+        return tuple(notes)
+
+    def _score_prompt(self, token_logits: Float[Tensor, "q t"], prompt: Prompt) -> Float[Tensor, "q k 2"]:
+        """The score of each query for each phrase of a prompt, and that of the phrase's best token."""
+        best = score_phrases(token_logits, [range(*span) for span in prompt.spans], "max")
+        if self.config.phrase_score == "max":
+            return torch.stack([best, best], dim=2)
+        return torch.stack([score_phrases(token_logits, prompt.content, "mean"), best], dim=2)
 
     def _run(
         self, passes: Sequence[_Pass], images: Sequence[Image.Image]
@@ -136,12 +159,14 @@ class GroundingDino(HubDetector):
         tokens = tokenise_phrases(self.tokenizer, phrases)
         # Positions are counted anew in each phrase, its delimiter included.
         limit = min(config.max_text_len - 3, config.text_config.max_position_embeddings - 1)
-        for phrase, ids in zip(phrases, tokens, strict=True):
-            if len(ids) > limit:
-                raise PromptError(f"a phrase must have at most {limit} tokens, got {len(ids)}: {shortened(phrase)!r}")
+        for phrase, own in zip(phrases, tokens, strict=True):
+            if len(own.ids) > limit:
+                raise PromptError(
+                    f"a phrase must have at most {limit} tokens, got {len(own.ids)}: {shortened(phrase)!r}"
+                )
         # Words that the tokenizer cannot spell, such as those of a foreign script, would be detected at random.
-        known = [i for i, ids in enumerate(tokens) if set(ids) != {self.tokenizer.unk_token_id}]
-        runs = split_phrases([len(tokens[i]) for i in known], config.max_text_len)
+        known = [i for i, own in enumerate(tokens) if own.content]
+        runs = split_phrases([len(tokens[i].ids) for i in known], config.max_text_len)
         return [build_prompt(tokens, known[run.start : run.stop], self.delimiters) for run in runs]
 
     def _input_size(self, image: Image.Image) -> tuple[int, int]:
@@ -158,19 +183,20 @@ class GroundingDino(HubDetector):
 
 
 def score_phrases(
-    logits: Float[Tensor, "q t"], spans: Sequence[tuple[int, int]], reduction: Literal["mean", "max"] = "mean"
+    logits: Float[Tensor, "q t"], tokens: Sequence[Sequence[int]], reduction: Literal["mean", "max"] = "mean"
 ) -> Float[Tensor, "q k"]:
     """Return the score of each query for each phrase in 0..1: the mean (or maximum) of its tokens' probabilities.
 
-    The mean over a phrase's own tokens is the protocol behind Grounding DINO's published COCO results.
+    The mean over a phrase's own tokens is the protocol behind Grounding DINO's published COCO results, the maximum is
+    what the thresholds of published examples apply to.
 
     Args:
         logits: of each query for each token; -inf for padding.
-        spans: for each of the k phrases the first token and the one after the last.
+        tokens: for each of the k phrases the positions of at least one token.
         reduction: "mean" or "max".
     """
     probabilities = logits.float().sigmoid()
-    columns = [probabilities[:, first:end] for first, end in spans]
+    columns = [probabilities[:, list(own)] for own in tokens]
     if reduction == "mean":
         return torch.stack([column.mean(dim=1) for column in columns], dim=1)
     return torch.stack([column.amax(dim=1) for column in columns], dim=1)

@@ -12,18 +12,21 @@ from safetensors.numpy import save_file
 from grounded import config
 from grounded.config import PipelineConfig
 from grounded.errors import CheckpointError, ConfigError
-from grounded.models.checkpoints import PARTS, fetch, hash_checkpoints
+from grounded.models.checkpoints import PARTS, fetch, hash_checkpoints, resolve_models
 from grounded.models.clip import ClipEncoder
 from grounded.pipeline import Pipeline
+from segany.hub import split_revision
 from tests.grounded import builders
 from tests.grounded.conftest import SEGMENTER, random_image
-from tests.hub import fill_cache, nobody, serve, use_hub
+from tests.hub import COMMIT, fill_cache, nobody, serve, use_hub
 
 REPOSITORIES = {
     "detector": "IDEA-Research/grounding-dino-tiny",
     "clip": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
     "segmenter": "facebook/sam-vit-base",
 }
+# The commits at which the preset "base" asks for them.
+COMMITS = {part: split_revision(getattr(config.load("base"), part).checkpoint)[1] for part in PARTS}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     builders.save_detector(root / "detector", family="grounding-dino")
     hugging_face_sam(SEGMENTER).save_pretrained(root / "segmenter")
     (root / "clip").mkdir()
-    # A ViT-B-32 is too large for a test, and checkpoints are not loaded here.
+    # A ViT-B-32 is too large for a test, and it is not loaded here.
     save_file({"weight": np.zeros(3, np.float32)}, root / "clip" / "open_clip_model.safetensors")
     return {part: root / part for part in PARTS}
 
@@ -45,6 +48,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, in offline mode."""
     use_hub(monkeypatch, tmp_path / "cache")
     return tmp_path / "cache"
+
+
+def fill(cache: Path, part: str, folder: Path) -> Path:
+    """Put the files of a part of the preset "base" into the cache, at its commit."""
+    return fill_cache(cache, REPOSITORIES[part], folder, commit=COMMITS[part])
 
 
 def test_bundled_weights_are_present(cache: Path):
@@ -76,8 +84,18 @@ def test_offline_one_line_names_all_that_is_missing(name: str, cache: Path):
     assert "\n" not in message
     assert f"detector {settings.detector.checkpoint} (config.json, model.safetensors or" in message
     assert f"segmenter {settings.segmenter.checkpoint} (config.json, model.safetensors or" in message
-    assert "clip laion/CLIP-ViT-" in message
-    assert 'detector={"checkpoint": FOLDER}' in message
+    assert "clip" not in message  # which the preset does not use
+    assert 'detector={"checkpoint": PATH}' in message
+
+
+def test_offline_it_is_said_what_a_local_copy_is(cache: Path):
+    with pytest.raises(CheckpointError) as error:
+        fetch("mobile", PARTS)
+    assert (
+        "a folder with config.json, model.safetensors, preprocessor_config.json, tokenizer.json as detector, "
+        "a folder with open_clip_config.json and open_clip_model.safetensors as clip, "
+        "the file mobile_sam.pt as segmenter: " in str(error.value)
+    )
 
 
 def test_no_connection_is_reported_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch):
@@ -90,19 +108,20 @@ def test_no_connection_is_reported_at_once(cache: Path, monkeypatch: pytest.Monk
 
 
 def test_what_is_in_the_cache_is_not_missing(folders: dict[str, Path], cache: Path):
-    fill_cache(cache, REPOSITORIES["detector"], folders["detector"])
+    fill(cache, "detector", folders["detector"])
     with pytest.raises(CheckpointError, match=r"clip laion/.*segmenter facebook/sam-vit-base") as error:
-        fetch("base")
+        fetch("base", PARTS)
     assert "IDEA-Research" not in str(error.value)
 
 
 def test_a_filled_cache_is_present_and_loads_offline(folders: dict[str, Path], cache: Path):
-    snapshots = {part: fill_cache(cache, REPOSITORIES[part], folders[part]) for part in PARTS}
-    parts = fetch("base")
+    snapshots = {part: fill(cache, part, folders[part]) for part in PARTS}
+    parts = fetch("base", PARTS)
     assert {part.part: part.path for part in parts} == snapshots
+    assert {part.part: part.commit for part in parts} == COMMITS
     assert not any(part.downloaded for part in parts)
     pipeline = Pipeline.from_config("base", box_threshold=0.0, device="cpu")
-    assert pipeline.models["detector"] == REPOSITORIES["detector"]
+    assert pipeline.models["detector"] == f"{REPOSITORIES['detector']}@{COMMITS['detector']}"
     assert len(pipeline.segment(random_image(), "a dog. cat")) > 0
 
 
@@ -118,15 +137,64 @@ def test_clip_of_the_cache_loads_without_the_hub(
 
 
 def test_download(folders: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch):
-    with serve({REPOSITORIES[part]: folders[part] for part in PARTS}) as (address, fetched):
+    with serve({REPOSITORIES[part]: folders[part] for part in PARTS}, COMMITS.values()) as (address, fetched):
         use_hub(monkeypatch, cache, address)
         parts = fetch("base")
-        assert [part.part for part in parts] == list(PARTS)
-        assert all(part.downloaded for part in parts)
+        assert [part.part for part in parts] == ["detector", "segmenter"]  # CLIP, 605 MB, is not used by the preset
+        parts = fetch("base", PARTS)
+        assert [part.part for part in parts if part.downloaded] == ["clip"]
         assert set(fetched) == {file.name for part in PARTS for file in folders[part].iterdir()}
         fetched.clear()
-        assert fetch("base") == [replace(part, downloaded=False) for part in parts]
+        assert fetch("base", PARTS, verify=True) == [
+            replace(part, downloaded=False, verified=part.files) for part in parts
+        ]
         assert fetched == []
+
+
+def test_damage_in_the_cache(folders: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """Seen only by comparing with the hash: the length and the header are those of the whole file."""
+    with serve({REPOSITORIES["segmenter"]: folders["segmenter"]}, COMMITS.values()) as (address, fetched):
+        use_hub(monkeypatch, cache, address)
+        (segmenter,) = fetch("base", ("segmenter",))
+        assert segmenter.verified == segmenter.files
+        weights = segmenter.path / "model.safetensors"
+        whole = weights.read_bytes()
+        damaged = whole[:-16] + bytes(byte ^ 255 for byte in whole[-16:])
+        weights.write_bytes(damaged)
+        fetched.clear()
+        assert fetch("base", ("segmenter",))[0].verified == ()
+        assert (weights.read_bytes() == damaged, fetched) == (True, [])
+        (again,) = fetch("base", ("segmenter",), verify=True)
+        assert again == replace(segmenter, downloaded=False)
+        assert (weights.read_bytes() == whole, fetched) == (True, ["model.safetensors"])
+        weights.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged: .*cannot be fetched again, ") as error:
+        fetch("base", ("segmenter",), verify=True)
+    assert "\n" not in str(error.value)
+    assert weights.read_bytes() == damaged
+
+
+def test_what_a_result_was_made_with(cache: Path, tmp_path: Path):
+    settings = config.override(
+        config.load("tiny"),
+        detector={"checkpoint": "owner/detector"},
+        clip={"checkpoint": "owner/clip@v1"},
+        segmenter={"checkpoint": "owner/sam/sam.pt"},
+    )
+    as_configured = {"detector": "owner/detector", "clip": "owner/clip@v1", "segmenter": "owner/sam/sam.pt"}
+    assert resolve_models(settings) == as_configured
+    fill_cache(cache, "owner/detector", builders.save_detector(tmp_path / "detector"))
+    fill_cache(cache, "owner/clip", builders.save_clip(tmp_path / "clip"), revision="v1", commit="a" * 40)
+    (tmp_path / "sam").mkdir()
+    (tmp_path / "sam" / "sam.pt").touch()
+    fill_cache(cache, "owner/sam", tmp_path / "sam")
+    assert resolve_models(settings) == {
+        "detector": f"owner/detector@{COMMIT}",
+        "clip": f"owner/clip@{'a' * 40}",
+        "segmenter": f"owner/sam/sam.pt@{COMMIT}",
+    }
+    assert resolve_models(config.load("tiny")) == config.load("tiny").models
+    assert resolve_models(config.override(settings, mode="box", filtering={"enabled": False}))["clip"] is None
 
 
 def test_one_file_of_a_repository(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -164,7 +232,7 @@ def cut(file: Path) -> None:
     ],
 )
 def test_damaged_files_are_named(name: str, damage, folders: dict[str, Path], cache: Path):
-    damaged = fill_cache(cache, REPOSITORIES["segmenter"], folders["segmenter"]) / name
+    damaged = fill(cache, "segmenter", folders["segmenter"]) / name
     damage(damaged)
     with pytest.raises(CheckpointError, match=f"{damaged} is damaged") as error:
         fetch("base", parts=("segmenter",))

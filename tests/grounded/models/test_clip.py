@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from grounded.errors import CheckpointError, ConfigError, ImageError
-from grounded.models.clip import ClipEncoder
+from grounded.models.clip import ClipEncoder, find_rivals
 from tests.grounded import builders
 
 TEMPLATES = ("a photo of {}", "{} in the wild", "a drawing of {}")
@@ -109,8 +109,8 @@ def test_crops_single_equals_batched(encoder: ClipEncoder, count: int):
 
 
 def test_a_crop_that_is_not_an_image(encoder: ClipEncoder):
-    with pytest.raises(ImageError, match="uint8"):
-        encoder.encode_images([np.zeros((4, 4, 3))])
+    with pytest.raises(ImageError, match="an image array must be"):
+        encoder.encode_images([np.zeros(4)])
 
 
 @pytest.mark.parametrize("prefix", ["", "local-dir:"])
@@ -192,3 +192,18 @@ def test_unknown_tag():
 def test_templates_must_hold_the_phrase_once(encoder: ClipEncoder, templates: tuple[str, ...]):
     with pytest.raises(ConfigError, match="templates must"):
         ClipEncoder(encoder.model, encoder.tokenizer, encoder.preprocess, templates)
+
+
+@pytest.mark.parametrize(
+    ("cosines", "ordinary", "expected"),
+    [
+        pytest.param([0.1, 0.95, 0.5], 0.2, [True, False, True], id="a synonym"),
+        pytest.param([0.86, 0.92, 0.995], 0.85, [True, True, False], id="a model in which all texts are close"),
+        pytest.param([0.9, 0.7], 0.0, [False, True], id="one pair tells nothing"),
+        pytest.param([0.999, 0.99], 0.2, [False, True], id="all are synonyms: the least similar one stays"),
+        pytest.param([1.0, 1.0], 1.0, [True, False], id="all texts are one to the model"),
+        pytest.param([1.0], 0.0, [True], id="one negative"),
+    ],
+)
+def test_find_rivals(cosines: list[float], ordinary: float, expected: list[bool]):
+    assert find_rivals(torch.tensor(cosines), ordinary, synonym_similarity=0.85).tolist() == expected

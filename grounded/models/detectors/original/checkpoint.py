@@ -19,6 +19,7 @@ from transformers import BertTokenizer
 
 from grounded.errors import CheckpointError, ConfigError, one_line
 from grounded.utils.validation import IntTuple, checked_dataclass, read_as
+from segany.diagnose import describe_file
 
 # Constants of the original code, whatever its configuration says.
 MAX_TEXT_LEN = 256  # tokens, beyond which texts are cut
@@ -112,13 +113,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the parameters in a .pth file by their original names, on the CPU. Nothing but tensors is unpickled.
 
     Raises:
-        CheckpointError: the file is damaged, or holds something other than named tensors.
+        CheckpointError: the file is damaged, or holds something other than named tensors; the message says what it is
+            where that is known.
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is damaged, or holds more than tensors and is not safe to read") from error
     except Exception as error:  # a damaged archive raises errors of zip, of the C++ reader and of the disk alike
+        if what := describe_file(path, "Grounding DINO"):
+            raise CheckpointError(f"{path} {what}") from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(f"{path} is damaged, or holds more than tensors and is not safe to read") from error
         raise CheckpointError(f"cannot read {path}: {one_line(error, 300)}") from error
     if isinstance(stored, Mapping):
         stored = next((stored[key] for key in ("model", "state_dict") if isinstance(stored.get(key), Mapping)), stored)

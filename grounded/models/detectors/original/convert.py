@@ -17,7 +17,7 @@ from transformers.models.grounding_dino import GroundingDinoImageProcessor
 from grounded.errors import CheckpointError, ConfigError
 from grounded.models.detectors.checkpoint import check_filled, quiet
 from grounded.models.detectors.original.checkpoint import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, OriginalCheckpoint
-from grounded.utils.files import atomic_folder, check_folder, output_errors
+from grounded.utils.files import atomic_folder, check_folder, output_errors, set_usual_mode
 
 
 class _Part(NamedTuple):
@@ -130,6 +130,8 @@ def convert(
         with atomic_folder(out) as folder, output_errors(out):
             for part in (model, GroundingDinoImageProcessor(), original.tokenizer):
                 part.save_pretrained(folder)
+            for file in folder.iterdir():
+                set_usual_mode(file)  # safetensors makes files private to the user
     return out
 
 

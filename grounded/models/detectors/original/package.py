@@ -26,6 +26,7 @@ from grounded.models.detectors.fast.backbone import DetectorLogits
 from grounded.models.detectors.grounding_dino import GroundingDino
 from grounded.models.detectors.original.checkpoint import HIDDEN_DIM, MAX_TEXT_LEN, Architecture, OriginalCheckpoint
 from grounded.models.detectors.original.convert import to_config
+from segany.precision import own_precision
 
 # Equal in both published networks. Checkpointing saves memory in training, and only warns otherwise.
 _FIXED = {
@@ -117,6 +118,7 @@ class OriginalNetwork(nn.Module):
         )
 
 
+@own_precision()
 def load(
     source: str | PathLike[str],
     config: DetectorConfig | None = None,

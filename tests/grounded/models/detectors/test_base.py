@@ -21,7 +21,7 @@ def test_images_and_phrases():
         pytest.param([Image.new("RGB", (2, 2))], [], ValueError, "one list per image, got 0 for 1", id="too few lists"),
         pytest.param([], [["a cat"]], ValueError, "one list per image, got 1 for 0", id="too many lists"),
         pytest.param([Image.new("RGB", (2, 2))], ["a cat"], PromptError, "got 'a cat'", id="text that was not parsed"),
-        pytest.param([np.zeros((4, 4, 3))], [["a cat"]], ImageError, "must be uint8", id="not an image"),
+        pytest.param([np.zeros(4)], [["a cat"]], ImageError, "an image array must be", id="not an image"),
     ],
 )
 def test_bad_input(images: list, phrases: list, error: type[Exception], message: str):
@@ -68,6 +68,15 @@ DEFAULTS = {"box_threshold": 0.25, "nms_threshold": 0.7}
 def test_select(scores: list[list[float]], options: dict, queries: list[int], phrases: list[int]):
     chosen, phrase_ids = select(BOXES, torch.tensor(scores), **{**DEFAULTS, **options})
     assert (chosen.tolist(), phrase_ids.tolist()) == (queries, phrases)
+
+
+def test_thresholds_and_suppression_go_by_the_best_token_and_the_order_by_the_mean():
+    scores = torch.tensor([[0.2, 0.1], [0.25, 0.1], [0.3, 0.1], [0.9, 0.9]])
+    best = torch.tensor([[0.5, 0.9], [0.4, 0.9], [0.35, 0.9], [0.9, 0.9]])
+    chosen, phrase_ids = select(BOXES, scores, best, **DEFAULTS)
+    assert (chosen.tolist(), phrase_ids.tolist()) == ([2, 0], [0, 0])  # of 0 and 1 the one of the better token
+    chosen, _ = select(BOXES, scores, best, box_threshold=0.4, nms_threshold=0.7)
+    assert chosen.tolist() == [0]
 
 
 def test_select_from_nothing():

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from grounded.errors import CheckpointError, ConfigError
-from grounded.models.detectors.checkpoint import find_folder, load_checkpoint
+from grounded.models.detectors.checkpoint import find_folder, load_checkpoint, locate
+from segany.hub import HubModel
 from tests.grounded import builders
 
 
@@ -122,3 +123,50 @@ def test_hub_id_without_connection(monkeypatch: pytest.MonkeyPatch):
 def test_unknown_bundled_name():
     with pytest.raises(ConfigError, match="no-such-weights"):
         find_folder("bundled:no-such-weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param(
+            "dino.pth", None, r"dino\.pth is a file, .*`grounded convert-checkpoint .*dino\.pth --out", id=".pth"
+        ),
+        pytest.param(
+            "model.safetensors", None, r"is a file; a Grounding DINO is a folder with config\.json", id="weights"
+        ),
+        pytest.param("dino.pth", b"<!DOCTYPE html><html>", r"dino\.pth is an HTML page, not weights", id="a page"),
+    ],
+)
+def test_a_file_in_place_of_a_folder(name: str, content: bytes | None, message: str, tmp_path: Path):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    elif name.endswith(".pth"):
+        torch.save({"model": {"feat_map.weight": torch.zeros(1)}}, path)
+    else:
+        save_file({"query_position_embeddings.weight": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match=message) as error:
+        locate(path)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(b"<!DOCTYPE html><html>", "is an HTML page, not weights", id="a page"),
+        pytest.param(b"version https://git-lfs.github.com/spec/v1\nsize 7\n", "is a Git LFS pointer", id="a pointer"),
+    ],
+)
+def test_weights_that_are_none(copied: Path, content: bytes, message: str):
+    (copied / "model.safetensors").write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=rf"cannot read the Grounding DINO in .*model\.safetensors {message}"
+    ) as error:
+        load_checkpoint(copied)
+    one_line(error)
+
+
+def test_a_revision():
+    place = locate("IDEA-Research/grounding-dino-tiny@v1")
+    assert isinstance(place, HubModel)
+    assert (place.repo_id, place.revision) == ("IDEA-Research/grounding-dino-tiny", "v1")

@@ -12,6 +12,7 @@ from transformers import GroundingDinoProcessor
 
 from grounded.config import DetectorConfig
 from grounded.data.detections import Detections
+from grounded.data.protocols import NotingDetector
 from grounded.errors import CheckpointError, ConfigError, GroundedError, PromptError
 from grounded.models import detectors
 from grounded.models.detectors.checkpoint import load_checkpoint
@@ -106,15 +107,16 @@ def test_detections_are_those_of_the_network_for_the_joined_text(family_folder: 
     with torch.inference_mode():
         output = model(**inputs)
     probabilities = output.logits[0].sigmoid()
-    word_pieces = [2, 5, 2]
-    starts = [1, 4, 10]
-    expected = torch.stack(
-        [probabilities[:, start : start + n].mean(1) for start, n in zip(starts, word_pieces, strict=True)], dim=1
-    )
+    # [CLS] a cat . z ##e ##b ##r ##a . hot dog . [SEP]; the article does not count in the mean.
+    counted, pieces = [[2], [4, 5, 6, 7, 8], [10, 11]], [[1, 2], [4, 5, 6, 7, 8], [10, 11]]
+    expected = torch.stack([probabilities[:, own].mean(1) for own in counted], dim=1)
+    best = torch.stack([probabilities[:, own].amax(1) for own in pieces], dim=1)
     found = shared(family_folder).detect([random_image()], [phrases])[0]
     order = expected.amax(dim=1).argsort(descending=True)
     np.testing.assert_allclose(found.scores, expected[order], atol=1e-5)
     assert found.phrase_ids.tolist() == expected[order].argmax(dim=1).tolist()
+    own_best = best[order, expected[order].argmax(dim=1)]
+    np.testing.assert_allclose(found.best_token_scores, own_best, atol=1e-5)
     centers = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
     inside = (output.pred_boxes[0, order, :2] - output.pred_boxes[0, order, 2:] / 2 > 0).all(1)
     inside &= (output.pred_boxes[0, order, :2] + output.pred_boxes[0, order, 2:] / 2 < 1).all(1)
@@ -254,8 +256,34 @@ def test_words_that_the_tokenizer_cannot_spell_have_no_detections(folder: Path, 
     assert len(detections) == (len(detector.detect([random_image()], [known])[0]) if known else 0)
 
 
+def test_what_the_detector_cannot_read_is_noted(folder: Path):
+    phrases = ["a cat", "猫", "a 🐶", "red 猫"]
+    detector = shared(folder)
+    assert isinstance(detector, NotingDetector)
+    assert detector.note_unread(phrases) == (
+        "the detector cannot read '猫': its vocabulary has none of these words",
+        "the detector cannot read 'a 🐶': its vocabulary has none of these words",
+        "the detector reads 'red 猫' in part: its vocabulary lacks a word of it",
+    )
+    assert detector.note_unread(["a cat"]) == detector.note_unread([]) == ()
+
+
+def test_thresholds_apply_to_the_best_token(folder: Path):
+    """What a threshold of the detector keeps is what the same threshold keeps of all its detections."""
+    phrases = ["a red mug", "the hot dog", "ice cream"]
+    config = DetectorConfig(box_threshold=0.0, nms_threshold=0.5)
+    everything = shared(folder, config).detect([random_image()], [phrases])[0]
+    assert (everything.best_token_scores >= everything.score - 1e-6).all()
+    assert (everything.best_token_scores > everything.score + 1e-6).any()
+    threshold = float(np.median(everything.best_token_scores))
+    found = shared(folder, replace(config, box_threshold=threshold)).detect([random_image()], [phrases])[0]
+    assert 0 < len(found) < len(everything)
+    assert (found.score < threshold).any()
+    assert_same(found, everything[everything.best_token_scores >= threshold])
+
+
 LOGITS = torch.logit(torch.tensor([[0.9, 0.2, 0.4, 0.1, 0.0], [0.5, 0.6, 0.8, 0.7, 0.0]]))  # the last is padding: -inf
-SPANS = [(1, 3), (3, 4)]
+TOKENS = [(1, 2), (3,)]
 
 
 @pytest.mark.parametrize(
@@ -263,11 +291,11 @@ SPANS = [(1, 3), (3, 4)]
     [("mean", [[0.3, 0.1], [0.7, 0.7]]), ("max", [[0.4, 0.1], [0.8, 0.7]])],
 )
 def test_score_phrases(reduction: str, expected: list[list[float]]):
-    together = score_phrases(LOGITS, SPANS, reduction)
+    together = score_phrases(LOGITS, TOKENS, reduction)
     torch.testing.assert_close(together, torch.tensor(expected))
     for i in range(2):
-        torch.testing.assert_close(score_phrases(LOGITS[i : i + 1], SPANS, reduction), together[i : i + 1])
-    assert score_phrases(LOGITS[:0], SPANS, reduction).shape == (0, 2)
+        torch.testing.assert_close(score_phrases(LOGITS[i : i + 1], TOKENS, reduction), together[i : i + 1])
+    assert score_phrases(LOGITS[:0], TOKENS, reduction).shape == (0, 2)
 
 
 EDGES = {"shortest_edge": 800, "longest_edge": 1333}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from transformers import AutoProcessor, Owlv2Processor, OwlViTProcessor
 from grounded.config import DetectorConfig
 from grounded.errors import CheckpointError, ConfigError, GroundedError, PromptError
 from grounded.models.detectors.checkpoint import OWL, load_checkpoint
-from grounded.models.detectors.owl import Owl
+from grounded.models.detectors.owl import Owl, fill_template
 from tests.grounded import builders
 from tests.grounded.conftest import random_image
 from tests.grounded.models.detectors import tiny_models
 
-ALL_QUERIES = DetectorConfig(box_threshold=0.0, nms_threshold=1.0)
+ALL_QUERIES = DetectorConfig(kind="owl", box_threshold=0.0, nms_threshold=1.0, phrase_templates=("{}",))
 PROCESSORS = {"owlvit": OwlViTProcessor, "owlv2": Owlv2Processor}
 
 
@@ -90,6 +91,45 @@ def test_phrases_do_not_influence_each_other(folder: Path):
     key, other = (np.lexsort(found.boxes.T) for found in (one, many))
     np.testing.assert_allclose(many.boxes[other], one.boxes[key], atol=0.01)
     np.testing.assert_allclose(many.scores[other, 1], one.scores[key, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("template", "phrase", "text"),
+    [
+        ("a photo of a {}", "dog", "a photo of a dog"),
+        ("a photo of a {}", "a dog", "a photo of a dog"),
+        ("a photo of a {}", "The red mug", "a photo of a red mug"),
+        ("a photo of a {}", "apple", "a photo of a apple"),
+        ("a photo of {}", "a dog", "a photo of a dog"),
+        ("a {} in a scene", "an apple", "a apple in a scene"),
+        ("{}", "a dog", "a dog"),
+        ("a photo of a {}", "a", "a photo of a a"),
+        ("a photo of a {}", "ant hill", "a photo of a ant hill"),
+    ],
+)
+def test_fill_template(template: str, phrase: str, text: str):
+    assert fill_template(template, phrase) == text
+
+
+def test_phrases_are_sent_in_templates(folder: Path):
+    """Letters are tokens of the small vocabulary, of which 14 are left for a text."""
+    bare, filled = shared(folder), Owl.from_pretrained(folder, replace(ALL_QUERIES, phrase_templates=("its {}",)))
+    both = Owl.from_pretrained(folder, replace(ALL_QUERIES, phrase_templates=("its {}", "{}")))
+    expected, plain = bare._embed_phrases(["its dog", "dog"])
+    torch.testing.assert_close(filled._embed_phrases(["dog"])[0], expected)
+    torch.testing.assert_close(
+        both._embed_phrases(["dog"])[0], torch.nn.functional.normalize(expected + plain, dim=0), rtol=0, atol=1e-5
+    )
+    # In the template it would be too long.
+    torch.testing.assert_close(filled._embed_phrases(["x" * 13]), bare._embed_phrases(["x" * 13]))
+
+
+def test_the_defaults_are_the_published_ones(folder: Path):
+    detector = Owl.from_pretrained(folder, DetectorConfig(kind="owl"))
+    assert (detector.config.threshold, detector.config.templates) == (0.1, ("a photo of a {}",))
+    (found,) = detector.detect([random_image()], [["dog", "a dog"]])
+    assert (found.score >= 0.1).all()
+    np.testing.assert_array_equal(found.scores[:, 0], found.scores[:, 1])
 
 
 def test_a_phrase_twice(folder: Path):

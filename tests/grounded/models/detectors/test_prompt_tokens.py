@@ -4,6 +4,7 @@ from grounded.errors import PromptError
 from grounded.models.detectors.prompt_tokens import (
     Delimiters,
     build_prompt,
+    find_content,
     normalise,
     split_phrases,
     tokenise_phrases,
@@ -56,9 +57,46 @@ def test_spans_hold_the_tokens_of_their_phrases(tokenizer, phrases: list[str]):
     order = list(reversed(range(len(phrases))))
     prompt = build_prompt(tokens, order, Delimiters.from_tokenizer(tokenizer))
     assert prompt.phrase_ids == tuple(order)
-    assert [prompt.input_ids[first:end] for first, end in prompt.spans] == [tokens[i] for i in order]
+    assert [prompt.input_ids[first:end] for first, end in prompt.spans] == [tokens[i].ids for i in order]
+    for content, (first, end), i in zip(prompt.content, prompt.spans, order, strict=True):
+        assert set(content) <= set(range(first, end))
+        assert [position - first for position in content] == list(tokens[i].content)
     outside = set(range(len(prompt.input_ids))) - {i for first, end in prompt.spans for i in range(first, end)}
     assert {prompt.input_ids[i] for i in outside} == {101, 102, 1012}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "content"),
+    [
+        pytest.param(["red", "mug"], [0, 1], id="all"),
+        pytest.param(["the", "dog", "with", "a", "collar"], [1, 4], id="function words"),
+        pytest.param(["a"], [0], id="nothing but a function word"),
+        pytest.param(["the", "a"], [0, 1], id="nothing but function words"),
+        pytest.param(["a", "##nt", "hill"], [0, 1, 2], id="a piece that looks like a function word"),
+        pytest.param(["t", "-", "shirt"], [0, 2], id="punctuation"),
+        pytest.param(["red", "[UNK]"], [0], id="an unknown word"),
+        pytest.param(["[UNK]", "[UNK]"], [], id="unknown words"),
+        pytest.param(["a", "[UNK]"], [], id="an article and an unknown word"),
+        pytest.param(["dog", "without", "collar"], [0, 1, 2], id="a word that turns the phrase round"),
+    ],
+)
+def test_what_counts_of_a_phrase(pieces: list[str], content: list[int]):
+    assert list(find_content(pieces, "[UNK]")) == content
+
+
+@pytest.mark.parametrize(
+    ("phrase", "readable", "complete"),
+    [
+        ("a dog", True, True),
+        ("\u732b", False, False),
+        ("a \u732b", False, False),
+        ("red \u732b", True, False),
+        ("zebra", True, True),
+    ],
+)
+def test_what_can_be_read_of_a_phrase(tokenizer, phrase: str, readable: bool, complete: bool):
+    (tokens,) = tokenise_phrases(tokenizer, [phrase])
+    assert (len(tokens.content) > 0, tokens.is_complete) == (readable, complete)
 
 
 def test_no_phrases(tokenizer):

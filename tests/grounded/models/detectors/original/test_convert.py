@@ -128,6 +128,8 @@ def test_the_folder_is_a_detector(checkpoint: Path, tmp_path: Path):
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= {
         path.name for path in folder.iterdir()
     }
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(tmp_path / "plain").stat().st_mode}
     config = DetectorConfig(box_threshold=0.0, nms_threshold=1.0, image_size=64)
     (expected,) = package.load(checkpoint, config).detect([random_image()], [["a cat", "hot dog"]])
     (found,) = GroundingDino.from_pretrained(folder, config).detect([random_image()], [["a cat", "hot dog"]])
