@@ -61,6 +61,7 @@ def browse(
     from grounded.labelling.review.contact_sheet import write_contact_sheet
     from grounded.labelling.review.session import ReviewSession
     from grounded.labelling.store import Run
+    from grounded.output.fonts import letter_notes
 
     try:
         run = Run.read(folder)
@@ -70,6 +71,8 @@ def browse(
         source = _open_images(run, images)
         if static:
             count = write_contact_sheet(folder, source, static, limit)
+            for note in letter_notes(run.phrases):
+                click.echo(f"Warning: {note}", err=True)
             click.echo(f"{static}: {count} image{'' if count == 1 else 's'}", err=True)
             return
         segmenter = ClickSegmenter(_read_config(run, config, device))

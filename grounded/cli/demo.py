@@ -1,12 +1,13 @@
 """`grounded demo`: the app, in a browser and over the network."""
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from grounded.config import load
-from grounded.errors import ConfigError, GroundedError
+from grounded.errors import ConfigError, describe_error
 
 
 @click.command()
@@ -23,8 +24,21 @@ from grounded.errors import ConfigError, GroundedError
     metavar="PIXELS",
     help="Scale larger images down to this. [default: 2048]",
 )
+@click.option(
+    "--allow-addresses",
+    is_flag=True,
+    help="Let users name images by http and https addresses, which the server fetches from the public network.",
+)
 @click.option("--open-browser", is_flag=True, help="Show the app in the default browser.")
-def demo(config: str, host: str, port: int | None, max_side: int | None, mcp: bool, **options: Any) -> None:
+def demo(
+    config: str,
+    host: str,
+    port: int | None,
+    max_side: int | None,
+    allow_addresses: bool,
+    mcp: bool,
+    **options: Any,
+) -> None:
     """Open the app: find, correct and download labelled masks in a browser.
 
     Programs use the same address: /segment, /refine, /automatic and /label for gradio_client. Uploads and results lie
@@ -41,13 +55,14 @@ def demo(config: str, host: str, port: int | None, max_side: int | None, mcp: bo
             serving.check_mcp()
         serving.check_port(port, host)  # now rather than after the models are loaded
         serving.prepare()
-        limits = Limits() if max_side is None else Limits(max_side=max_side)
+        limits = replace(Limits(), allow_addresses=allow_addresses)
+        limits = limits if max_side is None else replace(limits, max_side=max_side)
         actions = serving.load_models(config, limits)
         from grounded.ui.app import appearance, build_demo  # not above: Gradio notes its folder when it is imported
 
         serving.serve(build_demo(actions), limits, host=host, port=port, mcp=mcp, **options, **appearance())
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+    except Exception as error:  # what stops the app from starting may come from any library
+        click.echo(f"Error: {describe_error(error)}", err=True)
         sys.exit(1)

@@ -3,13 +3,14 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from tqdm import tqdm
 
-from grounded.errors import ConfigError, GroundedError
+from grounded.errors import ConfigError, GroundedError, ResultError
 from grounded.labelling.formats import EXPORT_FORMATS, NOTE
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ def export(
     Boxes and masks are of the upright images. Programs that ignore the EXIF orientation need the upright copies that
     --with-images writes.
 
-    Exit status: 0 the folder is complete; 1 something failed, and there is no folder; 2 wrong arguments; 130
-    interrupted.
+    Exit status: 0 the folder is complete; 1 something failed, and there is no folder, or records of the run cannot be
+    read and are missing from it; 2 wrong arguments; 130 interrupted.
     """
     from grounded.labelling.formats.exporter import export as write_export
     from grounded.labelling.review.apply import corrected_records
-    from grounded.labelling.store import Run, read_records
+    from grounded.labelling.store import Run, damaged_lines, read_records
+    from grounded.labelling.store.source_ids import SourceIds
 
     if as_found and accepted_only:
         raise click.UsageError("--accepted-only needs the reviews that --as-found leaves out")
@@ -68,9 +70,11 @@ def export(
     try:
         run = Run.read(folder)
         read_image = _image_reader(run, images) if with_images else None
-        found = read_records(folder) if as_found else corrected_records(folder, accepted_only)
+        damaged: list[str] = []
+        found = read_records(folder, damaged) if as_found else corrected_records(folder, accepted_only, damaged)
         records = _drop_below(tqdm(found, unit="image", disable=None), min_score)
-        summary = write_export(name, records, _classes(folder, run, as_found), out, read_image, replace=replace)
+        classes, ids = _classes(folder, run, as_found), SourceIds.read(folder)
+        summary = write_export(name, records, classes, out, read_image, replace=replace, source_ids=ids)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except (GroundedError, ImportError) as error:
@@ -79,6 +83,9 @@ def export(
     click.echo(f"{folder} -> {out} ({summary.images} images, {summary.instances} instances)")
     for line in summary.lines():
         click.echo(f"  lost: {line}")
+    for line in damaged_lines(damaged):
+        click.echo(f"Error: {line}", err=True)
+    sys.exit(1 if damaged else 0)
 
 
 def _image_reader(run: "Run", images: str | None) -> Callable[[str], bytes]:
@@ -108,11 +115,12 @@ def _classes(folder: Path, run: "Run", as_found: bool) -> tuple[str, ...]:
     from grounded.labelling.review.log import group_by_file, read_reviews
     from grounded.labelling.store import index_records, read_record_at
 
-    reviews = [] if as_found else read_reviews(folder)
+    reviews = [] if as_found else read_reviews(folder, [])
     if not any(review.phrase for review in reviews):
         return run.phrases
-    by_file, index = group_by_file(reviews), index_records(folder)
+    by_file, index = group_by_file(reviews), index_records(folder, [])
     labels: set[str] = set()
     for file in by_file.keys() & index.keys():
-        labels.update(apply_reviews(read_record_at(*index[file]), by_file[file]).instances.labels.tolist())
+        with suppress(ResultError):  # said when it is exported
+            labels.update(apply_reviews(read_record_at(*index[file]), by_file[file]).instances.labels.tolist())
     return (*run.phrases, *sorted(labels.difference(run.phrases)))

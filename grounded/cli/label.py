@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ if (
 ):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
     from grounded.labelling.engines.local import EngineOptions
     from grounded.labelling.sources import Source
-    from grounded.labelling.store import Writer
+    from grounded.labelling.store import Failure, Writer
     from grounded.labelling.task import PipelineTaskSpec
     from grounded.labelling.vocabulary import Vocabulary
 
+# Of what was not read: reasons, and names for each of them. failures.jsonl has all.
+_REASONS_LISTED, _NAMES_LISTED = 10, 5
 # More batches at once bring a CPU little, and each needs memory of its own.
 _MOST_WORKERS = 4
 
@@ -90,8 +93,9 @@ def label(
 ) -> None:
     """Find what TEXT names in all IMAGES, and write one record per image into a folder.
 
-    IMAGES is a folder, a pattern such as "data/**/*.jpg", a text file of paths, a TAR file or a pattern of TAR files,
-    or a COCO file. TEXT holds phrases, as in "a dog. the red mug", or is the path of a YAML vocabulary.
+    IMAGES is a folder, a pattern such as "data/**/*.jpg", a text file of paths and addresses, an address, a TAR file or
+    a pattern of TAR files, or a COCO file. TEXT holds phrases, as in "a dog. the red mug", or is the path of a YAML
+    vocabulary.
 
     A run that was interrupted or killed goes on where it was when the same command is given again.
 
@@ -104,6 +108,7 @@ def label(
 
     from grounded.labelling.engines.local import EngineOptions
     from grounded.labelling.sources import open_source
+    from grounded.labelling.sources.files import FolderSource, ListedFiles
     from grounded.labelling.store import open_run
     from grounded.labelling.task import PipelineTaskSpec
     from grounded.labelling.tiling.tiles import Tiles
@@ -114,12 +119,16 @@ def label(
         source = open_source(images, root)
         run = spec.describe_run(source.spec, phrase_scores=phrase_scores)
         writer = open_run(out, run, restart=restart, sync_seconds=sync_seconds)
+        if isinstance(source, ListedFiles) and source.source_ids is not None:
+            source.source_ids.write(out)  # exports keep them
     except BusyError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except GroundedError as error:
         raise click.UsageError(str(error)) from error
 
+    for line in _shortened(source.left_out() if isinstance(source, (FolderSource, ListedFiles)) else []):
+        click.echo(f"Note: left out, as this program wrote it: {line}", err=True)
     on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
     options = EngineOptions(
         workers=workers or (1 if on_gpu else min(_count_cores(), _MOST_WORKERS)),
@@ -149,7 +158,8 @@ def _label_and_exit(
     from grounded.labelling.engines.ray import label_ray
     from grounded.labelling.interrupts import catch_interrupts
     from grounded.labelling.progress import RunSummary, open_progress
-    from grounded.models.checkpoints import hash_checkpoints
+    from grounded.models.checkpoints import hash_checkpoints, resolve_models
+    from grounded.stages.detect import note_unread
 
     with catch_interrupts(lambda line: click.echo(f"\n{line}", err=True)) as interrupt:
         try:
@@ -158,10 +168,14 @@ def _label_and_exit(
                 if any(True for _ in pending_items(source, writer, options.retry_failures)):  # else no model is needed
                     if ray_options is None:
                         threads = max(1, _count_cores() // options.workers) if options.workers > 1 else None
-                        label_all = partial(label_local, source, replace(spec, threads=threads).load())
+                        task = replace(spec, threads=threads).load()
+                        for note in note_unread(task.pipeline.detector, task.vocabulary.queries):
+                            click.echo(f"Note: {note}", err=True)
+                        label_all = partial(label_local, source, task)
                     else:
                         label_all = partial(label_ray, source, spec, **ray_options)
-                    writer.require_weights(hash_checkpoints(spec.config))  # with Ray, those on this machine
+                    # With Ray, those on this machine.
+                    writer.require_weights(hash_checkpoints(spec.config), resolve_models(spec.config))
                     summary = label_all(writer, options, progress=open_progress(), should_stop=interrupt)
         except ConfigError as error:
             raise click.UsageError(str(error)) from error
@@ -171,9 +185,31 @@ def _label_and_exit(
     click.echo(str(summary))
     failed = len(writer.failed)
     if failed:
+        for line in _list_unread(writer.failed.values()):
+            click.echo(line, err=True)
         hint = "" if options.retry_failures else "; --retry-failures tries them again"
         click.echo(f"{failed} without a record, see {writer.folder / 'failures.jsonl'}{hint}", err=True)
     sys.exit(interrupt.exit_status or (1 if failed else 0))
+
+
+def _list_unread(failures: "Iterable[Failure]") -> list[str]:
+    """Return a line for each reason for which files were not read: "2 files were not read: a.heic, b.heic: ..."."""
+    files: dict[str, list[str]] = {}
+    for failure in failures:
+        if failure.kind in ("read", "image"):
+            files.setdefault(failure.reason, []).append(failure.file)
+    lines = [
+        f"{len(names)} file{'' if len(names) == 1 else 's'} {'was' if len(names) == 1 else 'were'} not read: "
+        f"{', '.join(_shortened(names))}: {reason}"
+        for reason, names in files.items()
+    ]
+    return lines[:_REASONS_LISTED]
+
+
+def _shortened(names: list[str]) -> list[str]:
+    """Return the first names, and how many others there are."""
+    others = len(names) - _NAMES_LISTED
+    return names if others <= 0 else [*names[:_NAMES_LISTED], f"and {others} more"]
 
 
 def _read_vocabulary(text: str) -> "Vocabulary":

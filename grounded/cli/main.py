@@ -34,7 +34,7 @@ COMMANDS = {
     "import": (
         "import_",
         "import_",
-        "Import annotations: a COCO or Label Studio file, or a LabelMe file or folder.",
+        "Import annotations of other tools, or what an export wrote: a file or folder of any format.",
     ),
     "evaluate": (
         "evaluate",

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 def coco(
     instances: "Instances",
-    image_id: int,
-    category_ids: Mapping[str, int] | None,
+    image_id: int | str,
+    category_ids: Mapping[str, int | str] | None,
     first_annotation_id: int,
     file_name: str | None,
 ) -> dict[str, Any]:
     """Return a COCO data set of one image (Lin et al., 2014); see `Instances.to_coco`."""
     ids = _category_ids(instances.phrases, category_ids)
-    names: dict[int, str] = {}  # several phrases may be of one category
+    names: dict[int | str, str] = {}  # several phrases may be of one category
     for category_id, phrase in zip(ids, instances.phrases, strict=True):
         names.setdefault(category_id, phrase)
     height, width = instances.image_size
@@ -76,7 +76,7 @@ def instance_map(instances: "Instances") -> Int32[np.ndarray, "h w"]:
 
 
 def panoptic(
-    instances: "Instances", path: str | PathLike[str], image_id: int, category_ids: Mapping[str, int] | None
+    instances: "Instances", path: str | PathLike[str], image_id: int | str, category_ids: Mapping[str, int | str] | None
 ) -> dict[str, Any]:
     """Write a COCO panoptic PNG and return its annotation (Kirillov et al., 2019); see `Instances.to_panoptic`."""
     ids = _category_ids(instances.phrases, category_ids)
@@ -118,14 +118,14 @@ def supervision(instances: "Instances") -> Any:
     )
 
 
-def _category_ids(phrases: tuple[str, ...], category_ids: Mapping[str, int] | None) -> list[int]:
+def _category_ids(phrases: tuple[str, ...], category_ids: Mapping[str, int | str] | None) -> list[int | str]:
     """The category id of each phrase; without a mapping the phrases are numbered from 1."""
     if category_ids is None:
         return list(range(1, len(phrases) + 1))
     for phrase in phrases:
         if phrase not in category_ids:
             raise ValueError(f"category_ids must hold every phrase, got none for {phrase!r}")
-    return [int(category_ids[phrase]) for phrase in phrases]
+    return [category_ids[phrase] for phrase in phrases]
 
 
 def _bbox(mask: Bool[np.ndarray, "h w"]) -> list[int]:

@@ -2,26 +2,34 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from reprlib import repr as shortened  # of a huge list the beginning
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, Shaped
+from PIL import Image
 
 from grounded.data import formats
+from grounded.data.display import ImageReference, describe, html_table
+from grounded.data.image import ImageLike, SourceImage
 from grounded.data.parallel_arrays import ParallelArrays, check_phrase_ids, set_frozen
-from grounded.errors import ResultError
+from grounded.errors import ImageError, MaskError, ResultError, one_line
 from grounded.utils.files import json_bytes, write_atomically
-from segany.utils.rle import RLE, decode_rle, rle_boxes
+from segany.utils.polygons import check_size
+from segany.utils.rle import RLE, check_rle, decode_rle, rle_boxes
 
+_GREATEST = 3e38  # of 32 bits
+_FARTHEST = 10_000_000  # pixels: what is farther away is damage
 SOURCES = ("detector", "text", "automatic", "point", "box", "person")
 
 # Attribute of Instances -> key of an instance in result.json
 _SCORE_KEYS = {
     "scores": "score",
     "detector_scores": "detector_score",
+    "best_token_scores": "best_token_score",
     "clip_scores": "clip_score",
     "predicted_iou": "predicted_iou",
 }
@@ -48,11 +56,16 @@ class Instances(ParallelArrays):
     boxes: Float32[np.ndarray, "n 4"]  # xyxy in pixels; the detector's box; for other sources the mask's tight box
     rles: tuple[RLE, ...]  # n masks, run-length encoded
     scores: Float32[np.ndarray, "n"]  # what instances are ranked by
-    detector_scores: Float32[np.ndarray, "n"]
+    detector_scores: Float32[np.ndarray, "n"]  # for its own phrase, over the tokens that count
     clip_scores: Float32[np.ndarray, "n"]
     predicted_iou: Float32[np.ndarray, "n"]  # the segmenter's own estimate of its mask
     phrase_scores: Float32[np.ndarray, "n p"]  # detector score of every instance for every phrase
     sources: Shaped[np.ndarray, "n"]  # n strings out of SOURCES: what led to the instance
+    # (n): detector score of the best token of its own phrase, to which a box threshold is applied; nan if left out.
+    best_token_scores: Float32[np.ndarray, "_"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    notes: tuple[str, ...] = ()  # on the query: phrases that the detector cannot read
+    # The image, while the caller has it or its file is there, for `show` and notebooks; not part of the value.
+    image_source: ImageReference | None = field(default=None, repr=False, compare=False)
 
     ROWS: ClassVar = ("rles", "phrase_ids", "boxes", *_SCORE_KEYS, "phrase_scores", "sources")
     SHARED: ClassVar = "phrases and image size"
@@ -61,6 +74,8 @@ class Instances(ParallelArrays):
         height, width = self.image_size
         set_frozen(self, phrases=tuple(self.phrases), rles=tuple(self.rles), image_size=(height, width))
         n, p = len(self.rles), len(self.phrases)
+        if n and len(self.best_token_scores) == 0:
+            set_frozen(self, best_token_scores=np.full(n, np.nan, np.float32))
         self.convert("boxes", np.float32, (n, 4))
         self.convert("phrase_scores", np.float32, (n, p))
         for name in _SCORE_KEYS:
@@ -119,7 +134,7 @@ class Instances(ParallelArrays):
     def from_dict(cls, data: Any) -> "Instances":
         """Read back the mapping that `to_dict` returned, without the `image` and `models` that it was passed.
 
-        A result without "phrase_scores" is read with phrase scores of nan.
+        A result without "phrase_scores", or without "best_token_score", is read with nan for them.
 
         Raises:
             ResultError: a key is missing, or a value is not of the expected form.
@@ -127,23 +142,37 @@ class Instances(ParallelArrays):
         # By hand: the columns must become arrays anyway, and validation by pydantic before that took a quarter longer.
         try:
             phrases, entries = tuple(data["phrases"]), list(data["instances"])
-            columns = {name: [_number(entry[key]) for entry in entries] for name, key in _SCORE_KEYS.items()}
+            columns = {
+                name: [_number(entry.get(key) if key == "best_token_score" else entry[key]) for entry in entries]
+                for name, key in _SCORE_KEYS.items()
+            }
             unknown = [None] * len(phrases)
+            if isinstance(data["phrases"], str) or not all(isinstance(phrase, str) for phrase in phrases):
+                raise ResultError(f"phrases must be a list of texts, got {shortened(data['phrases'])}")
+            "".join(phrases).encode()  # half of a surrogate pair cannot be stored again
+            image_size = check_size([data["image"]["height"], data["image"]["width"]])
+            boxes = np.array([entry["box"] for entry in entries], dtype=np.float64).reshape(len(entries), 4)
+            if not (np.abs(boxes) < _FARTHEST).all():  # nor is nan
+                raise ResultError(f"boxes must be finite, and within {_FARTHEST} pixels")
             matrix = [[_number(score) for score in entry.get("phrase_scores", unknown)] for entry in entries]
             return cls(
                 phrases=phrases,
-                image_size=(int(data["image"]["height"]), int(data["image"]["width"])),
+                image_size=image_size,
                 phrase_ids=np.array([entry["phrase_id"] for entry in entries], dtype=np.int64),
-                boxes=np.array([entry["box"] for entry in entries], dtype=np.float32).reshape(len(entries), 4),
-                rles=tuple(RLE(size=list(entry["mask"]["size"]), counts=entry["mask"]["counts"]) for entry in entries),
+                boxes=boxes.astype(np.float32),
+                rles=tuple(_read_mask(entry["mask"], image_size, i) for i, entry in enumerate(entries)),
                 phrase_scores=np.array(matrix, dtype=np.float32).reshape(len(entries), len(phrases)),
                 sources=np.array([entry["source"] for entry in entries], dtype=np.str_),
+                notes=tuple(str(note) for note in data.get("notes", ())),
+                image_source=None,
                 **{name: np.array(column, dtype=np.float32) for name, column in columns.items()},
             )
         except KeyError as error:
             raise ResultError(f"a result must hold the key {error}, got none") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ResultError(f"not a result of this program: {error}") from error
+        except ResultError:
+            raise
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ResultError(f"not a result of this program: {one_line(error)}") from error
 
     @classmethod
     def from_json(cls, path: str | PathLike[str]) -> "Instances":
@@ -158,7 +187,7 @@ class Instances(ParallelArrays):
             raise ResultError(f"cannot read {path}: {error.strerror or error}") from error
         except ResultError as error:
             raise ResultError(f"{path}: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultError(f"{path} is not JSON: {error}") from error
 
     def to_dict(
@@ -176,6 +205,7 @@ class Instances(ParallelArrays):
         return {
             "image": {**(image or {}), "width": width, "height": height},
             "phrases": list(self.phrases),
+            **({"notes": list(self.notes)} if self.notes else {}),
             "instances": [self._entry(i) for i in range(len(self))],
             "models": dict(models or {}),
         }
@@ -202,8 +232,8 @@ class Instances(ParallelArrays):
 
     def to_coco(
         self,
-        image_id: int = 1,
-        category_ids: Mapping[str, int] | None = None,
+        image_id: int | str = 1,
+        category_ids: Mapping[str, int | str] | None = None,
         first_annotation_id: int = 1,
         file_name: str | None = None,
     ) -> dict[str, Any]:
@@ -224,7 +254,10 @@ class Instances(ParallelArrays):
         return formats.coco(self, image_id, category_ids, first_annotation_id, file_name)
 
     def to_panoptic(
-        self, path: str | PathLike[str], image_id: int = 1, category_ids: Mapping[str, int] | None = None
+        self,
+        path: str | PathLike[str],
+        image_id: int | str = 1,
+        category_ids: Mapping[str, int | str] | None = None,
     ) -> dict[str, Any]:
         """Write a COCO panoptic PNG, atomically, and return its annotation.
 
@@ -263,6 +296,35 @@ class Instances(ParallelArrays):
         """Return 1 + the row of the instance for each pixel, and 0 where no mask is. The best score lies on top."""
         return formats.instance_map(self)
 
+    def show(self, image: ImageLike | SourceImage | None = None, **options: Any) -> Image.Image:
+        """Return the image with the instances drawn over it, which a notebook displays by itself.
+
+        Args:
+            image: as in `grounded.draw`; None for the image that was segmented, while it is there: an object that the
+                caller still holds, or its file.
+            options: more arguments of `grounded.draw`, such as `opacity`.
+
+        Raises:
+            ImageError: the image is not known any more, cannot be read, or is of another size.
+        """
+        import grounded  # drawing stands above values like this one, and is reached by its public name
+
+        if image is None and self.image_source is not None:
+            image = self.image_source.open(self.image_size)
+        if image is None:
+            raise ImageError("the image of these instances is not there any more: expected show(image), got show()")
+        return grounded.draw(image, self, **options)
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Where the image is, another process need not know.
+        return {name: value for name, value in vars(self).items() if name != "image_source"}
+
     @property
     def shared(self) -> tuple[tuple[str, ...], tuple[int, int]]:
         """The phrases and the image size."""
@@ -288,5 +350,13 @@ def _plain(number: np.float32) -> float | None:
     return float(str(number)) if np.isfinite(number) else None
 
 
+def _read_mask(mask: object, image_size: tuple[int, int], row: int) -> RLE:
+    try:
+        return check_rle(mask, image_size)
+    except MaskError as error:
+        raise ResultError(f"the mask of instance {row} cannot be used: {error}") from error
+
+
 def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+    """A score; what is no number that 32 bits hold is unknown, like None."""
+    return float("nan") if value is None or not abs(value) < _GREATEST else value

@@ -43,6 +43,15 @@ class Detector(Protocol):
 
 
 @runtime_checkable
+class NotingDetector(Detector, Protocol):
+    """A detector that tells which phrases its tokenizer cannot spell."""
+
+    def note_unread(self, phrases: Sequence[str]) -> tuple[str, ...]:
+        """Return a sentence for each phrase of which some or all words are unknown."""
+        ...
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Embeds phrases, as text prompts of the segmenter."""
 

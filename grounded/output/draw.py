@@ -7,17 +7,17 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
 from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.errors import ImageError
 from grounded.output.cutouts import mask_window
+from grounded.output.fonts import TextLine
 from segany.utils.rle import RLE, decode_rle, rle_area
 
 Colour: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[int, int, int, int]
-Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Pixels that are blended in floats at a time: they fit a processor's cache; a large image would take gigabytes.
 _PIXELS_AT_ONCE = 1 << 16
@@ -138,18 +138,15 @@ def _draw_labels(
     """Draw one caption per box on a plate of its colour, inside the image and where there is room beside the others."""
     pen = ImageDraw.Draw(overlay)
     size = min(max(11, round(max(overlay.size) / 45)), max(6, min(overlay.size) // 4))
-    font = ImageFont.load_default(size)
     padding = max(2, size // 4)
     taken: list[Box] = []
     for caption, box, colour in zip(captions, boxes, colours, strict=True):
-        caption = _shorten(caption, font, overlay.width - 2 * padding)
-        _, top, _, bottom = font.getbbox("Ag" + caption)  # "Ag": plates of one height, whatever the letters
-        width = round(font.getlength(caption)) + 2 * padding
-        height = round(bottom - top) + 2 * padding
+        line = TextLine.of(caption, size, overlay.width - 2 * padding)
+        width, height = round(line.width) + 2 * padding, line.ascent + line.descent + 2 * padding
         x, y = _place(box, (width, height), overlay.size, taken)
         taken.append((x, y, x + width, y + height))
         pen.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=padding, fill=colour)
-        pen.text((x + padding, y + padding - top), caption, font=font, fill=_text_colour(colour))
+        line.draw(pen, (x + padding, y + padding), _text_colour(colour))
 
 
 def _place(
@@ -176,15 +173,6 @@ def _place(
 def _overlap(a: Box, b: Box) -> int:
     """Common area of two boxes in pixels."""
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _shorten(caption: str, font: Font, width: int) -> str:
-    """Cut a caption that is wider than `width` pixels, and mark the cut."""
-    if font.getlength(caption) <= width:
-        return caption
-    while caption and font.getlength(f"{caption}…") > width:
-        caption = caption[:-1]
-    return f"{caption.rstrip()}…"
 
 
 def _text_colour(ground: Colour) -> Colour:

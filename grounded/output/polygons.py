@@ -27,6 +27,7 @@ Ring = Float64[np.ndarray, "_ 2"]
 # Outlines stay sqrt(2) / 4 = 0.3535 away from the centres of pixels, and twice that from one another and themselves.
 # Moved by less, they pass by no centre, do not cross, and the outline of a single pixel does not vanish.
 TOLERANCE = 0.35
+_PIXELS_AT_ONCE = 1 << 22  # that are filled; they take 16 bytes each
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,11 +225,15 @@ def _fill(mask: Bool[np.ndarray, "h w"], polygon: Polygon) -> None:
     rows = np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edges]
     (x0, y0), (x1, y1) = starts[edges].T, ends[edges].T
     columns = _first_centre(x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0)), mask.shape[1]).clip(left, right)
-    # Every crossing turns inside to outside for all that follows in its row.
+    # Every crossing turns inside to outside for all that follows in its row. Some rows at a time, to save memory.
     width = right - left + 1
-    places = (rows - top) * width + columns - left
-    crossings = np.bincount(places, minlength=(bottom - top) * width).reshape(-1, width)[:, :-1]
-    mask[top:bottom, left:right] |= np.cumsum(crossings, axis=1) % 2 == 1
+    height = max(1, _PIXELS_AT_ONCE // width)
+    for start in range(top, bottom, height):
+        stop = min(start + height, bottom)
+        chosen = slice(None) if height >= bottom - top else (start <= rows) & (rows < stop)
+        places = (rows[chosen] - start) * width + columns[chosen] - left
+        crossings = np.bincount(places, minlength=(stop - start) * width).reshape(-1, width)[:, :-1]
+        mask[start:stop, left:right] |= np.cumsum(crossings, axis=1) % 2 == 1
 
 
 def _first_centre(position: Any, length: int) -> Any:

@@ -1,6 +1,5 @@
 """Writing the result of one image into a folder: `overlay.png`, `masks/` and `result.json`. For the command line."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,11 @@ from PIL import Image
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.output.draw import draw
-from grounded.utils.files import atomic_files, image_bytes, json_bytes, output_errors
+from grounded.utils.files import atomic_files, cut_name, image_bytes, json_bytes, output_errors
+from segany.utils.addresses import address_name, is_address, shown_address
 from segany.utils.rle import decode_rle
 
+_LONGEST_STEM = 240  # bytes; file systems take 255, and a number may follow
 _MASK_NAME = re.compile(r"\d{3,}-[^/]*\.png")
 
 
@@ -27,7 +28,7 @@ def write_result(
     Masks are PNG files of the image's size, 255 inside and 0 outside, named by rank and phrase ("000-a-dog.png").
     Everything is written under temporary names first, so that a full disk or an interrupt leaves the earlier result.
     `result.json` takes its place last: where it exists, the rest is complete. Its "image" section states the file name,
-    the EXIF orientation that was applied, and the notes of the image if there are any.
+    the address if there is one, the EXIF orientation that was applied, and the notes of the image if there are any.
 
     Raises:
         OutputError: a file cannot be written.
@@ -50,27 +51,36 @@ def write_result(
 
 
 def _image_section(source: SourceImage) -> dict[str, Any]:
-    # On most systems a file name is any bytes, which need not be text.
-    name = os.fsencode(source.path.name).decode(errors="replace") if source.path else None
-    section: dict[str, Any] = {"file": name, "orientation": source.orientation}
+    section: dict[str, Any] = {"file": source.file_name, "orientation": source.orientation}
+    section |= {} if source.address is None else {"address": shown_address(source.address)}
     return {**section, "notes": list(source.notes)} if source.notes else section
 
 
-def output_folders(images: Sequence[Path], out: Path) -> list[Path]:
-    """Return where each result goes: to `out` for one image, else to `out`/stem, numbered where stems are equal."""
+def output_folders(images: Sequence[str | Path], out: Path) -> list[Path]:
+    """Return where each result goes: to `out` for one image, else to `out`/stem, numbered where stems are equal.
+
+    Args:
+        images: paths and addresses; the stem of an address is that of its last part.
+        out: the folder of all results.
+    """
     if len(images) == 1:
         return [out]
     folders: list[Path] = []
     # Stems that differ in upper and lower case alone share a folder on some file systems.
     taken: set[str] = set()
     for image in images:
-        stem = image.stem or "image"
+        stem = cut_name(_stem(image), _LONGEST_STEM)
         name, number = stem, 2
         while name.casefold() in taken:
             name, number = f"{stem}-{number}", number + 1
         taken.add(name.casefold())
         folders.append(out / name)
     return folders
+
+
+def _stem(image: str | Path) -> str:
+    name = address_name(image) if isinstance(image, str) and is_address(image) else Path(image).name
+    return Path(name).stem or "image"
 
 
 def mask_name(rank: int, phrase: str) -> str:

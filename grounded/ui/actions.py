@@ -53,7 +53,7 @@ class Actions:
             CheckpointError: weights are missing or do not fit.
         """
         config = load(source)
-        threshold = min(config.detector.box_threshold, LOWEST_BOX_THRESHOLD)
+        threshold = min(config.detector.threshold, LOWEST_BOX_THRESHOLD)
         return cls(Pipeline.from_config(config, load_all=True, box_threshold=threshold), config, limits or Limits())
 
     @property
@@ -70,7 +70,7 @@ class Actions:
         config = settings.apply(self.config)
         sections = ("prompting", "filtering", "refinement", "fallback")
         pipeline = self.pipeline.with_config(**{name: getattr(config, name) for name in sections})
-        return pipeline, config.detector.box_threshold
+        return pipeline, config.detector.threshold
 
     def open(self, image: ImageLike, name: str | None = None) -> AppState:
         """A new state with an image. `name` is for downloads; None takes that of the file.

@@ -10,27 +10,28 @@ from dataclasses import dataclass
 from functools import wraps
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, get_type_hints
 
 import gradio as gr
-from gradio import processing_utils
 from gradio.context import get_blocks_context
 from gradio.utils import get_function_description
 
 from grounded.config import override
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
-from grounded.data.phrases import parse, shortened
+from grounded.data.phrases import parse
 from grounded.errors import ConfigError, ImageError, PromptError, ResultError
 from grounded.pipeline import Pipeline
 from grounded.query import QuerySettings, query_parameter
 from grounded.ui.actions import MAX_POINTS_PER_SIDE, Actions, interactive_defaults
+from grounded.ui.addresses import fetch_image
 from grounded.ui.errors import log_and_describe, show_errors
 from grounded.ui.progress import Deadline
 from grounded.ui.serving import MODELS, gpu
-from grounded.ui.state import open_within
-from segany.utils.rle import RLE, decode_rle, encode_rle
+from grounded.ui.state import Limits, open_within
+from grounded.utils.files import cut_name
+from segany.utils.addresses import address_name, is_address
 
 ENDPOINTS = ("segment", "refine", "automatic", "label")
 # The settings that are parameters of /segment and /label.
@@ -219,15 +220,19 @@ def _result(instances: Instances, source: SourceImage, pipeline: Pipeline, stopw
     if source.path is not None:
         section = {"file": source.path.name, **section}
     seconds = {stage: round(spent, 4) for stage, spent in stopwatch.seconds.items()}
-    return {**instances.to_dict(section, pipeline.models), "notes": list(source.notes), "seconds": seconds}
+    return {
+        **instances.to_dict(section, pipeline.models),
+        "notes": [*source.notes, *instances.notes],
+        "seconds": seconds,
+    }
 
 
 def _read_result(result: Any, image_size: tuple[int, int]) -> Instances:
-    """The instances of a result that came over the network: its masks are not to be trusted."""
+    """The instances of a result that came over the network; `Instances.from_dict` checks its masks."""
     if isinstance(result, str):
         try:
             result = json.loads(result)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultError(f"the result is not JSON: {error}") from error
     instances = Instances.from_dict(result)
     if instances.image_size != image_size:
@@ -235,18 +240,7 @@ def _read_result(result: Any, image_size: tuple[int, int]) -> Instances:
         raise ResultError(
             f"the result must be of this image of {image_size[1]} x {image_size[0]} pixels, got {width} x {height}"
         )
-    for index, rle in enumerate(instances.rles):
-        if not _covers_image(rle):
-            raise ResultError(f"the mask of instance {index} must be a run-length encoding of the whole image")
     return instances
-
-
-def _covers_image(rle: RLE) -> bool:
-    # Runs that end early would leave the rest of the mask to whatever is in memory; encoded again, they differ.
-    try:
-        return encode_rle(decode_rle([rle]))[0]["counts"] == rle["counts"]
-    except (ValueError, TypeError):
-        return False
 
 
 def add_endpoints(actions: Actions) -> None:
@@ -257,7 +251,7 @@ def add_endpoints(actions: Actions) -> None:
     api = Api(actions)
     for name in ENDPOINTS:
         function = expand_settings(gpu(getattr(api, name)))
-        function = show_errors(_with_uploads(function, actions.limits.max_file_mb))
+        function = show_errors(_with_uploads(function, actions.limits))
         event = gr.api(function, api_name=name, concurrency_id=MODELS, concurrency_limit=1)
         _describe(event, function)
 
@@ -301,7 +295,7 @@ def _setting_text(name: str) -> str:
     return f"{text}."
 
 
-def _with_uploads(function: Callable[..., Any], max_file_mb: int) -> Callable[..., Any]:
+def _with_uploads(function: Callable[..., Any], limits: Limits) -> Callable[..., Any]:
     """The function under the same signature, called with uploads and addresses in place of the paths of images."""
     several = "images" in inspect.signature(function).parameters
 
@@ -312,36 +306,26 @@ def _with_uploads(function: Callable[..., Any], max_file_mb: int) -> Callable[..
             raise ImageError(f"images must be a list of uploaded files, got {type(images).__name__}")
         with TemporaryDirectory(dir=os.environ.get("GRADIO_TEMP_DIR") or None) as folder:
             if not several:
-                return function(_image_path(images, folder, max_file_mb), *arguments)
-            return function([_image_path(image, folder, max_file_mb) for image in images], *arguments)
+                return function(_image_path(images, folder, limits), *arguments)
+            return function([_image_path(image, folder, limits) for image in images], *arguments)
 
     return call
 
 
-def _image_path(image: Any, folder: str, max_file_mb: int) -> str:
+def _image_path(image: Any, folder: str, limits: Limits) -> str:
     """The path of an upload, or of the file that an address leads to, which is put into `folder`.
 
     Gradio has made sure that what is marked as an upload lies in its own folder, and refused other paths.
     """
-    if isinstance(image, str) and image.startswith(("data:", "https://", "http://")):
-        return _fetch(image, folder, max_file_mb)
+    if isinstance(image, str) and is_address(image):
+        # Where uploads are nested in lists, Gradio's MCP server passes addresses on as they are.
+        path = Path(mkdtemp(dir=folder)) / cut_name(address_name(image), 200)
+        path.write_bytes(fetch_image(image, limits))
+        return str(path)
     meta = image.get("meta") if isinstance(image, dict) else None
     if not isinstance(meta, dict) or meta.get("_type") != "gradio.FileData":
         raise ImageError("the image must be an uploaded file: with gradio_client, handle_file(path) makes one")
     return str(image["path"])
-
-
-def _fetch(address: str, folder: str, max_file_mb: int) -> str:
-    # Where uploads are nested in lists, Gradio's MCP server passes addresses on as they are.
-    save = processing_utils.save_base64_to_cache if address.startswith("data:") else processing_utils.save_url_to_cache
-    try:
-        path = save(address, folder)  # the latter takes addresses of the public network only
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ImageError(f"cannot get the image {shortened(address)}: {reason or type(error).__name__}") from error
-    if Path(path).stat().st_size > max_file_mb * 2**20:
-        raise ImageError(f"the image must have at most {max_file_mb} MB: {shortened(address)}")
-    return str(path)
 
 
 def _describe(event: Any, function: Callable[..., Any]) -> None:

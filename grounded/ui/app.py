@@ -10,6 +10,7 @@ from grounded.ui.api import add_endpoints
 from grounded.ui.batch_tab import batch_tab
 from grounded.ui.everything_tab import everything_tab
 from grounded.ui.segment_tab import segment_tab
+from segany.hub import split_revision
 
 _CSS = Path(__file__).with_name("style.css")
 # Gradio reports that a slider was let go by a pointer; with the keyboard each step lets it go.
@@ -38,7 +39,7 @@ def build_demo(actions: Actions) -> gr.Blocks:
 def header(actions: Actions) -> str:
     """The title, the models and the limits of uploads, as Markdown."""
     limits, models = actions.limits, actions.config.models
-    names = ", ".join(f"{stage} `{checkpoint}`" for stage, checkpoint in models.items() if checkpoint)
+    names = ", ".join(f"{stage} `{split_revision(name)[0]}`" for stage, name in models.items() if name)
     text = f"Models: {names}."
     if any(str(checkpoint).startswith("bundled:") for checkpoint in models.values()):
         text = "**tiny**, the models that come with the package: they know drawn scenes only, not photographs."

@@ -17,7 +17,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from grounded.data.instances import Instances
-from grounded.data.phrases import parse
+from grounded.data.phrases import listed, parse
 from grounded.errors import ImageError, PromptError
 from grounded.output.draw import draw
 from grounded.pipeline import Pipeline, Text
@@ -117,7 +117,7 @@ def label_images(
                 for file_name, data in mask_pngs(found):
                     write(f"masks/{stem}/{file_name}", data)
                 _add_to_coco(dataset, found, _unique(step.name, names), source.notes)
-                step = replace(step, overlay=overlay, notes=source.notes, instances=len(found))
+                step = replace(step, overlay=overlay, notes=(*source.notes, *found.notes), instances=len(found))
             yield step
         write("annotations.json", json_bytes(dataset))
         if failures:
@@ -177,7 +177,7 @@ def run_batch(
     """
     # Everything that can be wrong with the query is checked before files of an earlier run are removed.
     paths = upload_paths(uploads, actions.limits.max_images)
-    parse(text)
+    phrases = parse(text)
     pipeline, threshold = actions.with_settings(read_settings(settings))
     remove_folder(folder)
     upload_folder = Path(get_upload_folder())
@@ -195,7 +195,7 @@ def run_batch(
     )
     try:
         failed, archive = yield from _show_steps(steps, bar, folder)
-        done = f"Done: {len(paths) - failed} of {len(paths)} images labelled."
+        done = f"Done: {len(paths) - failed} of {len(paths)} images labelled. Phrases: {listed(phrases)}."
         archive_update = gr.update(value=str(archive), visible=True)
         yield _progress_only(message_html(done), archive=archive_update, run=enable_button())
     except Exception:

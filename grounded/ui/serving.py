@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from grounded.errors import CheckpointError, ConfigError, GroundedError
+from grounded.errors import CheckpointError, ConfigError, GroundedError, describe_error
 from grounded.ui.actions import Actions
 from grounded.ui.state import Limits
 from segany.hub import HubError
@@ -36,12 +36,13 @@ MODELS = "models"  # concurrency_id of all events that run models: they go one a
 QUEUE_SIZE = 200  # events that may wait; more are refused with a message
 # Every so many seconds, uploads and results older than so many are deleted, also while the server runs.
 DELETE_CACHE = (300, 3600)
+_NO_PROXY, _PROXIES = ("no_proxy", "NO_PROXY"), ("http_proxy", "https_proxy", "all_proxy")
 # Users whose images are held in memory at once; beyond that, those who were idle longest are forgotten.
 SESSIONS = 256
 
 
 class ServingError(GroundedError, OSError):
-    """The app cannot be served: its port is taken, or the public link cannot be made."""
+    """The app cannot be served: its port is taken, it cannot be reached, or the public link cannot be made."""
 
 
 def gpu(function: Callable[..., Any] | None = None, *, duration: int = 60) -> Callable[..., Any]:
@@ -62,13 +63,21 @@ def prepare() -> Path:
 
     Returns:
         the folder.
+
+    Raises:
+        ServingError: it cannot be created.
     """
+    _leave_out_unusable_proxies()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"  # it keeps images in the browser, on a machine that others may use
     parent = os.environ.get("GRADIO_TEMP_DIR") or None
-    if parent:
-        Path(parent).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="grounded-", dir=parent)).resolve()
+    try:
+        if parent:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="grounded-", dir=parent)).resolve()
+    except OSError as error:
+        where = error.filename or parent or tempfile.gettempdir()
+        raise ServingError(f"no folder for uploads can be created at {where}: {error.strerror or error}") from error
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # By default SIGTERM ends a process at once, and leaves everything behind.
@@ -89,7 +98,8 @@ def load_models(source: str | PathLike[str] = "tiny", limits: Limits | None = No
     try:
         actions = Actions.from_config(source, limits)
     except HubError as error:
-        raise CheckpointError(f"{error}; or get all of it: grounded download {shlex.quote(str(source))}") from error
+        command = f"grounded download {shlex.quote(str(source))} --all"
+        raise CheckpointError(f"{error}; or get all of it: {command}") from error
     # On ZeroGPU there is a GPU only inside the events.
     if os.environ.get("SPACES_ZERO_GPU") != "true":
         print("Warming up", file=sys.stderr, flush=True)
@@ -146,31 +156,39 @@ def running(
 
     Raises:
         ConfigError: `mcp`, and the packages for it are missing.
-        ServingError: the port is taken, or there is no public link.
+        ServingError: the port is taken, the app cannot reach its own address, or there is no public link.
     """
     if mcp:
         check_mcp()
+    from starlette.middleware import Middleware
+
+    from grounded.ui.addresses import NoRemoteFiles, guarded_downloads  # here: Gradio, only after `prepare`
+
     limits = limits or Limits()
+    check_port(port, host)
+    bypass_proxies(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     demo.delete_cache = demo.delete_cache or DELETE_CACHE
     # Without a direct way to the functions, no request can bypass the queue.
     demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     try:
-        _launch(
-            demo,
-            server_name=host,
-            server_port=port,
-            share=share,
-            mcp_server=mcp,
-            inbrowser=open_browser,
-            max_file_size=f"{limits.max_file_mb}mb",
-            state_session_capacity=SESSIONS,
-            enable_monitoring=False,
-            show_error=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            **appearance,
-        )
-        yield demo.share_url or demo.local_url
+        with guarded_downloads(limits):
+            _launch(
+                demo,
+                server_name=f"[{host}]" if host and ":" in host else host,
+                server_port=port,
+                share=share,
+                mcp_server=mcp,
+                inbrowser=open_browser,
+                max_file_size=f"{limits.max_file_mb}mb",
+                state_session_capacity=SESSIONS,
+                enable_monitoring=False,
+                show_error=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                app_kwargs={"middleware": [Middleware(NoRemoteFiles)]},
+                **appearance,
+            )
+            yield demo.share_url or demo.local_url
     finally:
         demo.close(verbose=False)
         folder = os.environ.get("GRADIO_TEMP_DIR")
@@ -183,6 +201,8 @@ def _launch(demo: "gr.Blocks", **options: Any) -> None:
         demo.launch(**options)
     except OSError as error:
         raise _port_error(options["server_port"], error) from error
+    except Exception as error:  # whatever Gradio raises when it does not find itself at its own address
+        raise ServingError(f"the app could not be started: {describe_error(error)}") from error
     if options["share"] and not demo.share_url:
         raise ServingError("no public link could be made: is there a connection? The app works without one")
 
@@ -193,12 +213,37 @@ def check_port(port: int | None, host: str | None) -> None:
     Raises:
         ServingError: it cannot.
     """
-    with socket.socket(socket.AF_INET6 if host and ":" in host else socket.AF_INET) as probe:
+    host = host or "127.0.0.1"
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host or "127.0.0.1", port or 0))
+            probe.bind((host, port or 0))
+        except (socket.gaierror, UnicodeError) as error:
+            raise ServingError(f"the host must be an address of this machine, got {host!r}") from error
         except OSError as error:
             raise _port_error(port, error) from error
+
+
+def bypass_proxies(host: str) -> None:
+    """Let this process reach its own address directly, where `http_proxy` and the like are set.
+
+    Gradio asks that address whether the app is up, and a proxy knows nothing of it.
+    """
+    own = ["localhost", "127.0.0.1", "::1", *([] if "%" in host else [host])]
+    listed = [entry.strip() for name in _NO_PROXY for entry in os.environ.get(name, "").split(",")]
+    for name in _NO_PROXY:  # some read the one, and some the other
+        os.environ[name] = ",".join(dict.fromkeys([*filter(None, listed), *own]))
+
+
+def _leave_out_unusable_proxies() -> None:
+    """Take proxies out of the environment that would stop Gradio from being imported, and say so on stderr."""
+    usable = ("http", "https", *(("socks5", "socks5h") if importlib.util.find_spec("socksio") else ()))
+    for name in [name for name in os.environ if name.lower() in _PROXIES]:
+        scheme, separator, _ = os.environ[name].partition("://")
+        if separator and scheme.lower() not in usable:
+            del os.environ[name]
+            hint = ": pip install 'httpx[socks]'" if scheme.lower().startswith("socks5") else ""
+            print(f"Warning: {name} is left out, a proxy of the kind {scheme}://{hint}", file=sys.stderr, flush=True)
 
 
 def check_mcp() -> None:

@@ -22,15 +22,19 @@ class Limits:
     max_file_mb: int = 30  # of one upload
     max_images: int = 100  # of one batch
     seconds: float = 300.0  # for one event
+    allow_addresses: bool = False  # whether the server fetches images from public addresses that a user names
+    fetch_seconds: float = 20.0  # for one of them
 
 
 def open_within(image: ImageLike | SourceImage, limits: Limits) -> SourceImage:
     """Open an image, and scale it down where its longer side is beyond the limit; a note on it says so.
 
+    Text is the path of a file and never an address: it may come from a stranger.
+
     Raises:
         ImageError: it cannot be read, or has too many pixels.
     """
-    source = open_image(image, round(limits.max_megapixels * 1e6))
+    source = open_image(image, round(limits.max_megapixels * 1e6), allow_addresses=False)
     width, height = source.pixels.size
     scale = limits.max_side / max(width, height)
     if scale >= 1:

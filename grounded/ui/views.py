@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
+from grounded.data.phrases import listed, parse
 from grounded.output.draw import draw, phrase_colour
 from grounded.ui.state import AppState, EditState
 from segany.utils.rle import RLE, decode_rle, encode_rle, rle_area
@@ -173,7 +174,9 @@ def status_lines(state: AppState) -> tuple[str, ...]:
     if edits is None:
         width, height = image.pixels.size
         return (f"Image of {width} × {height} pixels. Say what to find, and press Run.", *notes)
-    lines = [found_line(edits.instances, "instance"), *notes]
+    understood = [f"Phrases: {listed(parse(state.last_query[0]))}."] if state.last_query else []
+    unread = (f"{note[:1].upper()}{note[1:]}." for note in edits.instances.notes)
+    lines = [found_line(edits.instances, "instance"), *understood, *unread, *notes]
     if edits.selected is not None:
         points = f", {len(edits.clicks)} point{'s' * (len(edits.clicks) != 1)} set" if edits.clicks else ""
         lines.append(f"Selected: {instance_choices(edits.instances)[edits.selected][0]}{points}.")

@@ -13,7 +13,7 @@ from grounded.ui import serving
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where uploads would lie; what the command changes in the environment is undone."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "False")
     return tmp_path / "uploads"
 
@@ -51,7 +51,7 @@ def test_wrong_arguments(arguments: list[str], message: str, monkeypatch: pytest
     [
         pytest.param(
             "detector: {checkpoint: nobody/no-such-model}",
-            "or get all of it: grounded download {config}",
+            "or get all of it: grounded download {config} --all",
             id="not downloaded",
         ),
         pytest.param("segmenter: {checkpoint: /none/such.pth}", "/none/such.pth", id="no such file"),
@@ -76,6 +76,33 @@ def test_a_port_that_is_taken():
         result = run("--port", port)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: port {port} is taken") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "message"),
+    [
+        pytest.param(["--host", "nonsense.invalid"], None, "the host must be an address of this machine", id="host"),
+        pytest.param(["--host", "192.0.2.1"], None, "no port can be listened on", id="another machine's"),
+        pytest.param([], "/dev/null/uploads", "no folder for uploads can be created at /dev/null", id="folder"),
+    ],
+)
+def test_what_stops_the_app_is_one_line(
+    arguments: list[str], folder: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    if folder:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", folder)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {message}") and len(result.stderr.splitlines()) == 1
+
+
+def test_an_error_of_a_library_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("something\nodd")
+
+    monkeypatch.setattr(serving, "prepare", fail)
+    result = run()
+    assert (result.exit_code, result.stderr) == (1, "Error: RuntimeError: something odd\n")
 
 
 def test_options_reach_the_server(monkeypatch: pytest.MonkeyPatch, own_folder: Path):

@@ -147,3 +147,24 @@ def test_a_folder_that_is_no_run(tmp_path: Path):
     (tmp_path / "run").mkdir()
     result = run(tmp_path / "run")
     assert result.exit_code == 1 and "holds no run" in result.stderr
+
+
+def test_a_truth_of_crowds_alone(folder: Path):
+    truth = folder.parent / "truth.json"
+    data = json.loads(truth.read_text())
+    for entry in data["annotations"]:
+        entry["iscrowd"] = 1
+    truth.write_text(json.dumps(data))
+    result = run(folder)
+    assert result.exit_code == 1
+    assert "objects of the ground truth are crowds" in result.stderr and "--count-crowds" in result.stderr
+    assert run(folder, "--count-crowds").exit_code == 0
+
+
+def test_damaged_records_are_named_and_cost_the_exit_status(folder: Path):
+    shard = folder / "records" / "00000.jsonl"
+    shard.write_bytes(shard.read_bytes() + b"{}\n")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert "Warning: left out: " in result.stderr and "1 records or reviews cannot be read" in result.stderr
+    assert (folder / "evaluation" / "evaluation.json").exists()

@@ -42,6 +42,24 @@ def test_a_run_of_its_own(tmp_path: Path):
     assert store.read_done_files(out) == {record.image.file for record in made.ALL}
 
 
+def test_ids_of_a_coco_file_stay(tmp_path: Path):
+    path, _ = as_coco(runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]]))
+    data = json.loads(path.read_text())
+    for entry in data["annotations"]:
+        entry |= {"image_id": entry["image_id"] + 1000, "category_id": entry["category_id"] + 50}
+    for entry in data["images"]:
+        entry["id"] += 1000
+    for entry in data["categories"]:
+        entry["id"] += 50
+    path.write_text(json.dumps(data))
+    assert run(path, "--out", tmp_path / "new").exit_code == 0
+    again, _ = as_coco(tmp_path / "new")
+    found = json.loads(again.read_text())
+    assert [image["id"] for image in found["images"]] == [1001, 1002]
+    assert {entry["image_id"] for entry in found["annotations"]} == {1001, 1002}
+    assert {entry["category_id"] for entry in found["annotations"]} == {51}
+
+
 def test_images_elsewhere(tmp_path: Path):
     path, _ = as_coco(runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]]))
     (tmp_path / "pictures" / "deep").mkdir(parents=True)
@@ -89,16 +107,49 @@ def test_no_image_of_the_run(tmp_path: Path):
         pytest.param(["{tmp}/a.json", "--out", "{tmp}/b"], 2, "cannot be told: name one of", id="unknown"),
         pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "coco"], 1, "must hold", id="not COCO"),
         pytest.param(["{tmp}/list.json", "--into", "{tmp}"], 1, "holds no run", id="no run"),
-        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "voc"], 2, "'voc' is not one of", id="format"),
+        pytest.param(
+            ["{tmp}/a.json", "--out", "{tmp}/b", "--format", "x"], 2, "'x' is not one of 'coco',", id="format"
+        ),
+        pytest.param(["{tmp}/a.json", "--out", "{tmp}/b", "--format", "voc"], 1, "is not XML", id="not VOC"),
+        pytest.param(["{tmp}/empty", "--out", "{tmp}/b"], 2, "coco, coco-results, labelme,", id="an empty folder"),
+        pytest.param(["{tmp}/list.json", "--out", "{tmp}/b", "--coco", "{tmp}/a.json"], 2, "with COCO", id="coco"),
+        pytest.param(["{tmp}/min.json", "--out", "{tmp}/b"], 1, "JSON-MIN export, which", id="JSON-MIN"),
     ],
 )
 def test_errors(arguments: list[str], status: int, message: str, tmp_path: Path):
     (tmp_path / "a.json").write_text("{}")
     (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "min.json").write_text('[{"image": "a.jpg", "annotator": 1}]')
+    (tmp_path / "empty").mkdir()
     result = run(*[argument.replace("{tmp}", str(tmp_path)) for argument in arguments])
     assert (result.exit_code, result.stdout) == (status, "")
     assert message in result.stderr
     assert not (tmp_path / "b").exists()
+
+
+def test_nothing_is_rejected_where_a_shape_cannot_be_read(tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]])
+    path, _ = as_labelme(folder)
+    for name in ("one", "holes"):
+        data = json.loads((path / f"{name}.json").read_text())
+        del data["shapes"][0]
+        data["shapes"] += [{"label": "a dog", "points": [[1, 2], [3, 4]]}] * (name == "one")
+        (path / f"{name}.json").write_text(json.dumps(data))
+    result = run(path, "--into", folder)
+    assert result.exit_code == 0, result.output
+    assert "annotations that cannot be read, left out: 1 (one.jpg shape 1 'a dog': a polygon must have" in result.stderr
+    assert [(review.file, review.action) for review in log.read_reviews(folder)] == [("holes.jpg", "reject")]
+
+
+def test_results_with_the_file_that_they_are_about(tmp_path: Path):
+    folder = runs.write(tmp_path / "run")
+    coco, results = runs.exported(folder, "coco"), runs.exported(folder, "coco-results")
+    path = results / "results.json"
+    result = run(path, "--out", tmp_path / "new")
+    assert result.exit_code == 1 and "with --coco" in result.stderr
+    result = run(path, "--out", tmp_path / "new", "--coco", coco / "instances.json")
+    assert result.exit_code == 0, result.output
+    assert f"{len(made.ALL)} images" in result.stdout
 
 
 def test_a_busy_folder(tmp_path: Path):
@@ -106,3 +157,17 @@ def test_a_busy_folder(tmp_path: Path):
     with store.open_run(tmp_path / "new", store.Run(source="x", phrases=("y",))):
         result = run(path, "--out", tmp_path / "new")
     assert result.exit_code == 1 and result.stderr.startswith("Error: another run is writing into")
+
+
+def test_nothing_but_strays(tmp_path: Path):
+    folder = runs.write(tmp_path / "run", [made.RECORDS["one"]])
+    path, _ = as_coco(folder)
+    data = json.loads(path.read_text())
+    for entry in data["annotations"]:
+        entry["image_id"] = 99
+    path.write_text(json.dumps(data))
+    for arguments in (("--into", folder), ("--out", tmp_path / "new")):
+        result = run(path, *arguments)
+        assert result.exit_code == 1
+        assert result.stderr == f"Error: {path}: none of its 1 annotations is of an image that is listed\n"
+    assert log.read_reviews(folder) == []

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -5,12 +7,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from pycocotools.coco import COCO
 
+from grounded.cli.export import export
 from grounded.cli.label import label
 from grounded.config import PipelineConfig, override
 from grounded.labelling.sources import open_source
 from grounded.labelling.store import Run, open_run, read_failures, read_records
 from tests.grounded.conftest import random_image, save_segmenter
+from tests.http_server import image_server
 
 
 @pytest.fixture
@@ -104,6 +109,34 @@ def test_failures_are_told_and_retried(images: Path, config: str, tmp_path: Path
     assert read_failures(out) == {}
 
 
+def test_files_that_are_not_read_are_named(images: Path, config: str, tmp_path: Path):
+    for name in ("IMG_0.CR3", "IMG_1.CR3"):
+        (images / name).write_bytes(b"\0\0\0\x18ftypcrx " + bytes(50))
+    (images / "drawing.svg").write_text("<svg></svg>")
+    (images / "export").mkdir()
+    random_image().save(images / "export" / "0.png")
+    (images / "export" / "export.txt").write_text("1 images, 1 instances as yolo, by grounded 1.")
+    result = run(images, "a cat", "--config", config, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("3 images labelled, 3 failures")
+    assert "Note: left out, as this program wrote it: export: an export\n" in result.stderr
+    assert "2 files were not read: IMG_0.CR3, IMG_1.CR3: the file is the raw file of a camera" in result.stderr
+    assert "1 file was not read: drawing.svg: the file is a drawing" in result.stderr
+
+
+def test_addresses_of_a_list(images: Path, config: str, tmp_path: Path):
+    with image_server() as server:
+        server.image = (images / "0.png").read_bytes()
+        addresses = [f"{server.url}/{path}" for path in ("image/a.png", "status/404")]
+        (tmp_path / "list.txt").write_text("\n".join(addresses))
+        result = run(tmp_path / "list.txt", "a cat", "--config", config, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    (record,) = read_records(tmp_path / "out")
+    assert (record.image.file, record.image.address) == ("127.0.0.1/image/a.png", addresses[0])
+    missing = f"127.0.0.1/status/404: cannot get {addresses[1]}: the server answers 404, there is nothing"
+    assert f"1 file was not read: {missing}" in result.stderr
+
+
 def test_a_vocabulary_file_and_tiles(images: Path, config: str, tmp_path: Path):
     words = tmp_path / "words.yaml"
     words.write_text("classes:\n  animal: [a cat, dog]\n  mug:\n")
@@ -133,6 +166,31 @@ def test_a_coco_file_with_its_root(images: Path, config: str, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert [record.image.file for record in read_records(tmp_path / "out")] == ["1.png"]
     assert open_source(Run.read(tmp_path / "out").source).get("1.png") == (images / "1.png").read_bytes()
+
+
+def test_ids_of_a_coco_file_stay(images: Path, config: str, tmp_path: Path):
+    data = {
+        "images": [
+            {"id": 397133, "file_name": "1.png", "width": 8, "height": 8},
+            {"id": 37777, "file_name": "2.png", "width": 8, "height": 8},
+        ],
+        "categories": [{"id": 18, "name": "a dog"}, {"id": 59, "name": "pizza"}],
+        "annotations": [],
+    }
+    (images / "coco.json").write_text(json.dumps(data))
+    out = tmp_path / "out"
+    assert run(images / "coco.json", "dog. pizza. a cup", "--config", config, "--out", out).exit_code == 0
+    for name in ("coco", "coco-results"):
+        assert CliRunner().invoke(export, [str(out), "--format", name]).exit_code == 0
+    written = json.loads((out / "exports" / "coco" / "instances.json").read_text())
+    assert {image["file_name"]: image["id"] for image in written["images"]} == {"1.png": 397133, "2.png": 37777}
+    assert [category["id"] for category in written["categories"]] == [18, 59, 60]
+    results = json.loads((out / "exports" / "coco-results" / "results.json").read_text())
+    assert len(results) == len(written["annotations"]) > 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(images / "coco.json"))
+        for taken in (results, written["annotations"]):
+            assert len(truth.loadRes(taken).anns) == len(results)
 
 
 WRONG = {

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from grounded import __version__
 from grounded.cli.main import COMMANDS, load_command, main
 from grounded.config import PipelineConfig
 from grounded.data.instances import Instances
+from grounded.output import fonts
 from tests.data import PICNIC, ROOT
 from tests.grounded.conftest import random_image
 
@@ -45,14 +47,31 @@ def test_one_image(config: str, image: str, tmp_path: Path):
 
 def test_options_reach_the_pipeline(config: str, image: str, tmp_path: Path):
     out = tmp_path / "out"
-    result = run(image, "a cat", "--config", config, "--out", out, "--box-threshold", 1, "--device", "cpu", "--verbose")
+    options = ["--config", config, "--out", out, "--box-threshold", 1, "--device", "cpu", "--verbose"]
+    result = run(image, '"a cat"?', *options)
     assert result.exit_code == 0, result.output
     assert len(Instances.from_json(out / "result.json")) == 0
+    assert result.stdout.startswith("Phrases: “a cat”\n")
     assert "(a cat: 0)" in result.stdout
     assert "detect 0." in result.stdout or "detect 1" in result.stdout
     result = run(image, "a cat", "--config", config, "--out", out, "--mode", "text")
     assert result.exit_code == 0, result.output
     assert set(Instances.from_json(out / "result.json").sources.tolist()) == {"text"}
+
+
+def test_letters_without_a_font_are_noted(config: str, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fonts, "letter_notes", lambda texts: (f"no letters for {' '.join(set(texts))}",))
+    result = run(image, "a cat", "--config", config, "--out", tmp_path / "out")
+    assert result.stdout.splitlines()[1:] == ["  note: no letters for a cat"]
+    stored = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert stored["image"]["notes"] == ["no letters for a cat"]
+
+
+def test_phrases_that_the_detector_cannot_read_are_noted(config: str, image: str, tmp_path: Path):
+    result = run(image, "a cat. 猫", "--config", config, "--out", tmp_path / "out", "--box-threshold", 1)
+    note = "the detector cannot read '猫': its vocabulary has none of these words"
+    assert f"  note: {note}" in result.stdout.splitlines()
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["notes"] == [note]
 
 
 def test_several_images_of_which_some_fail(config: str, image: str, tmp_path: Path):

@@ -18,6 +18,17 @@ def test_score_is_that_of_the_own_phrase(detections: Detections):
     np.testing.assert_array_equal(detections.score, np.array([0.9, 0.7, 0.5], np.float32))
 
 
+def test_scores_of_the_best_token(detections: Detections):
+    """A phrase that has one score has it for its best token too."""
+    np.testing.assert_array_equal(detections.best_token_scores, detections.score)
+    given = Detections(BOXES, SCORES, IDS, np.array([0.95, 0.8, 0.6], np.float32))
+    np.testing.assert_array_equal(given[[2, 0]].best_token_scores, np.array([0.6, 0.95], np.float32))
+    joined = Detections.concatenate([given[:1], Detections.empty(2), detections[1:]])
+    np.testing.assert_array_equal(joined.best_token_scores, np.array([0.95, 0.7, 0.5], np.float32))
+    with pytest.raises(ValueError, match=r"best_token_scores must be \(3,\), got \(2,\)"):
+        build_unchecked(Detections, BOXES, SCORES, IDS, np.zeros(2, np.float32))
+
+
 @pytest.mark.parametrize(
     ("index", "rows"),
     [

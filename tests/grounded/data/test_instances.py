@@ -42,6 +42,7 @@ def assert_same(actual: Instances, expected: Instances):
         "boxes",
         "scores",
         "detector_scores",
+        "best_token_scores",
         "clip_scores",
         "predicted_iou",
         "phrase_scores",
@@ -49,6 +50,29 @@ def assert_same(actual: Instances, expected: Instances):
     ]
     for name in names:
         np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name), err_msg=name)
+
+
+def test_scores_of_the_best_token():
+    assert np.isnan(build().best_token_scores).all()
+    given = build(best_token_scores=np.array([0.95, 0.8, NAN], np.float32))
+    entries = given.to_dict()["instances"]
+    assert [entry["best_token_score"] for entry in entries] == [0.95, 0.8, None]
+    assert_same(Instances.from_dict(given.to_dict()), given)
+    older = given.to_dict()
+    for entry in older["instances"]:
+        del entry["best_token_score"]
+    assert_same(Instances.from_dict(older), build())
+    np.testing.assert_array_equal(
+        Instances.concatenate([given[[1]], build()[[2]]]).best_token_scores[0], np.float32(0.8)
+    )
+
+
+def test_notes_are_of_the_query():
+    noted = build(notes=("the detector cannot read '猫'",))
+    assert noted[[0]].notes == noted.sorted().notes == noted.notes
+    assert noted.to_dict()["notes"] == list(noted.notes)
+    assert Instances.from_dict(noted.to_dict()).notes == noted.notes
+    assert "notes" not in build().to_dict()
 
 
 def test_labels_and_masks():
@@ -160,6 +184,7 @@ def test_json_form():
         "box": [4.0, 4.0, 17.0, 17.0],
         "score": 0.91,  # and not the 0.9100000262260437 of float32 in full
         "detector_score": 0.91,
+        "best_token_score": None,
         "clip_score": None,
         "predicted_iou": 0.8,
         "phrase_scores": [0.1, 0.91, 0.0],

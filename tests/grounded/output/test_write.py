@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounded.data.image import open_image
+from grounded.data.image import SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.errors import OutputError
 from grounded.output.write import mask_name, output_folders, write_result
@@ -24,10 +24,25 @@ from tests.grounded.failures import fill_disk
         pytest.param(["a.png", "a-2.png", "b/a.png"], ["a", "a-2", "a-3"], id="number already taken"),
         pytest.param(["A.png", "a.png"], ["A", "a-2"], id="equal but for case"),
         pytest.param(["a.b.png", "a.c.png"], ["a.b", "a.c"], id="dots"),
+        pytest.param([f"{'猫' * 84}.p", f"x/{'猫' * 84}.p"], ["猫" * 80, f"{'猫' * 80}-2"], id="long"),
     ],
 )
 def test_output_folders(images: list[str], folders: list[str]):
     assert output_folders([Path(image) for image in images], Path("out")) == [Path("out") / name for name in folders]
+
+
+def test_output_folders_of_addresses():
+    images = [
+        "http://host/a%20b.png?x=1",
+        "https://other/a%20b.png",
+        "http://host/",
+        "file:///x/c.png",
+        "s3://d/..",
+        "e",
+    ]
+    assert output_folders(images, Path("out")) == [
+        Path("out") / n for n in ("a b", "a b-2", "image", "c", "image-2", "e")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +91,13 @@ def test_notes_and_odd_names_are_stored(tmp_path: Path):
     write_result(tmp_path / "out", open_image(path), Instances.empty(("a dog",), (30, 40)))
     image = json.loads((tmp_path / "out" / "result.json").read_text())["image"]
     assert (image["file"], image["notes"]) == ("no\ufffdtext.png", ["transparent pixels are shown on white"])
+
+
+def test_the_address_is_stored(tmp_path: Path):
+    source = SourceImage(Image.new("RGB", (40, 30)), address="https://me:secret@host/x/a%20b.png?size=2")
+    write_result(tmp_path / "out", source, Instances.empty(("a dog",), (30, 40)))
+    image = json.loads((tmp_path / "out" / "result.json").read_text())["image"]
+    assert (image["file"], image["address"]) == ("a b.png", "https://host/x/a%20b.png?size=2")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

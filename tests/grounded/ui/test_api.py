@@ -13,11 +13,12 @@ from grounded.data.instances import Instances
 from grounded.errors import ConfigError, GroundedError, ImageError, PromptError, ResultError
 from grounded.query import QuerySettings
 from grounded.ui.actions import Actions
-from grounded.ui.api import ENDPOINT_SETTINGS, ENDPOINTS, Api, expand_settings
+from grounded.ui.api import ENDPOINT_SETTINGS, ENDPOINTS, Api, _read_result, expand_settings
 from grounded.ui.progress import TimeLimitError
 from grounded.ui.state import Limits
 from segany.utils.rle import encode_rle
 from tests.data import PICNIC, picnic_truth, unchecked
+from tests.fuzzing import FUZZ_COUNTS, fuzz
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +267,13 @@ def test_settings_are_taken_by_position(api: Api, found: dict[str, Any]):
     assert segment(str(PICNIC), "a dog. pizza")["instances"] == found["instances"]
     assert segment(str(PICNIC), "a dog. pizza", *[None] * 6)["instances"] == found["instances"]
     assert segment(str(PICNIC), "a dog. pizza", 1.0)["instances"] == []
+
+
+@pytest.mark.parametrize("count", FUZZ_COUNTS)
+def test_odd_results_are_read_or_refused(count: int, found: dict[str, Any]):
+    def read(content: bytes) -> None:
+        instances = _read_result(content.decode(errors="replace"), (480, 640))
+        assert instances.masks.shape == (len(instances), 480, 640)
+        json.dumps(instances.to_dict(), allow_nan=False)
+
+    fuzz([json.dumps(found).encode()], read, count)

@@ -304,7 +304,7 @@ def test_a_run_shows_more_and_more_and_ends_with_a_zip(small: Actions, files: li
         "1 of 3 images",
         "2 of 3 images",
         "Packing the ZIP",
-        "Done: 2 of 3 images labelled.",
+        "Done: 2 of 3 images labelled. Phrases: “a dog”",
     ]
     gallery = given(steps, "gallery")
     assert [len(shown) for shown in gallery] == [0, 1, 1, 2]

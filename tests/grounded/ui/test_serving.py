@@ -26,9 +26,10 @@ from grounded.data.instances import Instances
 from grounded.errors import ConfigError
 from grounded.ui import serving
 from grounded.ui.actions import Actions
-from grounded.ui.api import ENDPOINTS, Api, add_endpoints
+from grounded.ui.api import ENDPOINT_SETTINGS, ENDPOINTS, Api, add_endpoints
 from grounded.ui.state import Limits
 from tests.data import PICNIC, ROOT, picnic_truth
+from tests.http_server import image_server
 
 # By which a third burst may raise the resident memory: 1.3 MB an image. Until then allocators take what they keep.
 # Fifty requests that each left their embeddings, of the image and of three windows, would keep 200 MB. The allocator
@@ -39,7 +40,7 @@ MEMORY_BOUND = 128 * 2**20
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"):
+        for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "no_proxy", "NO_PROXY"):
             patch.setenv(name, "")
         handler = signal.getsignal(signal.SIGTERM)
         yield serving.prepare()
@@ -122,10 +123,10 @@ def test_addresses_stand_for_uploads(client: Client, found: dict[str, Any], fold
         pytest.param(
             "segment",
             {"image": "http://127.0.0.1/a.png"},
-            "cannot get the image http://127.0.0.1/a.png",
-            id="own network",
+            "addresses are not fetched here, got http://127.0.0.1/a.png: upload the file",
+            id="address",
         ),
-        pytest.param("segment", {"image": "data:image/png;base64,?"}, "file.png is not an image", id="no base64"),
+        pytest.param("segment", {"image": "data:image/png;base64,?"}, "image is not an image", id="no base64"),
         pytest.param("segment", {"box_threshold": 7.0}, "box_threshold must lie in [0, 1], got 7.0", id="threshold"),
         pytest.param("refine", {"index": 99}, "index must be one of 2 instances", id="index"),
         pytest.param("refine", {"result": "{not json"}, "the result is not JSON", id="no JSON"),
@@ -172,6 +173,9 @@ def test_endpoints_and_their_parameters_are_documented(client: Client):
     assert [name for name, p in parameters.items() if not p["parameter_has_default"]] == ["image", "text"]
 
 
+SETTINGS = [None] * len(ENDPOINT_SETTINGS)
+
+
 def post(url: str, path: str, data: Any) -> dict[str, Any]:
     request = urllib.request.Request(
         f"{url}gradio_api/{path}", json.dumps(data).encode(), {"Content-Type": "application/json"}
@@ -182,10 +186,26 @@ def post(url: str, path: str, data: Any) -> dict[str, Any]:
 
 def test_files_of_the_server_cannot_be_read(url: str):
     for image in ({"path": str(PICNIC), "meta": {"_type": "gradio.FileData"}}, {"path": str(PICNIC)}, str(PICNIC)):
-        event = post(url, "call/segment", {"data": [image, "a dog"]})["event_id"]
+        event = post(url, "call/segment", {"data": [image, "a dog", *SETTINGS]})["event_id"]
         with urllib.request.urlopen(f"{url}gradio_api/call/segment/{event}", timeout=60) as answer:
             text = answer.read().decode()
         assert "event: error" in text and "instances" not in text
+
+
+def test_the_server_fetches_nothing_for_its_users(url: str):
+    """Neither for an upload that names an address as its place, nor by the route of files."""
+    with image_server() as other:
+        address = f"{other.url}/image/a.png"
+        upload = {"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}
+        for name, image in (("segment", upload), ("label", [upload]), ("segment", address), ("label", [address])):
+            event = post(url, f"call/{name}", {"data": [image, "a dog", *SETTINGS]})["event_id"]
+            with urllib.request.urlopen(f"{url}gradio_api/call/{name}/{event}", timeout=60) as answer:
+                text = answer.read().decode()
+            assert "event: error" in text and "addresses are not fetched here" in text
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{url}gradio_api/file={address}", timeout=60)
+        assert caught.value.code == 403
+        assert other.requests == []
 
 
 def test_no_request_bypasses_the_queue(url: str):
@@ -295,6 +315,59 @@ def test_a_port_that_is_taken(small: gr.Blocks):
     serving.check_port(None, None)
     with pytest.raises(serving.ServingError, match="no port can be listened on"):
         serving.check_port(None, "192.0.2.1")  # an address for documentation, which no machine has
+
+
+@pytest.mark.parametrize(
+    ("host", "variables"),
+    [
+        pytest.param(None, {"http_proxy": "http://127.0.0.1:1"}, id="of http"),
+        pytest.param("0.0.0.0", {"ALL_PROXY": "http://127.0.0.1:1", "NO_PROXY": "intern.example"}, id="of everything"),
+    ],
+)
+def test_behind_a_proxy(host: str | None, variables: dict[str, str], small: gr.Blocks, monkeypatch: pytest.MonkeyPatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with serving.running(small, host=host):
+        assert small.is_running
+    for name in ("no_proxy", "NO_PROXY"):
+        listed = os.environ[name].split(",")
+        assert {"localhost", "127.0.0.1", "::1", host or "localhost"} <= set(listed)
+        assert variables.get("NO_PROXY", "localhost") in listed
+
+
+@pytest.mark.parametrize(
+    ("proxy", "is_left_out"),
+    [("http://127.0.0.1:1", False), ("127.0.0.1:1", False), ("socks://127.0.0.1:1", True), ("", False)],
+)
+def test_proxies_that_gradio_cannot_use_are_left_out(
+    proxy: str, is_left_out: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    serving.prepare()
+    assert ("ALL_PROXY" not in os.environ) == is_left_out
+    assert capsys.readouterr().err.startswith("Warning: ALL_PROXY is left out") == is_left_out
+
+
+@pytest.mark.parametrize("host", ["nonsense.invalid", "a" * 70 + ".invalid", "999.1.1.1"])
+def test_no_address_of_this_machine(host: str):
+    with pytest.raises(serving.ServingError, match="the host must be an address of this machine"):
+        serving.check_port(None, host)
+
+
+def test_a_launch_that_fails_is_one_line(small: gr.Blocks, monkeypatch: pytest.MonkeyPatch):
+    def fail(**options: Any) -> None:
+        raise ValueError("not\nthere")
+
+    monkeypatch.setattr(small, "launch", fail)
+    with (
+        pytest.raises(serving.ServingError, match=r"^the app could not be started: ValueError: not there$"),
+        serving.running(small),
+    ):
+        pytest.fail("it runs")
 
 
 def test_mcp_without_its_packages(small: gr.Blocks, monkeypatch: pytest.MonkeyPatch):

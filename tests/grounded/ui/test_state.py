@@ -80,7 +80,7 @@ def test_files_of_too_many_pixels_are_refused(tmp_path: Path):
     [
         pytest.param("absent.png", "no such image", id="no file"),
         pytest.param(__file__, "not an image", id="no image"),
-        pytest.param(np.zeros((4, 4)), "must be uint8", id="floats"),
+        pytest.param(np.full((4, 4), 2.0), "must lie in 0..1", id="floats"),
     ],
 )
 def test_what_is_no_image(image: str | np.ndarray, message: str):

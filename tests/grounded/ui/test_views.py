@@ -10,6 +10,7 @@ from PIL import Image, ImageColor
 
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
+from grounded.query import QuerySettings
 from grounded.ui import views
 from grounded.ui.state import AppState, Click, EditState
 from grounded.ui.views import GREEN, RED, distinct_colours, read_strokes
@@ -206,6 +207,10 @@ NOTE = "scaled down from 4000 x 3000 to 2048 x 1536 pixels"
         (replace(state(), edits=None), ["Image of 160 × 120 pixels"]),
         (state(), ["2 instances: a dog (1), a cat (1). None of: a mug."]),
         (state(Instances.empty(PHRASES, SIZE)), ["Nothing was found. None of: a dog, a cat, a mug."]),
+        (
+            replace(state(), last_query=('"a dog" | a cat?', QuerySettings())),
+            ["2 instances", "Phrases: “a dog”, “a cat”."],
+        ),
         (state(selected=1), ["2 instances", "Selected: 2 a cat."]),
         (state(selected=1, clicks=(Click(1.0, 2.0, True),)), ["2 instances", "Selected: 2 a cat, 1 point set."]),
         (state(corner=(1.0, 2.0)), ["2 instances", "Now press on the opposite corner"]),
@@ -213,8 +218,23 @@ NOTE = "scaled down from 4000 x 3000 to 2048 x 1536 pixels"
             replace(state(), image=SourceImage(Image.new("RGB", SIZE[::-1]), notes=(NOTE,))),
             ["2 instances", f"The image was {NOTE}."],
         ),
+        (
+            state(replace(Instances.empty(PHRASES, SIZE), notes=("the detector cannot read 'a mug'",))),
+            ["Nothing was found.", "The detector cannot read 'a mug'."],
+        ),
     ],
-    ids=["no image", "no query", "found", "nothing found", "selected", "points", "a corner", "a note"],
+    ids=[
+        "no image",
+        "no query",
+        "found",
+        "nothing found",
+        "understood",
+        "selected",
+        "points",
+        "a corner",
+        "a note",
+        "unread",
+    ],
 )
 def test_status_says_what_there_is(one: AppState, lines: list[str]):
     shown = views.status_lines(one)
