@@ -55,7 +55,7 @@ class QuerySettings:
     def from_config(cls, config: PipelineConfig) -> "QuerySettings":
         """The values of a configuration: `from_config(config).apply(other)` has them all, whatever `other` says."""
         return cls(
-            box_threshold=config.detector.box_threshold,
+            box_threshold=config.detector.threshold,
             mode=config.prompting.mode,
             text_prompt=config.prompting.text_prompt,
             filtering=config.filtering.enabled,

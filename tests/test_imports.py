@@ -39,7 +39,12 @@ OWNERS = {
     "groundingdino": ("grounded/models/detectors/original/package.py",),
     "pyarrow": ("grounded/labelling/formats/table.py",),
     "supervision": ("grounded/data/formats.py",),
-    "open_clip": ("grounded/models/clip.py", "grounded/models/dense_clip.py", "recipes/*.py", "benchmarks/*.py"),
+    "open_clip": (
+        "grounded/models/clip_checkpoint.py",
+        "grounded/models/dense_clip.py",
+        "recipes/*.py",
+        "benchmarks/*.py",
+    ),
     "pycocotools": (
         "segany/utils/rle.py",
         "grounded/evaluation/average_precision.py",  # COCO's own evaluator

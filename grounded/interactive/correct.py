@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from grounded.data.clicks import Clicks, finite_floats, validate_points
+from grounded.data.display import ImageReference
 from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.data.phrases import parse
@@ -134,7 +135,8 @@ def candidates(
         ConfigError: the segmenter takes no mask prompts.
         PromptError: neither a foreground point nor a box, or they do not fit the image.
     """
-    segmenter, image, phrases = _mask_promptable(segmenter), open_image(image), parse([phrase])
+    segmenter, phrases = _mask_promptable(segmenter), parse([phrase])
+    given, image = image, open_image(image)
     check_embedding(embedding, image)
     clicks = Clicks.read(points, point_labels, image.size)
     if embedding is None:
@@ -155,6 +157,7 @@ def candidates(
         first_iou(masks),
         "point" if box is None else "box",
     )
+    found = replace(found, image_source=ImageReference.of(given, image))
     return found[rle_area(found.rles) > 0].sorted()
 
 

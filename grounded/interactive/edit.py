@@ -29,6 +29,7 @@ def relabel(instances: Instances, index: int, phrase: str) -> Instances:
         wider,
         phrase_ids=_replaced(wider.phrase_ids, row, phrase_id),
         detector_scores=_replaced(wider.detector_scores, row, np.nan),
+        best_token_scores=_replaced(wider.best_token_scores, row, np.nan),
         clip_scores=_replaced(wider.clip_scores, row, np.nan),
     )
 

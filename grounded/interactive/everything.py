@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from grounded.data.display import ImageReference
 from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.data.phrases import parse
@@ -53,7 +54,7 @@ def everything(
         PromptError: the text holds no phrase.
         ValueError: an option is out of range.
     """
-    image, watch = open_image(image), stopwatch or Stopwatch()
+    given, image, watch = image, open_image(image), stopwatch or Stopwatch()
     check_embedding(embedding, image)
     names = parse(words) if words else ()
     if not isinstance(segmenter, Predictor):
@@ -75,7 +76,7 @@ def everything(
         with watch.stage("score"):
             probabilities = scorer.score(image.pixels, found.rles, names)
         found = _named(found, probabilities, naming_threshold)
-    return found.sorted()
+    return replace(found.sorted(), image_source=ImageReference.of(given, image))
 
 
 def _named(found: Instances, probabilities: Float32[np.ndarray, "n w"], threshold: float) -> Instances:

@@ -92,8 +92,7 @@ def atomic_files() -> Iterator[Callable[[Path, bytes], None]]:
                 undo.callback(Path(name).unlink, missing_ok=True)
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
-                # mkstemp files are private to the user; a result gets the mode that a plain open() would have given it.
-                os.chmod(name, 0o666 & ~_umask())
+                set_usual_mode(Path(name))  # mkstemp files are private to the user
             staged.append((Path(name), path))
 
         yield write
@@ -213,7 +212,17 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _temporary_prefix(path: Path) -> str:
-    return f".{path.name[:100]}."  # hidden, and short enough for every file system
+    return f".{cut_name(path.name, 100)}."  # hidden, and short enough for every file system
+
+
+def cut_name(name: str, length: int) -> str:
+    """Cut a file name to so many bytes, which file systems count, without cutting through a character."""
+    return os.fsencode(name)[:length].decode(errors="ignore") if len(os.fsencode(name)) > length else name
+
+
+def set_usual_mode(path: Path) -> None:
+    """Give a file the mode that a plain open() would have given it, where a library made it private to the user."""
+    os.chmod(path, 0o666 & ~_umask())
 
 
 def _umask() -> int:

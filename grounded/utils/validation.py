@@ -6,6 +6,7 @@ states what was expected and what came: "X.yaml: detector.box_threshold must lie
 
 import functools
 import inspect
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ Count = Annotated[int, Field(ge=1)]
 TextTuple = Annotated[tuple[str, ...], Strict(False)]  # not strict: YAML and JSON write a tuple as a list
 IntTuple = Annotated[tuple[int, ...], Strict(False)]
 
+_SHORT = reprlib.Repr()  # aliases of YAML may stand for billions of values
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 10
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "invalid_key")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
@@ -81,8 +85,8 @@ def read_as(cls: type[T], data: Any, where: str) -> T:
 
 
 def typed_repr(value: Any) -> str:
-    """Return a value with its type, for error messages: "str 'much'"."""
-    return "null" if value is None else f"{type(value).__name__} {value!r}"
+    """Return a value with its type, for error messages: "str 'much'". A long one is shortened."""
+    return "null" if value is None else f"{type(value).__name__} {_SHORT.repr(value)}"
 
 
 def _describe_first_error(cls: type, report: ValidationError) -> str:

@@ -120,7 +120,7 @@ def calibrate_thresholds(count: int) -> None:
     tally = Tally()
     for scene, asked in validation(count):
         instances = pipeline.segment(scene.image, [item.phrase for item in asked])
-        tally.add(scene, asked, instances, np.stack([instances.detector_scores, instances.clip_scores], 1))
+        tally.add(scene, asked, instances, np.stack([instances.best_token_scores, instances.clip_scores], 1))
     rows = {(box, clip): tally.shares((box, clip)) for box in BOX_THRESHOLDS for clip in CLIP_THRESHOLDS}
     print_best(rows, ("box_threshold", "clip_threshold"))
 

@@ -93,7 +93,7 @@ def save_odd_images(folder: Path) -> dict[Path, tuple[tuple[int, int], str | Non
     palette = image.convert("P")
     see_through = image.copy()
     see_through.putalpha(128)
-    deep, transparent = "16 bits per pixel: the upper 8 are used", "transparent pixels are shown on white"
+    deep, transparent = "16 bits per channel: the upper 8 are used", "transparent pixels are shown on white"
     animated, pages = "animated: the first of 2 frames is used", "several pages: the first of 2 pages is used"
     more = {"save_all": True, "append_images": [image.rotate(180)]}
     kinds: dict[str, tuple[Image.Image, dict, tuple[int, int], str | None]] = {
@@ -149,9 +149,13 @@ class TestImages:
                 pipeline.segment(path, "a dog")
             assert message in str(caught.value) and str(path) in str(caught.value)
 
-    @pytest.mark.parametrize("array", [np.zeros((9, 9, 3)), np.zeros((3, 9, 9), np.uint8), np.zeros((0, 9), np.uint8)])
+    @pytest.mark.parametrize(
+        "array",
+        [np.full((9, 9, 3), 255.0), np.zeros((9, 9, 3), int), np.zeros((9, 9, 2), np.uint8)],
+        ids=["floats beyond 1", "integers", "two channels"],
+    )
     def test_bad_arrays(self, array: np.ndarray, pipeline: Pipeline):
-        with pytest.raises(ImageError, match="an image array must be uint8"):
+        with pytest.raises(ImageError, match=r"floats of an image must lie in 0..1|an image array must"):
             pipeline.segment(array, "a dog")
 
     @pytest.mark.slow

@@ -74,12 +74,14 @@ def test_whole_numbers_become_floats(tmp_path: Path):
         pytest.param("- 1", "the file must be a mapping, got list", id="file is not a mapping"),
         pytest.param("device: 0", "device must be str, got int 0", id="number for a string"),
         pytest.param(
-            "detector: {box_threshold: high}", "box_threshold must be float, got str 'high'", id="string for a number"
+            "detector: {box_threshold: high}",
+            "box_threshold must be float or null, got str 'high'",
+            id="string for a number",
         ),
         pytest.param(
-            "detector: {box_threshold: true}", "box_threshold must be float, got bool", id="bool for a number"
+            "detector: {box_threshold: true}", "box_threshold must be float or null, got bool", id="bool for a number"
         ),
-        pytest.param("detector: {box_threshold: }", "box_threshold must be float, got null", id="null for a number"),
+        pytest.param("detector: {nms_threshold: }", "nms_threshold must be float, got null", id="null for a number"),
         pytest.param("detector: {image_size: 1.5}", "image_size must be int or null, got float", id="float for an int"),
         pytest.param("detector: {phrase_score: median}", "must be one of mean, max, got str 'median'", id="choice"),
         pytest.param(
@@ -168,7 +170,7 @@ def test_override_of_a_section_keeps_its_other_fields():
         pytest.param({"treshold": 1}, "unknown field 'treshold'", id="unknown"),
         pytest.param({"checkpoint": "x"}, "'checkpoint' is a field of detector, clip, segmenter", id="shared name"),
         pytest.param({"detector": "x"}, "detector must be a mapping, got str 'x'", id="section is not a mapping"),
-        pytest.param({"box_threshold": "x"}, "detector.box_threshold must be float, got str 'x'", id="type"),
+        pytest.param({"box_threshold": "x"}, "detector.box_threshold must be float or null, got str 'x'", id="type"),
         pytest.param({"box_threshold": -1}, r"detector.box_threshold must lie in \[0, 1\], got -1", id="range"),
     ],
 )
@@ -225,3 +227,39 @@ def test_every_field_is_explained():
 def test_presets_state_known_keys_only():
     for path in (ROOT / "configs").glob("*.yaml"):
         assert set(yaml.safe_load(path.read_text())) <= set(PipelineConfig().to_dict())
+
+
+@pytest.mark.parametrize(
+    ("text", "threshold", "templates"),
+    [
+        pytest.param("{}", 0.3, ("{}",), id="Grounding DINO"),
+        pytest.param("{kind: groundingdino-py}", 0.3, ("{}",), id="the original package"),
+        pytest.param("{kind: owl}", 0.1, ("a photo of a {}",), id="OWL"),
+        pytest.param("{kind: owl, box_threshold: null, phrase_templates: null}", 0.1, ("a photo of a {}",), id="null"),
+        pytest.param("{kind: owl, box_threshold: 0.0, phrase_templates: ['{}']}", 0.0, ("{}",), id="given"),
+    ],
+)
+def test_defaults_of_a_kind_of_detector(text: str, threshold: float, templates: tuple[str, ...], tmp_path: Path):
+    detector = config.load(write(tmp_path, f"detector: {text}")).detector
+    assert (detector.threshold, detector.templates) == (threshold, templates)
+    if detector.box_threshold is None:
+        assert replace(detector, kind="grounding-dino").threshold == 0.3
+
+
+def test_another_kind_of_detector_has_thresholds_of_its_own():
+    base = config.load("base")
+    assert base.detector.box_threshold == 0.3
+    owl = config.override(base, detector={"kind": "owl", "checkpoint": "google/owlv2-base-patch16-ensemble"})
+    assert owl.detector.threshold == 0.1
+    assert config.override(base, detector={"kind": "owl", "box_threshold": 0.3}).detector.threshold == 0.3
+    assert config.override(base, detector={"kind": "owl"}, box_threshold=0.2).detector.threshold == 0.2
+    assert config.override(base, detector={"checkpoint": "folder"}).detector.threshold == 0.3
+    templated = config.override(base, detector={"kind": "owl", "phrase_templates": ["{}"]})
+    assert config.override(templated, detector={"kind": "grounding-dino"}).detector.templates == ("{}",)
+
+
+def test_templates_of_a_detector_that_takes_none():
+    with pytest.raises(ConfigError, match="phrase_templates are for kind owl, got them for kind grounding-dino"):
+        DetectorConfig(phrase_templates=("{}",))
+    with pytest.raises(ConfigError, match=r"phrase_templates must each contain \{\} exactly once, got 'a'"):
+        DetectorConfig(kind="owl", phrase_templates=("a",))

@@ -51,12 +51,22 @@ def test_instances_fit_the_question(random_pipelines: dict[str, Pipeline], mode:
     assert np.isfinite(instances.predicted_iou).all()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_phrases_that_the_detector_cannot_read_are_noted(random_pipelines: dict[str, Pipeline], mode: str):
+    image, text = random_image(), ["a cat", "猫"]
+    found = random_pipelines[mode].segment(image, text)
+    expected = ("the detector cannot read '猫': its vocabulary has none of these words",) if mode != "text" else ()
+    assert found.notes == random_pipelines[mode].segment_batch([image], [text])[0].notes == expected
+    assert random_pipelines[mode].segment(image, "a cat").notes == ()
+
+
 @pytest.mark.parametrize("mode", ["box", "box+text"])
 def test_detected_instances_carry_the_scores_of_the_detector(random_pipelines: dict[str, Pipeline], mode: str):
     instances = random_pipelines[mode].segment(random_image(), ["a cat", "dog"])
     own = instances.phrase_scores[np.arange(len(instances)), instances.phrase_ids]
     np.testing.assert_array_equal(instances.detector_scores, own)
     np.testing.assert_array_equal(instances.scores, own)
+    assert (instances.best_token_scores >= own - 1e-6).all()
     assert set(instances.sources.tolist()) == {"detector"}
 
 
@@ -121,6 +131,16 @@ def test_nothing_is_remembered(random_pipelines: dict[str, Pipeline]):
     first = pipeline.segment(random_image(seed=0), "a cat. dog")
     pipeline.segment(random_image(90, 40, seed=1), "the red mug")
     assert_same(pipeline.segment(random_image(seed=0), "a cat. dog"), first)
+
+
+def test_the_image_is_known_as_long_as_it_is_there(random_pipelines: dict[str, Pipeline], tmp_path: Path):
+    pipeline, image = random_pipelines["box"], random_image()
+    image.save(tmp_path / "image.png")
+    for given in (image, np.asarray(image), tmp_path / "image.png"):
+        for found in (pipeline.segment(given, "a cat"), *pipeline.segment_batch([given], "a cat")):
+            assert found.show().size == image.size
+    assert pipeline.everything(image, points_per_side=2).show().size == image.size
+    assert pipeline.candidates(image, "a cat", points=[[40, 30]]).show().size == image.size
 
 
 def test_kinds_of_images_agree(random_pipelines: dict[str, Pipeline], tmp_path: Path):

@@ -1,3 +1,4 @@
+import re
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from click.testing import CliRunner
 from grounded import config
 from grounded.cli.main import main
 from grounded.pipeline import Pipeline
+from segany.hub import split_revision
 from tests.grounded import builders
 from tests.grounded.conftest import SEGMENTER, random_image
 from tests.hub import nobody, use_hub
@@ -25,13 +27,24 @@ def test_presets_load_and_are_commented(name: str):
 def test_sizes():
     base, large, fast = map(config.load, PUBLISHED)
     assert "tiny" in base.detector.checkpoint and "base" in large.detector.checkpoint
-    assert base.segmenter.checkpoint == "facebook/sam-vit-base"
-    assert large.segmenter.checkpoint == "facebook/sam-vit-huge"
+    assert split_revision(base.segmenter.checkpoint)[0] == "facebook/sam-vit-base"
+    assert split_revision(large.segmenter.checkpoint)[0] == "facebook/sam-vit-huge"
     assert fast.detector.image_size == 480
     for preset in (base, large, fast):
         assert preset.prompting.text_prompt == "dense-clip"  # published weights have no text prompt of their own
     checkpoints = {(preset.detector.checkpoint, preset.segmenter.checkpoint) for preset in (base, fast)}
     assert len(checkpoints) == 1  # so that fast needs no download of its own
+
+
+@pytest.mark.parametrize("name", [name for name in config.preset_names() if name != "tiny"])
+def test_repositories_are_pinned_to_commits(name: str):
+    settings = config.load(name)
+    for checkpoint in (settings.detector.checkpoint, settings.clip.checkpoint, settings.segmenter.checkpoint):
+        _, revision = split_revision(checkpoint)
+        if checkpoint == "dhkim2810/MobileSAM/mobile_sam.pt":  # no commit of it is known here
+            assert revision is None
+        else:
+            assert revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
 
 
 @pytest.mark.parametrize("offline", [True, False], ids=["offline mode", "no connection"])

@@ -9,6 +9,7 @@ from grounded.utils.files import (
     atomic_files,
     atomic_folder,
     check_folder,
+    cut_name,
     image_bytes,
     json_bytes,
     open_new,
@@ -24,6 +25,25 @@ def test_writes_and_replaces(tmp_path: Path):
     write_atomically(str(path), b"two")
     assert path.read_bytes() == b"two"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "猫", "🐶"])
+def test_the_longest_names(letter: str, tmp_path: Path):
+    """File systems count bytes, up to 255 of them."""
+    name = letter * (255 // len(letter.encode()))
+    write_atomically(tmp_path / name, b"data")
+    with atomic_folder(tmp_path / "below" / name) as folder:
+        write_new(folder / "one", b"1")
+    assert sorted(tree(tmp_path)) == sorted([name, "below", f"below/{name}", f"below/{name}/one"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("short", "short"), ("猫" * 4, "猫" * 3), ("x猫猫猫", "x猫猫"), ("\udcff" * 12, "")],
+    ids=ascii,
+)
+def test_cut_name(name: str, expected: str):
+    assert cut_name(name, 9) == expected
 
 
 def test_mode_is_that_of_a_plain_file(tmp_path: Path):
