@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from segany.errors import SegAnyError
 
-FUZZ_COUNTS = (40, pytest.param(1000, marks=pytest.mark.slow))  # files a reader is tried on
+FUZZ_COUNTS = (20, pytest.param(1000, marks=pytest.mark.long))  # files a reader is tried on
 SECONDS = 5.0
 
 _NESTED: Any = []

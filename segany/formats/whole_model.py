@@ -73,9 +73,9 @@ def read_model(path: Path) -> StoredModel:
     settings = _read_settings(path, has_weights=weights is not None)
     assert weights is not None
     # The file may omit settings equal to Hugging Face's defaults.
-    decoder_heads = (settings.get("mask_decoder_config") or {}).get("num_attention_heads", 8)
-    model = replace(_read_file(weights), decoder_heads=decoder_heads)
-    stated = (settings.get("vision_config") or {}).get("image_size")
+    decoder_heads = _whole_number(path, settings, "mask_decoder_config", "num_attention_heads")
+    model = replace(_read_file(weights), decoder_heads=decoder_heads or 8)
+    stated = _whole_number(path, settings, "vision_config", "image_size")
     config = model.build_config()
     if stated is not None and stated != config.image_size:
         raise CheckpointError(
@@ -119,14 +119,23 @@ def _read_settings(folder: Path, has_weights: bool) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no {' and no '.join(absent)}")
     try:
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: not valid JSON: {error}") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"{folder / CONFIG_FILE}: must hold an object, got {type(settings).__name__}")
     model_type = settings.get("model_type", "sam")
-    if model_type not in _MODEL_TYPES:
-        raise CheckpointError(f"{folder}: holds a model of type {model_type!r}, expected 'sam' or 'sam_hq'")
+    if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
+        raise CheckpointError(f"{folder}: holds a model of type {model_type!r:.60}, expected 'sam' or 'sam_hq'")
     return settings
+
+
+def _whole_number(folder: Path, settings: dict[str, Any], section: str, key: str) -> int | None:
+    """A number of a section of the settings, None where it is not stated. Raises CheckpointError unless it is one."""
+    values = settings.get(section) or {}
+    value = values.get(key) if isinstance(values, dict) else values
+    if value is None or (type(value) is int and value > 0):
+        return value
+    raise CheckpointError(f"{folder}: {CONFIG_FILE} must state a whole number as {section}.{key}, got {value!r:.60}")
 
 
 def _read_file(path: Path) -> StoredModel:

@@ -12,7 +12,7 @@ from grounded.pipeline import Pipeline
 
 CALLS, WARM_UP, MAX_GROWTH = 1000, 200, 64  # the last in megabytes
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 

@@ -255,7 +255,7 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc to see the memory of the process")
-@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.long)])
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, count: int):
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "PNG")
