@@ -25,6 +25,11 @@ class _Handler(BaseHTTPRequestHandler):
         """/image/NAME: the example, whatever the name."""
         self.answer(200, self.server.image)
 
+    def send_parts(self, value: str) -> None:
+        """/parts/NAME: as /image, but what is asked for alone, where a range is."""
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        self.answer(206, self.server.image[start:], "application/octet-stream")
+
     def send_status(self, value: str) -> None:
         """/status/404"""
         self.answer(int(value), b"no")
@@ -90,9 +95,9 @@ class ImageServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def image_server() -> Iterator[ImageServer]:
-    """Runs while the body of the `with` statement does."""
-    with ImageServer() as server:
+def image_server(image: Path = PICNIC) -> Iterator[ImageServer]:
+    """Runs while the body of the `with` statement does, and serves this file."""
+    with ImageServer(image) as server:
         Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.is_closing = True

@@ -20,7 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from segany.errors import ImageError
@@ -130,6 +130,26 @@ def read_address(
     if kind in ("text/html", "application/xhtml+xml") and data.lstrip()[:1] == b"<":
         raise ImageError(f"{shown} answers with an HTML page, not an image")
     return data
+
+
+def open_address(address: str, *, first_byte: int = 0, public_only: bool = False) -> http.client.HTTPResponse:
+    """Open a http or https address to be read bit by bit; each time it is silent for 20 s, reading raises TimeoutError.
+
+    Args:
+        address: as in `read_address`.
+        first_byte: where to begin. The response has the status 206 if the server did so, and 200 if it begins at 0.
+        public_only: as in `read_address`.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
+    download = _Download(time.monotonic() + SECONDS, public_only)
+    with _errors_of(shown_address(address), SECONDS, download):
+        request = _request(address)
+        request.add_header("Accept", "*/*")
+        request.add_header("Range", f"bytes={first_byte}-")
+        with download.limited():
+            return cast(http.client.HTTPResponse, _opener(download).open(request, timeout=_SILENCE))
 
 
 class _Download:
@@ -299,10 +319,11 @@ def _errors_of(shown: str, seconds: float, download: _Download) -> Iterator[None
     except Exception as error:
         if download.is_late:
             raise ImageError(f"cannot get {shown}: it is not complete after {seconds:g} s") from error
-        raise ImageError(f"cannot get {shown}: {_reason(error)}") from error
+        raise ImageError(f"cannot get {shown}: {reason_of_failure(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
+def reason_of_failure(error: BaseException) -> str:
+    """Why a download failed, as the second half of a sentence."""
     if isinstance(error, urllib.error.HTTPError):
         if 300 <= error.code < 400:
             return f"it leads on to other addresses more than {MAX_REDIRECTS} times, or to none that can be fetched"
@@ -311,7 +332,7 @@ def _reason(error: BaseException) -> str:
         )
         return f"the server answers {error.code}, {text}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
-        return _reason(error.reason)
+        return reason_of_failure(error.reason)
     if isinstance(error, socket.gaierror):
         return "there is no host of that name, or no connection to the internet"
     if isinstance(error, ConnectionRefusedError):
