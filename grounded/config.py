@@ -88,8 +88,9 @@ class ClipConfig:
 class SegmenterConfig:
     """The promptable segmentation model."""
 
+    kind: Literal["segany", "sam2"] = "segany"  # segany reads Segment Anything, MobileSAM and SAM-HQ
     # bundled:tiny, a .pth, .pt or .safetensors file, a folder, a hub id, or a hub id and the name of a file in it; the
-    # last two may end in @REVISION.
+    # last two may end in @REVISION. Of kind sam2: a folder, a hub id, or a .pt file of Meta.
     checkpoint: str = "bundled:tiny"
     # auto: bfloat16 where the processor computes in it, several times as fast; its masks differ a little.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
@@ -97,6 +98,11 @@ class SegmenterConfig:
     decoder: str | None = None  # a file with a mask decoder that was trained by itself, instead of the checkpoint's
     adapter: str | None = None  # a folder of peft or a SAM-LoRA file, merged into the checkpoint
     hq_token_only: bool = False  # for SAM-HQ: its own mask, instead of its sum with that of Segment Anything
+
+    def __post_init__(self) -> None:
+        for name in ("decoder", "adapter", "hq_token_only"):
+            if self.kind != "segany" and getattr(self, name):
+                raise ConfigError(f"{name} is for kind segany, got it for kind {self.kind}")
 
     @property
     def additions(self) -> tuple[str, ...]:
@@ -194,6 +200,23 @@ class FallbackConfig:
 
 
 @checked_dataclass
+class VideoConfig:
+    """How objects are followed through clips. Read by `VideoPipeline` alone."""
+
+    kind: Literal["segany", "sam2", "edgetam", "sam3"] = "segany"  # segany works on the embeddings of the segmenter
+    # bundled:tiny, a local folder or file, or a hub id. Of kind segany: trained for the segmenter.
+    checkpoint: str = "bundled:tiny"
+    key_frame_every: Count = 8  # frames; the detector looks for new objects on these, and after scene cuts
+    scene_cut_threshold: Fraction = 0.35  # difference of two frames from which the later begins a scene; 1: never
+    match_iou: Fraction = 0.5  # lowest mask IoU of a detected instance with the track that it continues
+    found_again_cosine: Fraction = 0.8  # lowest cosine of CLIP embeddings of an instance and a lost track, to be one
+    same_iou: Fraction = 0.8  # mask IoU above which two tracks of a phrase follow the same object
+    presence_threshold: Fraction = 0.5  # lowest probability that an object is in sight, for its mask to be shown
+    # Correct a track by the mask of its detection where the two differ more than this IoU; 1: always.
+    correct_below_iou: Fraction = 0.75
+
+
+@checked_dataclass
 class PipelineConfig:
     """All sections, and the device: everything that a `Pipeline` is built from."""
 
@@ -205,6 +228,7 @@ class PipelineConfig:
     filtering: FilteringConfig = field(default_factory=FilteringConfig)
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     fallback: FallbackConfig = field(default_factory=FallbackConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
     device: str = "auto"  # "auto" takes the first CUDA device where there is one, else the CPU
 
     def __post_init__(self) -> None:

@@ -80,8 +80,8 @@ _NETWORKS: tuple[tuple[str, str], ...] = (
     ("an image classifier or backbone (ViT)", r"(?:^|\.)blocks\.\d+\.attn\.qkv\.weight$|(?:^|\.)cls_token$"),
 )
 _BELONGS = {
-    "SAM 2": "another architecture: a segmenter is Segment Anything 1, MobileSAM or SAM-HQ",
-    "SAM 3": "another architecture: a segmenter is Segment Anything 1, MobileSAM or SAM-HQ",
+    "SAM 2": "another architecture: it is read with kind: sam2 in the section segmenter or video of a configuration",
+    "SAM 3": "another architecture: it is read with kind: sam3 in the section video of a configuration",
     "Grounding DINO": "which belongs to the detector",
     "OWL-ViT or OWLv2": "which belongs to the detector",
     "CLIP": "which belongs to the clip section of a configuration",
@@ -97,6 +97,8 @@ _MODEL_TYPES = {
     "edgetam_video": "SAM 2",
     "sam3": "SAM 3",
     "sam3_video": "SAM 3",
+    "sam3_tracker": "SAM 3",
+    "sam3_tracker_video": "SAM 3",
     "grounding-dino": "Grounding DINO",
     "mm-grounding-dino": "Grounding DINO",
     "owlvit": "OWL-ViT or OWLv2",

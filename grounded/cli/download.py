@@ -24,12 +24,13 @@ def download(config: str, fetch_all: bool, verify: bool) -> None:
 
     Exit status: 0 all weights are there; 1 some are missing or damaged; 2 wrong arguments.
     """
-    from grounded.models.checkpoints import PARTS, fetch, used_parts
+    from grounded.models.checkpoints import fetch, offered_parts, used_parts
 
     try:
         settings = load(config)
-        unused = [] if fetch_all else [part for part in PARTS if part not in used_parts(settings)]
-        checkpoints = fetch(settings, PARTS if fetch_all else None, verify=verify)
+        offered = offered_parts(settings)
+        unused = [] if fetch_all else [part for part in offered if part not in used_parts(settings)]
+        checkpoints = fetch(settings, offered if fetch_all else None, verify=verify)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except CheckpointError as error:

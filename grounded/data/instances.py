@@ -23,7 +23,7 @@ from segany.utils.rle import RLE, check_rle, decode_rle, rle_boxes
 
 _GREATEST = 3e38  # of 32 bits
 _FARTHEST = 10_000_000  # pixels: what is farther away is damage
-SOURCES = ("detector", "text", "automatic", "point", "box", "person")
+SOURCES = ("detector", "text", "automatic", "point", "box", "person", "track")
 
 # Attribute of Instances -> key of an instance in result.json
 _SCORE_KEYS = {

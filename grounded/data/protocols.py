@@ -4,7 +4,7 @@ Boxes are xyxy float pixels of the upright original image; masks are (height, wi
 run-length encodings.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -125,4 +125,60 @@ class DensePrompter(Protocol):
 
     def prompts(self, image: Image.Image, phrases: Sequence[str]) -> DensePrompts:
         """Return one prompt for each phrase in an RGB image."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrackedMask:
+    """The mask of one object in one frame.
+
+    rle            of the frame's size, empty where the object is not in sight
+    presence       probability that the object is in the frame
+    predicted_iou  the model's estimate of the IoU with the object, 0 where it is not in sight
+    """
+
+    rle: RLE
+    presence: float
+    predicted_iou: float
+
+
+@runtime_checkable
+class VideoSegmenter(Protocol):
+    """A model that carries the masks of objects from frame to frame."""
+
+    def start(self, image_size: tuple[int, int]) -> "Tracking":
+        """Begin a clip with frames of (height, width) pixels, without objects."""
+        ...
+
+
+@runtime_checkable
+class Tracking(Protocol):
+    """The objects of one clip, as far as it was seen. Its memory is bounded, however many frames there are.
+
+    Frames are shown one by one, in the order of the clip or backwards. Each is tracked first, for the objects that are
+    known; then masks may be given on it, of new objects or to correct others.
+    """
+
+    @property
+    def embedding(self) -> Any:
+        """The image embedding of the frame that is shown, which the image segmenter can use too, or None."""
+        ...
+
+    def show(self, number: int, image: Image.Image) -> None:
+        """Go to the frame of that number, an upright RGB image."""
+        ...
+
+    def track(self) -> dict[int, TrackedMask]:
+        """Return the masks of all objects in the frame that is shown, by the ids under which they were given."""
+        ...
+
+    def give(self, masks: Mapping[int, RLE]) -> None:
+        """State the masks of some objects in the frame that is shown: new ones begin there, others are corrected.
+
+        An empty mask says that the object is not in sight.
+        """
+        ...
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Follow these objects no longer."""
         ...

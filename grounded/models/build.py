@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-import segany
-from grounded.config import PipelineConfig, bundled_name
+from grounded.config import PipelineConfig
 from grounded.data.protocols import Detector, RegionScorer, Segmenter
 from grounded.errors import ConfigError
 from segany.device import find_device
@@ -54,6 +53,7 @@ def resolve_paths(config: PipelineConfig) -> PipelineConfig:
             decoder=config.segmenter.decoder and absolute(config.segmenter.decoder),
             adapter=config.segmenter.adapter and absolute(config.segmenter.adapter),
         ),
+        video=replace(config.video, checkpoint=absolute(config.video.checkpoint)),
     )
 
 
@@ -87,13 +87,6 @@ def dense_clip(clip: "ClipEncoder", config: PipelineConfig) -> "DenseClip":
 
 def load_segmenter(config: PipelineConfig, device: torch.device) -> Segmenter:
     """Load the segmenter of `config.segmenter`."""
-    source = bundled_name(config.segmenter.checkpoint) or config.segmenter.checkpoint
-    model = segany.load(
-        source,
-        device=device,
-        dtype=config.segmenter.dtype,
-        decoder=config.segmenter.decoder,
-        adapter=config.segmenter.adapter,
-        hq_token_only=config.segmenter.hq_token_only,
-    )
-    return segany.Predictor(model, compile=config.segmenter.compile)
+    from grounded.models import segmenters
+
+    return segmenters.build(config.segmenter, device)

@@ -18,7 +18,8 @@ from grounded.errors import CheckpointError, ConfigError, one_line
 from segany.diagnose import describe_file
 from segany.hub import HubError, HubModel, commit_of, split_revision
 
-PARTS = ("detector", "clip", "segmenter")  # the sections of a configuration that have a checkpoint
+PARTS = ("detector", "clip", "segmenter")  # the sections of a configuration that have a checkpoint, for images
+VIDEO = "video"  # the one for clips
 TIMEOUT = 30.0  # seconds before a silent hub counts as unreachable; long, since a download is waited for on purpose
 
 # Files of a folder that are hashed; logs and notes of a training beside them may change.
@@ -44,15 +45,24 @@ def locate(part: str, config: PipelineConfig) -> Path | HubModel:
 
         return clip_checkpoint.locate(config.clip.checkpoint)
     if part == "segmenter":
-        from segany import checkpoint
+        from grounded.models import segmenters
 
-        return checkpoint.locate(bundled_name(config.segmenter.checkpoint) or config.segmenter.checkpoint)
-    raise ValueError(f"parts must be among {', '.join(PARTS)}, got {part!r}")
+        return segmenters.locate(config.segmenter)
+    if part == VIDEO:
+        from grounded.models import trackers
+
+        return trackers.locate(config.video)
+    raise ValueError(f"parts must be among {', '.join(PARTS)} and {VIDEO}, got {part!r}")
+
+
+def offered_parts(config: PipelineConfig) -> tuple[str, ...]:
+    """Return `PARTS`, and `VIDEO` where the configuration names weights for clips that are not bundled."""
+    return (*PARTS, VIDEO) if bundled_name(config.video.checkpoint) is None else PARTS
 
 
 def used_parts(config: PipelineConfig) -> tuple[str, ...]:
-    """Return those of `PARTS` that a configuration has a use for."""
-    return tuple(part for part in PARTS if config.models[part] is not None)
+    """Return those of `offered_parts` that a configuration has a use for."""
+    return tuple(part for part in offered_parts(config) if part == VIDEO or config.models[part] is not None)
 
 
 def resolve_models(config: PipelineConfig) -> dict[str, str | None]:
@@ -84,7 +94,7 @@ def _add_commit(part: str, checkpoint: str, config: PipelineConfig) -> str:
 class LocalCheckpoint:
     """The checkpoint of one part of a configuration, on this machine."""
 
-    part: str  # one of PARTS
+    part: str  # one of PARTS, or VIDEO
     checkpoint: str  # as configured
     path: Path  # the file, or the folder of the files
     files: tuple[str, ...]  # their names
@@ -108,7 +118,7 @@ def fetch(
 
     Args:
         source: a preset, the path of a YAML file, or a configuration.
-        parts: which of `PARTS` to fetch; None for those that the configuration uses.
+        parts: which of `PARTS` and `VIDEO` to fetch; None for those that the configuration uses.
         timeout: seconds before a hub that does not answer counts as unreachable.
         verify: compare also files that were downloaded before with the hashes by which the cache of the hub names them,
             about a second per gigabyte. A damaged one is fetched again.

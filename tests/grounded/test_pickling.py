@@ -58,9 +58,10 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
         bundled.config,
         detector=replace(bundled.config.detector, checkpoint="weights"),
         clip=replace(bundled.config.clip, checkpoint="local-dir:weights"),
+        video=replace(bundled.config.video, checkpoint="weights"),
     )
     resolved = resolve_paths(config)
-    assert resolved.detector.checkpoint == str(tmp_path / "weights")
+    assert resolved.detector.checkpoint == resolved.video.checkpoint == str(tmp_path / "weights")
     assert resolved.clip.checkpoint == f"local-dir:{tmp_path / 'weights'}"
     assert resolved.segmenter.checkpoint == "bundled:tiny", "no path"
 

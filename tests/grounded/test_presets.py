@@ -39,9 +39,11 @@ def test_sizes():
 @pytest.mark.parametrize("name", [name for name in config.preset_names() if name != "tiny"])
 def test_repositories_are_pinned_to_commits(name: str):
     settings = config.load(name)
+    # Of these no commit is known here.
+    unknown = ("dhkim2810/MobileSAM/mobile_sam.pt", "facebook/sam2.1-hiera-base-plus")
     for checkpoint in (settings.detector.checkpoint, settings.clip.checkpoint, settings.segmenter.checkpoint):
         _, revision = split_revision(checkpoint)
-        if checkpoint == "dhkim2810/MobileSAM/mobile_sam.pt":  # no commit of it is known here
+        if checkpoint in unknown:
             assert revision is None
         else:
             assert revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
@@ -93,3 +95,9 @@ def test_presets_run_with_local_folders(name: str, tmp_path: Path):
     assert (instances.label_map() > 0).any()
     (again,) = pipeline.segment_batch([image], ["a dog. the red mug"])
     assert again.rles == instances.rles
+
+
+def test_sam2_is_one_repository_for_images_and_clips():
+    settings = config.load("sam2")
+    assert settings.segmenter.kind == settings.video.kind == "sam2"
+    assert settings.segmenter.checkpoint == settings.video.checkpoint

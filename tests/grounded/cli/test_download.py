@@ -6,6 +6,7 @@ from click.testing import CliRunner, Result
 
 from grounded.cli.download import download
 from tests.grounded import builders
+from tests.grounded.models import sam2_models
 from tests.hub import fill_cache, link_cache, serve, use_hub
 
 
@@ -84,3 +85,13 @@ def test_what_a_preset_does_not_use(tmp_path: Path):
     assert "clip: bundled:clip: not used by" in plain.stdout
     assert [line.split(":")[0] for line in whole.stdout.splitlines()] == ["detector", "clip", "segmenter"]
     assert "not used" not in whole.stdout
+
+
+def test_what_follows_objects_in_clips(tmp_path: Path):
+    preset, folder = tmp_path / "preset.yaml", sam2_models.save("sam2", tmp_path / "sam2")
+    preset.write_text(yaml.safe_dump({"video": {"kind": "sam2", "checkpoint": str(folder)}}))
+    plain, whole = run(preset), run(preset, "--all")
+    assert plain.exit_code == whole.exit_code == 0
+    assert [line.split(":")[0] for line in plain.stdout.splitlines()] == ["detector", "segmenter", "video", "clip"]
+    assert [line.split(":")[0] for line in whole.stdout.splitlines()] == ["detector", "clip", "segmenter", "video"]
+    assert f"video: {folder}: present, 2 files, " in plain.stdout

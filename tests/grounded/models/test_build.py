@@ -83,4 +83,4 @@ class TestSegmenter:
         expected, instances = (pipeline.segment(PICNIC, "a dog. pizza") for pipeline in (plain, fine))
         assert list(instances.labels) == list(expected.labels)
         assert len(instances) > 0
-        assert (instances.masks == expected.masks).mean() > 0.9999  # but for rounding
+        assert (instances.masks == expected.masks).mean() > 0.999  # but for rounding, in another order

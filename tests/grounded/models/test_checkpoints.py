@@ -12,12 +12,21 @@ from safetensors.numpy import save_file
 from grounded import config
 from grounded.config import PipelineConfig
 from grounded.errors import CheckpointError, ConfigError
-from grounded.models.checkpoints import PARTS, fetch, hash_checkpoints, resolve_models
+from grounded.models.checkpoints import (
+    PARTS,
+    VIDEO,
+    fetch,
+    hash_checkpoints,
+    offered_parts,
+    resolve_models,
+    used_parts,
+)
 from grounded.models.clip import ClipEncoder
 from grounded.pipeline import Pipeline
 from segany.hub import split_revision
 from tests.grounded import builders
 from tests.grounded.conftest import SEGMENTER, random_image
+from tests.grounded.models import sam2_models
 from tests.hub import COMMIT, fill_cache, nobody, serve, use_hub
 
 REPOSITORIES = {
@@ -212,6 +221,25 @@ def test_one_file_of_a_repository(cache: Path, tmp_path: Path, monkeypatch: pyte
         assert fetched == ["mobile_sam.pt"]
 
 
+def test_sam2_for_images_and_clips(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    section = {"kind": "sam2", "checkpoint": "owner/sam2"}
+    settings = config.override(config.load("tiny"), segmenter=section, video=section)
+    assert offered_parts(settings) == (*PARTS, VIDEO) and VIDEO in used_parts(settings)
+    assert offered_parts(config.load("tiny")) == PARTS
+    with pytest.raises(CheckpointError, match=r"segmenter owner/sam2 \(config\.json, .*; video owner/sam2 \(") as error:
+        fetch(settings)
+    assert "a folder with config.json and model.safetensors or one of Meta's .pt files as video" in str(error.value)
+    folder = sam2_models.save("sam2", tmp_path / "sam2")
+    with serve({"owner/sam2": folder}) as (address, fetched):
+        use_hub(monkeypatch, cache, address)
+        segmenter, video = fetch(settings, ("segmenter", VIDEO))
+    assert sorted(set(fetched)) == list(segmenter.files) == list(video.files) == ["config.json", "model.safetensors"]
+    assert segmenter.downloaded and segmenter.verified == segmenter.files
+    use_hub(monkeypatch, cache)
+    assert resolve_models(settings)["segmenter"] == f"owner/sam2@{segmenter.commit}"
+    assert hash_checkpoints(settings)["segmenter"] != hash_checkpoints(config.load("tiny"))["segmenter"]
+
+
 def test_kind_of_the_detector_tells_its_files(cache: Path):
     settings = config.override(config.load("tiny"), detector={"kind": "owl", "checkpoint": "owner/owl"})
     with pytest.raises(CheckpointError, match=r"owner/owl \(config\.json, .*vocab\.json\)"):
@@ -297,7 +325,7 @@ def test_checkpoints_that_are_not_there(overrides: dict, error: type[Exception],
 
 
 def test_unknown_part():
-    with pytest.raises(ValueError, match="parts must be among detector, clip, segmenter, got 'eyes'"):
+    with pytest.raises(ValueError, match="parts must be among detector, clip, segmenter and video, got 'eyes'"):
         fetch("tiny", parts=("eyes",))
 
 
