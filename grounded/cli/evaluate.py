@@ -1,4 +1,4 @@
-"""`grounded evaluate`: how good labels are."""
+"""`grounded evaluate`: how good labels and tracks are."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +17,9 @@ if (
     from grounded.evaluation.dataset import GroundTruth, MatchedDataset
     from grounded.evaluation.evaluate import LabelEvaluation
     from grounded.evaluation.matching import IouType
+    from grounded.evaluation.video.evaluate import Protocol
+    from grounded.evaluation.video.sources import ClipPair
+    from grounded.labelling.formats.annotations import Notes
     from grounded.labelling.store import Run
 
 _IOU_TYPES: dict[str, tuple["IouType", ...]] = {"mask": ("mask",), "box": ("box",), "both": ("mask", "box")}
@@ -24,7 +27,7 @@ _IOU_TYPES: dict[str, tuple["IouType", ...]] = {"mask": ("mask",), "box": ("box"
 
 @click.group()
 def evaluate() -> None:
-    """Measure how good labels are."""
+    """Measure how good labels and tracks are."""
 
 
 def _mapping(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -221,6 +224,97 @@ def _summary(evaluation: "LabelEvaluation") -> str:
     measures += [("calibration error", evaluation.calibration.error)]
     listed = ", ".join(f"{name} {100 * value:.1f}" for name, value in measures if value is not None)
     return f"{len(evaluation.dataset.pairs)} images, {len(evaluation.classes)} classes: {listed}"
+
+
+@evaluate.command()
+@click.argument("prediction", metavar="[PREDICTION]", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--truth", required=True, type=click.Path(exists=True, path_type=Path), help="The true masks or boxes of the clips."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["davis", "tracks", "all"]),
+    default="all",
+    show_default=True,
+    help="J and F of masks (davis); HOTA, IDF1, MOTA, switches and returns (tracks); or all of it.",
+)
+@click.option(
+    "--match-ids",
+    is_flag=True,
+    help="For J and F, find out which prediction is which object, as for tracks from a text; all frames count then. "
+    "[default: they have the same ids, as where masks were given]",
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(["first-mask"]),
+    help="Measure, instead of a prediction, the first true mask of each object copied to all frames.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the measures into this file.",
+)
+def video(
+    prediction: Path | None,
+    truth: Path,
+    protocol: "Protocol",
+    match_ids: bool,
+    baseline: str | None,
+    json_file: Path | None,
+) -> None:
+    """Measure the tracks of clips in PREDICTION against the truth.
+
+    Both are one of these: a folder of indexed PNG masks, as DAVIS has them, or of such folders; YouTube-VIS JSON; MOT
+    or MOTS text, or a folder of it; and what `grounded track` wrote. Clips are paired by name, or where there is one of
+    each, those.
+
+    J is the overlap of masks, F that of their boundaries, by DAVIS: the first and the last frame do not count. HOTA,
+    IDF1 and MOTA compare masks, or boxes where there are only those. An object that was out of sight for 4 frames or
+    more is found again when its track has an IoU of 0.5 or more with it within 8 frames. Shares are in percent.
+
+    Exit status: 0 measured; 1 something failed; 2 wrong arguments.
+    """
+    from grounded.evaluation.video.evaluate import evaluate_clips
+    from grounded.evaluation.video.report import to_dict, to_text
+    from grounded.labelling.formats.annotations import Notes
+    from grounded.utils.files import check_folder, json_bytes, write_atomically
+
+    if (prediction is None) == (baseline is None):
+        raise click.UsageError("give either PREDICTION or --baseline")
+    notes = Notes()
+    try:
+        if json_file is not None:
+            check_folder(json_file.parent)
+        pairs = _pair_clips(prediction, truth, protocol == "davis" and not match_ids, notes)
+        frames = sum(len(pair.numbers) for pair in pairs)
+        with tqdm(total=frames, desc="measuring", unit=" frames", disable=None, leave=False) as bar:
+            evaluation = evaluate_clips(pairs, protocol, match_ids=match_ids, on_frame=bar.update)
+        if json_file is not None:
+            write_atomically(json_file, json_bytes(to_dict(evaluation, notes.lines())))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    except GroundedError as error:
+        click.echo(f"Error: {one_line(error)}", err=True)
+        sys.exit(1)
+    for note in (*notes.lines(), *evaluation.notes):
+        click.echo(f"Warning: {note}", err=True)
+    click.echo(to_text(evaluation))
+    if json_file is not None:
+        click.echo(f"-> {json_file}")
+
+
+def _pair_clips(prediction: Path | None, truth: Path, is_davis: bool, notes: "Notes") -> "list[ClipPair]":
+    """Open and pair all clips; without a prediction, each with copies of its own first masks."""
+    from grounded.evaluation.video.clips import FirstMasks
+    from grounded.evaluation.video.sources import open_clips, pair_clips
+
+    truths = open_clips(truth, notes, is_truth=True)
+    if prediction is None:
+        copies = [FirstMasks.of(clip) for clip in _progress("reading", "clip")(truths)]
+        return pair_clips(truths, copies, notes, is_davis=is_davis)
+    return pair_clips(truths, open_clips(prediction, notes, truth=truths), notes, is_davis=is_davis)
 
 
 def _progress(action: str, unit: str) -> Callable[[Iterable[Any]], Iterator[Any]]:

@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from grounded.cli.evaluate import evaluate
 from grounded.labelling import store
 from tests.grounded.evaluation.made import block, coco, record
+from tests.grounded.evaluation.video.made import write_masks
 
 SIZE = (40, 60)
 LEFT, RIGHT = block(2, 2, 20, 30, SIZE), block(30, 4, 20, 30, SIZE)
@@ -168,3 +171,99 @@ def test_damaged_records_are_named_and_cost_the_exit_status(folder: Path):
     assert result.exit_code == 1
     assert "Warning: left out: " in result.stderr and "1 records or reviews cannot be read" in result.stderr
     assert (folder / "evaluation" / "evaluation.json").exists()
+
+
+# ---- grounded evaluate video ----
+
+CLIP = [{1: "left", 2: "right"}] * 4
+
+
+def run_video(*arguments: object) -> Result:
+    return CliRunner().invoke(evaluate, ["video", *map(str, arguments)])
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder with the truth of two clips, and a prediction in which object 2 of one is missed in the third frame."""
+    for name in ("bear", "camel"):
+        write_masks(tmp_path / "truth" / name, CLIP)
+        write_masks(tmp_path / "found" / name, CLIP)
+    write_masks(tmp_path / "found" / "camel", [CLIP[0], CLIP[0], {1: "left"}, CLIP[0]])
+    return tmp_path
+
+
+def test_video_by_the_protocol_of_davis(clips: Path):
+    result = run_video(
+        clips / "found", "--truth", clips / "truth", "--protocol", "davis", "--json", clips / "out" / "measures.json"
+    )
+    assert result.exit_code == 0, result.output
+    assert [line.split()[:6] for line in result.stdout.splitlines()[1:]] == [
+        ["bear", "1", "1", "2", "100.0", "100.0"],
+        ["bear", "2", "2", "2", "100.0", "100.0"],
+        ["camel", "1", "1", "2", "100.0", "100.0"],
+        ["camel", "2", "2", "2", "50.0", "50.0"],
+        ["mean", "87.5", "87.5", "87.5", "25.0", "87.5"],
+        ["->", str(clips / "out" / "measures.json")],
+    ]
+    data = json.loads((clips / "out" / "measures.json").read_text())
+    assert data["j_and_f"] == 0.875 and data["tracks"] is None and data["notes"] == []
+
+
+def test_video_by_tracks(clips: Path):
+    pytest.importorskip("trackeval")
+    result = run_video(clips / "found", "--truth", clips / "truth", "--match-ids")
+    assert result.exit_code == 0, result.output
+    assert "J&F" in result.stdout and "HOTA" in result.stdout and result.stderr == ""
+    alone = run_video(clips / "found" / "bear", "--truth", clips / "truth" / "camel", "--protocol", "tracks")
+    assert alone.exit_code == 0, alone.output
+    assert "J&F" not in alone.stdout and alone.stdout.splitlines()[1].split()[:3] == ["camel", "2", "100.0"]
+
+
+def test_video_with_copies_of_the_first_masks(clips: Path):
+    write_masks(clips / "truth" / "camel", [CLIP[0], CLIP[0], {1: "below", 2: "right"}, CLIP[0]])
+    result = run_video("--truth", clips / "truth", "--baseline", "first-mask", "--protocol", "davis")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].split()[2] == "87.5", "J of one object in one of two frames is 0"
+
+
+def test_video_names_what_it_leaves_out(clips: Path):
+    write_masks(clips / "found" / "dog", CLIP)
+    result = run_video(clips / "found", "--truth", clips / "truth", "--protocol", "davis")
+    assert result.exit_code == 0
+    assert result.stderr == "Warning: predicted clips that the truth does not have, left out: 1 (dog)\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda found: (found / "camel" / "00001.png").unlink(), "1 of 2 frames are not in", id="frame"),
+        pytest.param(
+            lambda found: Image.new("L", (3, 2), 1).save(found / "bear" / "00002.png"),
+            "clip bear, frame 2: the prediction must have the (height, width) of the truth, (24, 40), got (2, 3)",
+            id="size",
+        ),
+        pytest.param(
+            lambda found: write_masks(found / "bear", [{1: "left", 9: "right"}] * 4),
+            "clip bear: the prediction must have the ids of the truth, [1, 2], got [9]",
+            id="id",
+        ),
+        pytest.param(lambda found: shutil.rmtree(found / "bear"), "1 of 2 clips are not in the prediction", id="clip"),
+        pytest.param(lambda found: (found / "bear" / "00001.png").write_bytes(b""), "cannot read", id="damaged"),
+        pytest.param(lambda found: [shutil.rmtree(path) for path in found.iterdir()], "expected a folder", id="none"),
+    ],
+)
+def test_video_that_cannot_be_measured(clips: Path, change: Callable[[Path], object], message: str):
+    change(clips / "found")
+    result = run_video(clips / "found", "--truth", clips / "truth", "--protocol", "davis", "--json", clips / "a.json")
+    assert result.exit_code == 1, result.output
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (clips / "a.json").exists()
+
+
+def test_video_with_wrong_arguments(clips: Path):
+    truth = ["--truth", clips / "truth"]
+    for arguments in (truth, [clips / "found", *truth, "--baseline", "first-mask"]):
+        result = run_video(*arguments)
+        assert result.exit_code == 2 and "give either PREDICTION or --baseline" in result.stderr
+    assert run_video(clips / "none", *truth).exit_code == 2
+    assert run_video(clips / "found", *truth, "--protocol", "best").exit_code == 2
