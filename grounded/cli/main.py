@@ -16,6 +16,11 @@ COMMANDS = {
         "segment",
         "Find what TEXT names in each IMAGE, and write overlay.png, masks/ and result.json.",
     ),
+    "track": (
+        "track",
+        "track",
+        "Follow what TEXT names, or objects that are given by masks or prompts, through CLIP.",
+    ),
     "label": (
         "label",
         "label",
@@ -39,7 +44,7 @@ COMMANDS = {
     "evaluate": (
         "evaluate",
         "evaluate",
-        "Measure how good labels are.",
+        "Measure how good labels and tracks are.",
     ),
     "demo": (
         "demo",

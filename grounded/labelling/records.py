@@ -10,6 +10,7 @@ from typing import Any
 
 from grounded.data.instances import Instances
 from grounded.errors import ResultError
+from grounded.video.tracks import TrackedFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +41,17 @@ class Record:
     models: Mapping[str, str | None] = field(default_factory=dict)  # checkpoint of each stage
     config: str = ""  # hash of everything that the instances depend on besides the image
     seconds: Mapping[str, float] = field(default_factory=dict)  # of each stage; an image's share of its batch
+    frame: TrackedFrame | None = (
+        None  # of a clip, with the same instances: which frame it is, and which tracks they are
+    )
 
     def to_dict(self, *, phrase_scores: bool = True) -> dict[str, Any]:
         """Return plain dicts, lists and scalars; without `phrase_scores`, the n x p matrix of scores is left out."""
         data = self.instances.to_dict(self.image.to_dict(), self.models)
+        if self.frame is not None:
+            data["image"] |= self.frame.header()
+            for entry, track_id in zip(data["instances"], self.frame.track_ids.tolist(), strict=True):
+                entry["track_id"] = track_id
         if not phrase_scores:
             for entry in data["instances"]:
                 del entry["phrase_scores"]
@@ -79,6 +87,7 @@ class Record:
                 models=_checked_values(data, "models", str | None),
                 config=str(data.get("config", "")),
                 seconds=_checked_values(data, "seconds", int | float),
+                frame=TrackedFrame.from_parts(data, instances) if "frame" in image else None,
             )
         except KeyError as error:
             raise ResultError(f"a record must hold the key {error}, got none") from error

@@ -64,12 +64,12 @@ class PipelineTaskSpec:
     def describe_run(self, source: str, *, phrase_scores: bool = True) -> Run:
         """Describe a run over `source`, as `run.json` states it.
 
-        The fingerprint covers everything that the instances depend on, so not the device.
+        The fingerprint covers everything that the instances depend on, so not the device, nor how clips are tracked.
         """
         configuration = self.config.to_dict()
         vocabulary = self.vocabulary.to_dict()
         tiles = None if self.tiles is None else {"size": self.tiles.size, "overlap": self.tiles.overlap}
-        without_device = {key: value for key, value in configuration.items() if key != "device"}
+        settings = {key: value for key, value in configuration.items() if key not in ("device", "video")}
         return Run(
             source=source,
             phrases=self.vocabulary.class_names,
@@ -77,7 +77,7 @@ class PipelineTaskSpec:
             configuration=configuration,
             tiles=tiles,
             models=self.config.models,
-            config=fingerprint({"configuration": without_device, "vocabulary": vocabulary, "tiles": tiles}),
+            config=fingerprint({"configuration": settings, "vocabulary": vocabulary, "tiles": tiles}),
             phrase_scores=phrase_scores,
         )
 

@@ -63,6 +63,7 @@ def draw_masks(
     boxes: Float32[np.ndarray, "n 4"],
     captions: Sequence[str],
     opacity: float = 0.45,
+    colours: Sequence[Colour] | None = None,
 ) -> Image.Image:
     """Return a copy of an RGB image with masks drawn over it, small ones above large ones, and captions above all.
 
@@ -73,10 +74,11 @@ def draw_masks(
         boxes: xyxy in pixels; captions are placed beside them.
         captions: one per mask.
         opacity: of the mask areas, from 0 to 1.
+        colours: of the masks, in place of those of their labels.
     """
     canvas = np.array(image)
     line_width = max(1.5, max(image.size) / 350)
-    colours = [phrase_colour(label) for label in labels]
+    colours = [phrase_colour(label) for label in labels] if colours is None else colours
     for i in np.argsort(-rle_area(rles), kind="stable"):
         mask = decode_rle([rles[i]])[0].numpy()
         _blend_mask(canvas, mask, colours[i], opacity, line_width)
@@ -133,7 +135,7 @@ def _blended(
 
 
 def _draw_labels(
-    overlay: Image.Image, captions: Sequence[str], boxes: Float32[np.ndarray, "n 4"], colours: list[Colour]
+    overlay: Image.Image, captions: Sequence[str], boxes: Float32[np.ndarray, "n 4"], colours: Sequence[Colour]
 ) -> None:
     """Draw one caption per box on a plate of its colour, inside the image and where there is room beside the others."""
     pen = ImageDraw.Draw(overlay)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from grounded.errors import OutputError
 
@@ -99,6 +99,35 @@ def atomic_files() -> Iterator[Callable[[Path, bytes], None]]:
         for temporary, path in staged:
             with output_errors(path):
                 os.replace(temporary, path)
+        undo.pop_all()
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written bit by bit, which takes its place at the end of the `with` statement.
+
+    Folders are created. Where the body fails, also by an interrupt, an older file is left as it was, and no new file or
+    folder stays. What the body writes it does within `output_errors(path)`.
+
+    Raises:
+        OutputError: the file cannot be created, written to its end or put in its place.
+    """
+    with ExitStack() as undo:
+        with output_errors(path):
+            _make_folders(path.parent, undo)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path), suffix=".tmp")
+            undo.callback(Path(name).unlink, missing_ok=True)
+            file = os.fdopen(handle, "wb")
+        try:
+            yield file
+        except BaseException:
+            with suppress(OSError):  # what could not be written before cannot be written now
+                file.close()
+            raise
+        with output_errors(path):
+            file.close()
+            set_usual_mode(Path(name))
+            os.replace(name, path)
         undo.pop_all()
 
 

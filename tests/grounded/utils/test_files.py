@@ -12,7 +12,9 @@ from grounded.utils.files import (
     cut_name,
     image_bytes,
     json_bytes,
+    open_atomically,
     open_new,
+    output_errors,
     write_atomically,
     write_new,
 )
@@ -92,6 +94,38 @@ def test_a_failure_leaves_all_the_old_files(error: type[BaseException], tmp_path
         raise error
     assert tree(tmp_path) == ["one"]
     assert (tmp_path / "one").read_bytes() == b"old"
+
+
+def test_bit_by_bit(tmp_path: Path):
+    path = tmp_path / "new" / "file.txt"
+    for text in (b"one", b"two"):
+        with open_atomically(path) as file:
+            file.write(text[:1])
+            file.flush()
+            assert not path.exists() or path.read_bytes() == b"one"
+            file.write(text[1:])
+        assert path.read_bytes() == text
+    (tmp_path / "plain").write_bytes(b"")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_of_a_file_that_fails_nothing_is_left(error: type[BaseException], tmp_path: Path):
+    with pytest.raises(error), open_atomically(tmp_path / "new" / "file.txt") as file:
+        file.write(b"half")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["at the end", "half way"])
+def test_bit_by_bit_onto_a_full_disk(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "new" / "file.txt"
+    fill_disk(monkeypatch, "file.txt")
+    full = pytest.raises(OutputError, match=r"cannot write .*file.txt: the disk is full")
+    with full, open_atomically(path) as file, output_errors(path):
+        file.write(bytes(size))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,217 @@
+"""The command `grounded track`: follows what a text names, or what is given, through a clip."""
+
+import sys
+from collections import Counter
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tqdm import tqdm
+
+from grounded.cli.options import pipeline_options, read_config
+from grounded.errors import BusyError, ConfigError, GroundedError, describe_error
+
+if (
+    TYPE_CHECKING
+):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+    from grounded.video.clip import Clip
+    from grounded.video.pipeline import VideoPipeline
+    from grounded.video.prompts import ObjectPrompt
+
+# Name of an output: the file or folder that it writes.
+OUTPUTS = {
+    "video": "annotated.mp4",
+    "masks": "masks",
+    "mot": "mot.txt",
+    "mots": "mots.txt",
+    "coco": "coco_video.json",
+    "youtube-vis": "youtube_vis_results.json",
+    "cutouts": "cutouts",
+    "cutout-clip": "cutout.webm",
+}
+
+
+@click.command()
+@click.argument("clip")
+@click.argument("text", required=False)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the tracks.")
+@click.option(
+    "--masks",
+    metavar="PNG",
+    type=click.Path(exists=True, path_type=Path),
+    help="Masks of objects in the first frame, as DAVIS gives them, or a folder of such files named by frame.",
+)
+@click.option(
+    "--prompts",
+    "prompts_file",
+    metavar="JSON",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Points, boxes and masks on any frames.",
+)
+@click.option("--start", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first frame.")
+@click.option("--stop", type=click.IntRange(min=1), help="Number of the frame before which to stop.  [the end]")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=24, show_default=True, help="Of images.")
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    type=click.Choice(["none", *OUTPUTS]),
+    default=("video",),
+    show_default=True,
+    help="What to write besides the records; may be given several times.",
+)
+@pipeline_options
+@click.option("--restart", is_flag=True, help="Put aside what an earlier run left in the folder, and begin again.")
+def track(
+    clip: str,
+    text: str | None,
+    out: Path,
+    masks: Path | None,
+    prompts_file: Path | None,
+    start: int,
+    stop: int | None,
+    fps: float,
+    outputs: tuple[str, ...],
+    restart: bool,
+    **fields: Any,
+) -> None:
+    """Follow what TEXT names, or objects that are given by masks or prompts, through CLIP.
+
+    CLIP is a video file or its address, an animated image, a folder of images or a pattern such as "shots/*.jpg", or
+    camera:0. One record per frame goes into the folder, and the outputs are written when all frames have one. A run
+    that was interrupted or killed goes on where it was when the same command is given again.
+
+    Exit status: 0 all frames are done; 1 the clip could not be read to its end, or the run could not go on; 2 wrong
+    arguments; 130 or 143 interrupted, and the records so far are complete.
+    """
+    if text is None and masks is None and prompts_file is None:
+        raise click.UsageError("expected a TEXT, --masks or --prompts, got none of them")
+    from grounded.labelling.clips import open_clip_run
+    from grounded.video.frames import open_clip
+    from grounded.video.pipeline import VideoPipeline
+
+    source = int(clip.removeprefix("camera:")) if clip.startswith("camera:") else clip
+    try:
+        config = read_config(**fields)
+        opened = open_clip(source, fps)
+        prompts = _read_prompts(opened, masks, prompts_file, start)
+    except GroundedError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        video = VideoPipeline.from_config(config)
+        writer = open_clip_run(out, video, clip, text, prompts, restart=restart)
+    except BusyError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    except GroundedError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    with writer:
+        status = _track_all(writer, video, opened, text, prompts, start, stop)
+    if status in (130, 143):
+        sys.exit(status)
+    chosen = [name for name in outputs if name != "none"]
+    sys.exit(max(status, _write_outputs(out, opened, chosen) if chosen else 0))
+
+
+def _read_prompts(
+    clip: "Clip", masks: Path | None, prompts_file: Path | None, start: int
+) -> tuple["ObjectPrompt", ...]:
+    """The prompts of both options; the size of a frame, which they must have, is that of the first."""
+    if masks is None and prompts_file is None:
+        return ()
+    from grounded.video.prompts import ObjectPrompt, read_masks, read_prompts
+
+    first = next(clip.frames(start, start + 1), None)
+    if first is None:
+        raise ConfigError(f"{clip.info.name} has no frame {start}")
+    size = first.image.height, first.image.width
+    prompts: list[ObjectPrompt] = []
+    if masks is not None:
+        given, labels = read_masks(masks, size, start)
+        prompts += [
+            ObjectPrompt(frame=number, track_id=name, label=labels.get(name), rle=rle)
+            for number, objects in given.items()
+            for name, rle in objects.items()
+        ]
+    if prompts_file is not None:
+        prompts += read_prompts(prompts_file, size)
+    return tuple(prompts)
+
+
+def _track_all(
+    writer: Any,
+    video: "VideoPipeline",
+    clip: "Clip",
+    text: str | None,
+    prompts: tuple["ObjectPrompt", ...],
+    start: int,
+    stop: int | None,
+) -> int:
+    """Track every frame that has no record yet, with a progress bar. Returns the exit status."""
+    from grounded.labelling.clips import track_into
+    from grounded.labelling.interrupts import catch_interrupts
+
+    total = stop if clip.info.count is None else min(clip.info.count, stop or clip.info.count)
+    found: Counter[str] = Counter()
+    seen: set[int] = set()
+    with catch_interrupts(lambda line: click.echo(f"\n{line}", err=True)) as interrupt:
+        try:
+            frames = track_into(writer, video, clip, text, prompts, start=start, stop=stop, should_stop=interrupt)
+            done = len(writer.done)
+            with tqdm(total=total and total - start, initial=done, unit="frame", disable=None) as progress:
+                for frame in frames:
+                    for name, label in zip(frame.track_ids.tolist(), frame.instances.labels.tolist(), strict=True):
+                        if name not in seen:
+                            seen.add(name)
+                            found[label] += 1
+                    progress.set_postfix(tracks=len(seen))
+                    progress.update()
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from error
+        except Exception as error:
+            click.echo(f"Error: {describe_error(error)}", err=True)
+            return interrupt.exit_status or 1
+    counts = ", ".join(f"{label}: {count}" for label, count in found.items()) or "nothing was seen"
+    click.echo(f"{len(writer.done)} frames -> {writer.folder} ({counts})")
+    return interrupt.exit_status or 0
+
+
+def _write_outputs(folder: Path, clip: "Clip", names: list[str]) -> int:
+    """Write the outputs from the records, with the frames of the clip. Returns the exit status."""
+    from grounded.labelling.clips import read_tracked_frames
+    from grounded.video.output.write import with_images, write_outputs
+
+    try:
+        frames = read_tracked_frames(folder)
+        outputs = [_open_output(name, folder / OUTPUTS[name], clip) for name in names]
+        written = write_outputs(with_images(clip, frames.values()), outputs)
+        for _ in tqdm(written, total=len(frames), desc="outputs", unit="frame", disable=None):
+            pass
+    except GroundedError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    for name in names:
+        click.echo(f"  {folder / OUTPUTS[name]}")
+    return 0
+
+
+def _open_output(name: str, path: Path, clip: "Clip") -> AbstractContextManager[Any]:
+    from grounded.video.output import annotate, coco_video, cutouts, mask_folder, mot
+
+    if name == "video":
+        return annotate.annotated_clip(path, clip.info)
+    if name == "masks":
+        return mask_folder.mask_folder(path)
+    if name == "mot":
+        return mot.mot_file(path)
+    if name == "mots":
+        return mot.mots_file(path)
+    if name == "coco":
+        return coco_video.coco_video_file(path, clip.info)
+    if name == "youtube-vis":
+        return coco_video.youtube_vis_results(path)
+    return cutouts.cutout_folder(path) if name == "cutouts" else cutouts.cutout_clip(path, clip.info)
