@@ -22,7 +22,8 @@ ROWS = (
     ("grounded.models", "grounded.stages", "grounded.output"),  # a stage knows models by their protocols alone
     ("grounded.interactive",),
     ("grounded.pipeline",),
-    ("grounded.labelling", "grounded.video"),
+    ("grounded.video",),
+    ("grounded.labelling",),
     ("grounded.evaluation", "grounded.experiments"),
     ("grounded.ui",),
     ("grounded.cli",),

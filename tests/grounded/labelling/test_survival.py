@@ -164,7 +164,7 @@ def test_a_full_disk_while_a_failure_is_written(tmp_path: Path, small_disk: Path
         assert list(writer.failed) == [f"{number}.png" for number in range(len(writer.failed))]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_with_models(tmp_path: Path):
     """The command itself, with the bundled models."""
     images = tmp_path / "images"

@@ -256,7 +256,7 @@ def test_every_result_belongs_to_its_request(url: str, actions: Actions, tmp_pat
     check_burst(results, sources, actions)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory from /proc")
 def test_a_burst_of_fifty(url: str, actions: Actions, tmp_path: Path):
     sources = distinct(50, tmp_path)

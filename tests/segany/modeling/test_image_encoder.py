@@ -107,7 +107,7 @@ def test_bands(batch, height, width, multiple):
     assert max(heights) <= max(multiple, 1024 // width)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.no_grad()
 def test_compiles_as_one_graph(model, dtype, monkeypatch):
