@@ -1,190 +1,153 @@
 """Measure the bundled video memory and print a table: `python -m recipes.video.evaluate`.
 
-Drawn clips of a split that training never saw, and with `--davis FOLDER` a clip of DAVIS 2016. `--json FILE` keeps the
-figures, `--weights FILE` takes a memory other than the bundled one.
+Drawn clips of a split that training never saw, and with `--davis FOLDER` clips of DAVIS 2016, by the measures of
+`grounded evaluate video`. `--json FILE` keeps the figures, `--weights FILE` takes a memory other than the bundled one.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 import numpy as np
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
-from grounded.data.protocols import Tracking
-from grounded.evaluation.video import RegionAndBoundary, measure_track, region_similarity
+from grounded.evaluation.video.clips import AnnotatedClip, ClipInMemory, FirstMasks, FrameObjects
+from grounded.evaluation.video.evaluate import VideoEvaluation, evaluate_clips
+from grounded.evaluation.video.indexed_masks import IndexedMasks
+from grounded.evaluation.video.sources import ClipPair
 from grounded.models.trackers.segany import SeganyTracker
 from grounded.pipeline import Pipeline
-from grounded.video.clip import ClipInfo, Frame
+from grounded.video.clip import Clip, ClipInfo, Frame
+from grounded.video.frames import open_clip
 from grounded.video.pipeline import VideoPipeline
-from grounded.video.tracks import TrackedFrame
 from recipes.tiny.vocabulary import noun_phrase
-from recipes.video.clips import Clip, draw_clip
-from segany import Predictor, load
-from segany.utils.rle import decode_rle, encode_rle
+from recipes.video.clips import Clip as DrawnClip
+from recipes.video.clips import draw_clip
+from segany import Predictor
+from segany.utils.rle import RLE
 from segany.video.checkpoint import load as load_memory
 from segany.video.predictor import VideoPredictor
 
 MIN_SHARE = 0.001  # of the frame, that an object must cover in the first frame to be followed from there
-ABSENT, FOUND_WITHIN, FOUND_IOU = 4, 8, 0.5  # frames out of sight, frames in which to be found again, and how well
 BARS = {
     "first mask, J&F": 0.80,
+    "first mask, found again": 0.60,
     "text, J&F": 0.70,
     "text, id switches per object": 0.05,
-    "found again": 0.60,
 }
 
 
 class DrawnFrames:
     """A drawn clip as the video pipeline reads clips."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, name: str, clip: DrawnClip) -> None:
         self._clip = clip
-        self.info = ClipInfo("drawn", 24.0, len(clip.frames))
+        self.info = ClipInfo(name, 24.0, len(clip.frames))
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         for number in range(start, len(self._clip.frames) if stop is None else stop):
-            yield Frame(number, number / 24, Image.fromarray(self._clip.frames[number]))
+            yield Frame(number, number / self.info.frame_rate, Image.fromarray(self._clip.frames[number]))
 
 
-def follow(tracker: SeganyTracker, frames: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The masks (n, h, w) of n objects in each frame, from those in the first."""
-    tracking: Tracking = tracker.start(frames[0].shape[:2])
-    found = [np.stack(masks)]
-    for number, frame in enumerate(frames):
-        tracking.show(number, Image.fromarray(frame))
-        if number == 0:
-            tracking.give(dict(enumerate(encode_rle(found[0]))))
-            continue
-        tracked = tracking.track()
-        rles = [tracked[index].rle for index in range(len(masks))]
-        found.append(decode_rle(rles, frame.shape[:2]).numpy())
-    return found
+def truth_of(name: str, labels: np.ndarray) -> ClipInMemory:
+    """The truth of labels (t, h, w), each pixel with the id of its object."""
+    return ClipInMemory(name, {number: FrameObjects.from_index_map(frame) for number, frame in enumerate(labels)})
 
 
-def measure_objects(
-    found: Sequence[np.ndarray], truth: Callable[[int, int], np.ndarray], objects: Sequence[int]
-) -> list[RegionAndBoundary]:
-    """J and F of each object, without the first and the last frame."""
-    inner = range(1, len(found) - 1)
-    return [
-        measure_track([found[t][row] for t in inner], [truth(t, index) for t in inner])
-        for row, index in enumerate(objects)
-    ]
+def follow(tracker: SeganyTracker, clip: Clip, given: Mapping[int, RLE]) -> ClipInMemory:
+    """The masks of objects in all frames, from those given in the first."""
+    frames, tracking = {}, None
+    for frame in clip.frames():
+        size = frame.image.height, frame.image.width
+        tracking = tracking or tracker.start(size)
+        tracking.show(frame.number, frame.image)
+        if frame.number == 0:
+            tracking.give(given)
+            frames[0] = FrameObjects.from_rles(given, size)
+        else:
+            masks = {name: mask.rle for name, mask in tracking.track().items()}
+            frames[frame.number] = FrameObjects.from_rles(masks, size)
+    return ClipInMemory(clip.info.name, frames)
 
 
-def returns(clip: Clip, index: int) -> list[int]:
-    """Frames in which an object comes back after some frames out of sight."""
-    area = clip.frames[0].shape[0] * clip.frames[0].shape[1]
-    shares = np.array([clip.mask(t, index).sum() / area for t in range(len(clip.frames))])
-    there = shares >= MIN_SHARE
-    frames = []
-    for t in range(ABSENT + 1, len(there) - FOUND_WITHIN):
-        if there[t] and not (shares[t - ABSENT : t] > 0).any() and there[: t - ABSENT].any():
-            frames.append(t)
-    return frames
+def follow_text(video: VideoPipeline, clip: Clip, phrases: tuple[str, ...]) -> ClipInMemory:
+    """The tracks of a text."""
+    frames = {}
+    for frame in video.track(clip, phrases):
+        masks = dict(zip(frame.track_ids.tolist(), frame.instances.rles, strict=True))
+        frames[frame.number] = FrameObjects.from_rles(masks, frame.instances.image_size)
+    return ClipInMemory(clip.info.name, frames)
 
 
-def measure_first_mask(tracker: SeganyTracker, split: str, clips: int) -> dict[str, float]:
-    """J and F from the true masks of the first frame, and how often an object that returns is found again."""
-    results: list[RegionAndBoundary] = []
-    copied: list[RegionAndBoundary] = []
-    again: list[bool] = []
+def pair(truth: AnnotatedClip, prediction: AnnotatedClip) -> ClipPair:
+    """A truth and a prediction with the same numbers of frames."""
+    return ClipPair(truth, prediction, truth.numbers)
+
+
+def first_mask_pairs(tracker: SeganyTracker, split: str, clips: int) -> Iterator[ClipPair]:
+    """Drawn clips followed from the true masks of the objects in their first frames; others are no objects there."""
     for number in tqdm(range(clips), desc="first mask"):
-        clip = draw_clip(split, number)
-        area = clip.frames[0].shape[0] * clip.frames[0].shape[1]
-        objects = [i for i in range(len(clip.objects)) if clip.mask(0, i).sum() >= MIN_SHARE * area]
-        if not objects:
-            continue
-        found = follow(tracker, clip.frames, [clip.mask(0, i) for i in objects])
-        results += measure_objects(found, clip.mask, objects)
-        copied += measure_objects([found[0]] * len(found), clip.mask, objects)
-        for row, index in enumerate(objects):
-            for back in returns(clip, index):
-                frames = range(back, back + FOUND_WITHIN)
-                again.append(any(region_similarity(found[t][row], clip.mask(t, index)) >= FOUND_IOU for t in frames))
-    return {
-        "objects": len(results),
-        "first mask, J": float(np.mean([r.region for r in results])),
-        "first mask, F": float(np.mean([r.boundary for r in results])),
-        "first mask, J&F": float(np.mean([r.mean for r in results])),
-        "copying the first mask, J&F": float(np.mean([r.mean for r in copied])),
-        "returns": len(again),
-        "found again": float(np.mean(again)) if again else float("nan"),
-    }
+        drawn = draw_clip(split, number)
+        areas = np.bincount(drawn.labels[0].ravel())
+        followed = [id for id in range(1, len(areas)) if areas[id] >= MIN_SHARE * drawn.labels[0].size]
+        if followed:
+            truth = truth_of(str(number), np.where(np.isin(drawn.labels, followed), drawn.labels, 0))
+            first = truth.read(0)
+            assert first.rles is not None
+            given = dict(zip(first.ids, first.rles, strict=True))
+            yield pair(truth, follow(tracker, DrawnFrames(str(number), drawn), given))
 
 
-def measure_text(video: VideoPipeline, split: str, clips: int) -> dict[str, float]:
-    """J and F of the tracks of a text that names all objects of a clip, and how often an object's track changes."""
-    results: list[float] = []
-    switches: list[int] = []
+def text_pairs(video: VideoPipeline, split: str, clips: int) -> Iterator[ClipPair]:
+    """Drawn clips with the tracks of a text that names all their objects."""
     for number in tqdm(range(clips), desc="text"):
-        clip, rng = draw_clip(split, number), np.random.default_rng(number)
-        phrases = tuple(dict.fromkeys(noun_phrase(noun, color, rng) for noun, color in dict.fromkeys(clip.objects)))
-        frames = list(video.track(DrawnFrames(clip), phrases))
-        jaccards = _overlaps(clip, frames)  # (objects, tracks, frames)
-        seen = [i for i in range(len(clip.objects)) if any(clip.mask(t, i).any() for t in range(len(clip.frames)))]
-        ids = sorted({name for frame in frames for name in frame.track_ids.tolist()})
-        rows, columns = linear_sum_assignment(-jaccards.mean(axis=2)) if len(ids) else ([], [])
-        matched = dict(zip(rows, columns, strict=True))
-        size = clip.frames.shape[1:3]
-        inner = range(1, len(frames) - 1)
-        for index in seen:
-            column = matched.get(index)
-            masks = [_mask_of(frames[t], None if column is None else ids[column], size) for t in inner]
-            results.append(measure_track(masks, [clip.mask(t, index) for t in inner]).mean)
-            own = jaccards[index][:, inner]  # (tracks, frames)
-            best = own.argmax(0)[own.max(0) >= FOUND_IOU].tolist() if len(ids) else []
-            switches.append(sum(before != after for before, after in pairwise(best)))
-    return {
-        "text, objects": len(results),
-        "text, J&F": float(np.mean(results)),
-        "text, id switches per object": float(np.mean(switches)),
+        drawn, rng = draw_clip(split, number), np.random.default_rng(number)
+        phrases = tuple(noun_phrase(noun, color, rng) for noun, color in dict.fromkeys(drawn.objects))
+        found = follow_text(video, DrawnFrames(str(number), drawn), tuple(dict.fromkeys(phrases)))
+        yield pair(truth_of(str(number), drawn.labels), found)
+
+
+def figures_of(name: str, measured: VideoEvaluation) -> dict[str, float | None]:
+    """The figures of an evaluation that the table shows."""
+    region, boundary, tracks = measured.region, measured.boundary, measured.tracks
+    figures: dict[str, float | None] = {
+        f"{name}, objects": float(sum(len(clip.objects) for clip in measured.clips)),
+        f"{name}, J": region and region.mean,
+        f"{name}, F": boundary and boundary.mean,
+        f"{name}, J&F": measured.mean,
     }
+    if tracks is not None:
+        figures |= {
+            f"{name}, HOTA": tracks.hota,
+            f"{name}, IDF1": tracks.idf1,
+            f"{name}, id switches per object": tracks.switches_per_object,
+            f"{name}, returns": float(tracks.returns),
+            f"{name}, found again": tracks.found_again,
+        }
+    return figures
 
 
-def _mask_of(frame: TrackedFrame, name: int | None, size: tuple[int, int]) -> np.ndarray:
-    rows = np.flatnonzero(frame.track_ids == name)
-    return decode_rle([frame.instances.rles[rows[0]]], size)[0].numpy() if len(rows) else np.zeros(size, bool)
-
-
-def _overlaps(clip: Clip, frames: Sequence[TrackedFrame]) -> np.ndarray:
-    """IoU of each object with each track in each frame; of an object out of sight and a track that is, 0."""
-    ids = sorted({name for frame in frames for name in frame.track_ids.tolist()})
-    overlaps = np.zeros((len(clip.objects), len(ids), len(frames)))
-    for t, frame in enumerate(frames):
-        masks = frame.instances.masks
-        for index in range(len(clip.objects)):
-            truth = clip.mask(t, index)
-            for row, name in enumerate(frame.track_ids.tolist()):
-                both = np.count_nonzero(masks[row] & truth)
-                overlaps[index, ids.index(name), t] = both / max(np.count_nonzero(masks[row] | truth), 1)
-    return overlaps
-
-
-def measure_davis(tracker: SeganyTracker, folder: Path) -> dict[str, float]:
-    """J and F on the clips of a DAVIS folder with JPEGImages/480p and Annotations/480p, from the true first mask."""
-    figures: dict[str, float] = {}
-    for clip in sorted((folder / "Annotations" / "480p").iterdir()):
-        truths = [np.asarray(Image.open(path).convert("L")) > 0 for path in sorted(clip.glob("*.png"))]
-        images = sorted((folder / "JPEGImages" / "480p" / clip.name).glob("*.jpg"))
-        frames = [np.asarray(Image.open(path).convert("RGB")) for path in images]
+def measure_davis(tracker: SeganyTracker, folder: Path) -> dict[str, float | None]:
+    """J and F on clips of DAVIS 2016, from the true first masks, of copying these, and frames per second."""
+    figures: dict[str, float | None] = {}
+    for masks in sorted((folder / "Annotations" / "480p").iterdir()):
+        truth = IndexedMasks.open(masks, masks.name)
+        first = truth.read(truth.numbers[0])
+        assert first.rles is not None
         started = time.perf_counter()
-        found = follow(tracker, frames, [truths[0]])
+        found = follow(
+            tracker,
+            open_clip(folder / "JPEGImages" / "480p" / masks.name),
+            dict(zip(first.ids, first.rles, strict=True)),
+        )
         seconds = time.perf_counter() - started
-        for name, masks in (("", found), ("copying the first mask, ", [found[0]] * len(found))):
-            (result,) = measure_objects(masks, lambda t, _, truths=truths: truths[t], [0])
-            figures |= {
-                f"{clip.name}, {name}J": result.region,
-                f"{clip.name}, {name}F": result.boundary,
-                f"{clip.name}, {name}J&F": result.mean,
-            }
-        figures[f"{clip.name}, frames per second"] = (len(frames) - 1) / seconds
+        figures |= figures_of(masks.name, evaluate_clips([pair(truth, found)], "davis"))
+        copied = evaluate_clips([pair(truth, FirstMasks.of(truth))], "davis")
+        figures[f"{masks.name}, copying the first mask, J&F"] = copied.mean
+        figures[f"{masks.name}, frames per second"] = len(found.numbers) / seconds
     return figures
 
 
@@ -192,34 +155,41 @@ def measure_davis(tracker: SeganyTracker, folder: Path) -> dict[str, float]:
 @click.option("--split", default="test", show_default=True, type=click.Choice(["validation", "test"]))
 @click.option("--clips", default=40, show_default=True)
 @click.option("--text-clips", default=20, show_default=True)
-@click.option("--segmenter", default="tiny", show_default=True)
-@click.option("--weights", type=click.Path(path_type=Path), help="Of the video memory; else the bundled ones.")
+@click.option("--config", default="tiny", show_default=True, help="Preset of the other models.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Of the video memory; else those of the preset.")
 @click.option("--davis", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of DAVIS 2016.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(
     split: str,
     clips: int,
     text_clips: int,
-    segmenter: str,
+    config: str,
     weights: Path | None,
     davis: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Measure tracking on drawn clips."""
-    figures: dict[str, float] = {}
-    pipeline = Pipeline.from_config("tiny", load_all=True) if text_clips else None
-    predictor = pipeline.segmenter if pipeline else Predictor(load(segmenter))
+    """Measure tracking on drawn clips, and on clips of DAVIS."""
+    pipeline = Pipeline.from_config(config, load_all=True)
+    predictor = pipeline.segmenter
     assert isinstance(predictor, Predictor)
-    tracker = SeganyTracker(VideoPredictor(predictor, load_memory(weights or segmenter, predictor.model)))
+    if weights is None:
+        tracker = SeganyTracker.from_pretrained(pipeline.config.video.checkpoint, predictor)
+    else:
+        tracker = SeganyTracker(VideoPredictor(predictor, load_memory(weights, predictor.model)))
+    figures: dict[str, float | None] = {}
     if clips:
-        figures |= measure_first_mask(tracker, split, clips)
-    if pipeline is not None:
-        figures |= measure_text(VideoPipeline(pipeline, tracker), split, text_clips)
+        pairs = list(first_mask_pairs(tracker, split, clips))
+        figures |= figures_of("first mask", evaluate_clips(pairs))
+        copied = evaluate_clips([pair(one.truth, FirstMasks.of(one.truth)) for one in pairs], "davis")
+        figures["copying the first mask, J&F"] = copied.mean
+    if text_clips:
+        pairs = list(text_pairs(VideoPipeline(pipeline, tracker), split, text_clips))
+        figures |= figures_of("text", evaluate_clips(pairs, match_ids=True))
     if davis is not None:
         figures |= measure_davis(tracker, davis)
     for name, value in figures.items():
         bar = f"  (bar {BARS[name]:.2f})" if name in BARS else ""
-        click.echo(f"{name:45} {value:.3f}{bar}")
+        click.echo(f"{name:45} {'–' if value is None else f'{value:.3f}'}{bar}")
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -5,7 +5,6 @@ they are, so an interrupted run goes on. Only the visible part of the model fram
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from tqdm import tqdm
 
 import segany
 from recipes.video.clips import FRAMES, Clip, draw_clip
+from segany.video.config import MemoryConfig
+from segany.video.predictor import visible_cells
 
 STEPS = (1, 2, 3)  # frames of the motion between two frames that are kept
 KEPT = 16  # frames of a clip, at most
@@ -41,20 +42,12 @@ class EncodedClip:
 DETAIL = 2  # label pixels per low-resolution logit, along a side
 
 
-def visible_cells(config: segany.SegAnyConfig, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the embedding that an image of this size covers, in whole memory cells."""
-    long = max(height, width)
-    cells = (math.ceil(side * config.grid_size / long / 2) * 2 for side in (height, width))
-    rows, columns = (min(count, config.grid_size) for count in cells)
-    return rows, columns
-
-
 def encode_clip(predictor: segany.Predictor, clip: Clip) -> EncodedClip:
     """Encode all frames of a clip."""
     config = predictor.model.config
     height, width = clip.frames.shape[1:3]
-    rows, columns = visible_cells(config, height, width)
     embeddings = predictor.encode_batch(list(clip.frames), batch_size=4)
+    rows, columns = visible_cells(config, MemoryConfig(), embeddings[0].resized_size)
     features = torch.cat([embedding.features for embedding in embeddings])[..., :rows, :columns]
     scale = 4 * DETAIL * config.grid_size / max(height, width)
     size = round(width * scale), round(height * scale)

@@ -39,6 +39,11 @@ class FrameMasks:
     presence: Float[Tensor, "n"]
     pointer: Float[Tensor, "n c"]
 
+    def __getitem__(self, objects: slice | Tensor) -> "FrameMasks":
+        return FrameMasks(
+            self.logits[objects], self.predicted_iou[objects], self.presence[objects], self.pointer[objects]
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class FrameMemory:

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from segany.config import SegAnyConfig
 from segany.errors import PromptError
 from segany.predictor import ImageEmbedding, MaskPrediction, Predictor
-from segany.utils.transforms import CONFIDENT_LOGIT
+from segany.utils.transforms import CONFIDENT_LOGIT, Size
+from segany.video.config import MemoryConfig
 from segany.video.memory import FrameMasks, FrameMemory, VideoMemory
 
 # The logit of presence in a frame whose mask was given.
@@ -113,7 +115,7 @@ class VideoPredictor:
             masks = self.memory.decode(recalled, self._positions(features), no_mask, len(rows))
             remembered = self.memory.remember(frame, features, masks)
             for position, row in enumerate(rows):
-                found[row] = _select(masks, position)
+                found[row] = masks[position : position + 1]
                 updated[row] = self._add(memories[row], remembered[position : position + 1])
         return TrackedMasks(*self._as_prediction(embedding, [masks for masks in found if masks]), tuple(updated))
 
@@ -146,16 +148,27 @@ class VideoPredictor:
         return ObjectMemory((*first, *others[: config.prompted_frames][::-1], *kept[::-1]))
 
     def _visible_features(self, embedding: ImageEmbedding) -> Float[Tensor, "1 c h w"]:
-        """Features of the cells that the image covers, in whole memory cells: padding is not worth attending to."""
-        config, stride = self.predictor.model.config, self.memory.config.memory_stride
-        rows, columns = (
-            min(math.ceil(side / config.patch_size / stride) * stride, config.grid_size)
-            for side in embedding.resized_size
-        )
+        """Features of the cells that the image covers: padding is not worth attending to."""
+        rows, columns = visible_cells(self.predictor.model.config, self.memory.config, embedding.resized_size)
         return embedding.features[..., :rows, :columns].to(self.predictor.device)
 
     def _positions(self, features: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h w"]:
         return self._position_code[..., : features.shape[-2], : features.shape[-1]]
+
+
+def visible_cells(image: SegAnyConfig, memory: MemoryConfig, resized_size: Size) -> tuple[int, int]:
+    """Rows and columns of the embedding that an image covers, in whole memory cells.
+
+    Args:
+        image: configuration of the image model.
+        memory: configuration of the memory.
+        resized_size: (height, width) of the image in the model frame, in pixels.
+    """
+    stride = memory.memory_stride
+    rows, columns = (
+        min(math.ceil(side / image.patch_size / stride) * stride, image.grid_size) for side in resized_size
+    )
+    return rows, columns
 
 
 def _group_alike(memories: Sequence[ObjectMemory]) -> list[list[int]]:
@@ -174,8 +187,3 @@ def _stack(memories: list[ObjectMemory]) -> list[FrameMemory]:
         replace(same[0], cells=torch.cat([one.cells for one in same]), pointer=torch.cat([one.pointer for one in same]))
         for same in zip(*(memory.frames for memory in memories), strict=True)
     ]
-
-
-def _select(masks: FrameMasks, row: int) -> FrameMasks:
-    part = slice(row, row + 1)
-    return FrameMasks(masks.logits[part], masks.predicted_iou[part], masks.presence[part], masks.pointer[part])

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import segany
 from recipes.video.clips import Clip, draw_clip
-from recipes.video.pool import EncodedClip, encode_clip, open_pool, read_clip, visible_cells
+from recipes.video.pool import EncodedClip, encode_clip, open_pool, read_clip
 from recipes.video.train import LENGTH, Codes, compute_loss, make_sequence, new_memory
 
 
@@ -47,8 +47,3 @@ def test_labels_fit_the_features(pool: list[Path]):
     clip: EncodedClip = read_clip(pool[0])
     rows, columns = clip.features.shape[-2:]
     assert clip.labels.shape == (LENGTH, 8 * rows, 8 * columns)
-
-
-def test_visible_cells(model: segany.SegAny):
-    assert visible_cells(model.config, 300, 400) == (36, 48)
-    assert visible_cells(model.config, 480, 270) == (48, 28)

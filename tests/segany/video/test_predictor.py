@@ -6,7 +6,8 @@ import torch
 
 from segany import ImageEmbedding, MaskPrediction, Predictor, PromptError, SegAny
 from segany.video.memory import VideoMemory
-from segany.video.predictor import ObjectMemory, TrackedMasks, VideoPredictor
+from segany.video.predictor import ObjectMemory, TrackedMasks, VideoPredictor, visible_cells
+from tests.segany.video.conftest import IMAGE, MEMORY
 
 HEIGHT, WIDTH = 40, 60
 
@@ -101,6 +102,14 @@ def test_masks_cover_the_image(predictor: VideoPredictor, embeddings: list[Image
     assert isinstance(prediction, MaskPrediction)
     assert prediction.masks.shape == (2, 1, HEIGHT, WIDTH)
     assert prediction.low_res_logits.shape == (2, 1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("resized_size", "cells"),
+    [((64, 64), (8, 8)), ((43, 64), (6, 8)), ((33, 64), (6, 8)), ((32, 64), (4, 8)), ((1, 64), (2, 8))],
+)
+def test_visible_cells(resized_size: tuple[int, int], cells: tuple[int, int]):
+    assert visible_cells(IMAGE, MEMORY, resized_size) == cells
 
 
 @pytest.mark.parametrize(
