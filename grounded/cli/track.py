@@ -152,30 +152,28 @@ def _track_all(
     stop: int | None,
 ) -> int:
     """Track every frame that has no record yet, with a progress bar. Returns the exit status."""
-    from grounded.labelling.clips import track_into
+    from grounded.labelling.clips import read_tracked_frames, track_into
     from grounded.labelling.interrupts import catch_interrupts
 
     total = stop if clip.info.count is None else min(clip.info.count, stop or clip.info.count)
-    found: Counter[str] = Counter()
-    seen: set[int] = set()
     with catch_interrupts(lambda line: click.echo(f"\n{line}", err=True)) as interrupt:
         try:
             frames = track_into(writer, video, clip, text, prompts, start=start, stop=stop, should_stop=interrupt)
             done = len(writer.done)
             with tqdm(total=total and total - start, initial=done, unit="frame", disable=None) as progress:
                 for frame in frames:
-                    for name, label in zip(frame.track_ids.tolist(), frame.instances.labels.tolist(), strict=True):
-                        if name not in seen:
-                            seen.add(name)
-                            found[label] += 1
-                    progress.set_postfix(tracks=len(seen))
+                    progress.set_postfix(objects=len(frame))
                     progress.update()
+            # From the records, so that what earlier runs found counts too.
+            labels: dict[int, str] = {}
+            for frame in read_tracked_frames(writer.folder).values():
+                labels |= zip(frame.track_ids.tolist(), frame.instances.labels.tolist(), strict=True)
         except ConfigError as error:
             raise click.UsageError(str(error)) from error
         except Exception as error:
             click.echo(f"Error: {describe_error(error)}", err=True)
             return interrupt.exit_status or 1
-    counts = ", ".join(f"{label}: {count}" for label, count in found.items()) or "nothing was seen"
+    counts = ", ".join(f"{label}: {count}" for label, count in Counter(labels.values()).items()) or "nothing was seen"
     click.echo(f"{len(writer.done)} frames -> {writer.folder} ({counts})")
     return interrupt.exit_status or 0
 
