@@ -97,17 +97,18 @@ class SegmenterConfig:
     compile: bool = False  # the image encoder, by torch.compile: minutes at the first image, worth it for thousands
     decoder: str | None = None  # a file with a mask decoder that was trained by itself, instead of the checkpoint's
     adapter: str | None = None  # a folder of peft or a SAM-LoRA file, merged into the checkpoint
+    text_adapter: str | None = None  # a file with a text prompt that was trained for the checkpoint
     hq_token_only: bool = False  # for SAM-HQ: its own mask, instead of its sum with that of Segment Anything
 
     def __post_init__(self) -> None:
-        for name in ("decoder", "adapter", "hq_token_only"):
+        for name in ("decoder", "adapter", "text_adapter", "hq_token_only"):
             if self.kind != "segany" and getattr(self, name):
                 raise ConfigError(f"{name} is for kind segany, got it for kind {self.kind}")
 
     @property
     def additions(self) -> tuple[str, ...]:
         """The files that change the checkpoint."""
-        return tuple(path for path in (self.decoder, self.adapter) if path is not None)
+        return tuple(path for path in (self.decoder, self.adapter, self.text_adapter) if path is not None)
 
 
 @checked_dataclass
@@ -252,8 +253,9 @@ class PipelineConfig:
 
     @property
     def needs_clip(self) -> bool:
-        """Whether CLIP is used at all."""
-        return self.needs_text_prompt or self.needs_scores
+        """Whether CLIP is used at all: also by a one-stage detector, whose phrases it embeds."""
+        is_embedded = self.needs_detector and self.detector.kind == "one-stage"
+        return self.needs_text_prompt or self.needs_scores or is_embedded
 
     @property
     def models(self) -> dict[str, str | None]:

@@ -19,6 +19,7 @@ from grounded.data.phrases import parse
 from grounded.data.protocols import (
     DensePrompter,
     Detector,
+    EmbeddingDetector,
     MaskPromptable,
     RegionScorer,
     Segmenter,
@@ -30,7 +31,7 @@ from grounded.interactive.everything import everything
 from grounded.models import build
 from grounded.models.checkpoints import resolve_models
 from grounded.stages.cache import StageCache
-from grounded.stages.detect import detect, note_unread, select
+from grounded.stages.detect import detect, detect_embedded, note_unread, select
 from grounded.stages.encode import check_embedding, encode, encode_window
 from grounded.stages.fallback import accept, automatic_masks, missing_phrases
 from grounded.stages.prompt import (
@@ -124,10 +125,11 @@ class Pipeline:
         device = build.pick_device(config.device)
         clip = build.load_clip(config, device) if load_all or config.needs_clip else None
         text_prompt = config.prompting.text_prompt if load_all or config.needs_text_prompt else "none"
+        segmenter, needs_detector = build.load_segmenter(config, device), load_all or config.needs_detector
         pipeline = cls(
-            detector=build.load_detector(config, device) if load_all or config.needs_detector else None,
+            detector=build.load_detector(config, device, segmenter, clip) if needs_detector else None,
             text_encoder=clip if text_prompt == "adapter" else None,
-            segmenter=build.load_segmenter(config, device),
+            segmenter=segmenter,
             config=config,
             scorer=build.region_scorer(clip, config) if clip and (load_all or config.needs_scores) else None,
             dense_prompter=build.dense_clip(clip, config) if clip and text_prompt == "dense-clip" else None,
@@ -219,11 +221,15 @@ class Pipeline:
         if not config.needs_detector:
             detections = None
         else:
-            detections = run(detect, self.detector, image, phrases) if detections is None else detections
+            if detections is None and isinstance(self.detector, EmbeddingDetector):
+                embedding = run(encode, self.segmenter, image) if embedding is None else embedding
+                detections = run(detect_embedded, self.detector, embedding, phrases)
+            elif detections is None:
+                detections = run(detect, self.detector, image, phrases)
             detections = select(detections, phrases, box_threshold)
         instances = []
         for group in self._prompt(image, phrases, detections, clicks, run):
-            # Only here is an image encoded: one that nothing prompts never is.
+            # An image that nothing prompts is never encoded, but for a detector that works on the embedding.
             embedding = run(encode, self.segmenter, image) if embedding is None else embedding
             rounds = config.refinement.refine_rounds
             part = run(segment, self.segmenter, embedding, group, phrases, group.multimask_output, rounds)
@@ -332,7 +338,8 @@ class Pipeline:
         with watch.stage("open"):
             opened = [open_image(image) for image in images]
         detections: Sequence[Detections | None] = [None] * len(images)
-        if self.detector is not None and self.config.needs_detector and images:
+        together = self.config.needs_detector and not isinstance(self.detector, EmbeddingDetector)
+        if self.detector is not None and together and images:
             with watch.stage("detect"):
                 detections = self.detector.detect([image.pixels for image in opened], queries)
         return [

@@ -20,6 +20,7 @@ from segany.files import PathLike, write_safetensors
 from segany.formats.adapters import base_of, is_adapter_folder, with_adapter
 from segany.formats.decoder import with_decoder
 from segany.formats.files import WHOLE_FILES
+from segany.formats.text_adapter import with_text_adapter
 from segany.formats.whole_model import CONFIG_FILE, read_model
 from segany.hub import HubModel, split_revision
 from segany.model import SegAny
@@ -42,6 +43,7 @@ def load(
     *,
     decoder: PathLike | None = None,
     adapter: PathLike | None = None,
+    text_adapter: PathLike | None = None,
     image_size: int | None = None,
     hq_token_only: bool = False,
 ) -> SegAny:
@@ -64,6 +66,7 @@ def load(
         text_dim: add an untrained text prompt of this width to a checkpoint without one, for training.
         decoder: a file with a mask decoder, which takes the place of that of `source`; with or without its prefix.
         adapter: low-rank updates (LoRA) that are merged into the weights: a folder of `peft`, or a SAM-LoRA file.
+        text_adapter: a file with a text prompt that was trained for `source`, as `grounded train text-prompt` writes.
         image_size: side of the model frame in pixels, for weights of a TinyViT, whose shapes do not tell it (1024 if it
             is not given); other weights must be for this size.
         hq_token_only: for SAM-HQ: its own mask, instead of its sum with that of Segment Anything.
@@ -83,6 +86,7 @@ def load(
         "text_dim": text_dim,
         "decoder": None if decoder is None else _absolute(decoder),
         "adapter": None if adapter is None else _absolute(adapter),
+        "text_adapter": None if text_adapter is None else _absolute(text_adapter),
         "image_size": image_size,
         "hq_token_only": hq_token_only,
     }
@@ -100,6 +104,9 @@ def load(
         state = with_adapter(state, _find(adapter))
     if decoder is not None or adapter is not None:
         config = _change(config, path, decoder_sizes(state))
+    if text_adapter is not None:
+        state, width = with_text_adapter(state, _find(text_adapter))
+        config = _change(config, path, {"text_dim": width})
     if image_size is not None and image_size != config.image_size:
         if not is_mobile_sam(state):
             raise CheckpointError(

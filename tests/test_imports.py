@@ -25,6 +25,8 @@ ROWS = (
     ("grounded.video",),
     ("grounded.labelling",),
     ("grounded.evaluation", "grounded.experiments"),
+    ("grounded.training",),
+    ("grounded.engine",),
     ("grounded.ui",),
     ("grounded.cli",),
     ("grounded.__main__", "app", "recipes", "benchmarks"),
@@ -38,6 +40,8 @@ OWNERS = {
     "ray": ("grounded/labelling/engines/ray.py",),
     "gradio": ("grounded/ui/*.py", "grounded/cli/demo.py"),
     "groundingdino": ("grounded/models/detectors/original/package.py",),
+    "accelerate": ("grounded/training/processes.py",),
+    "peft": ("grounded/training/lora.py",),
     "pyarrow": ("grounded/labelling/formats/table.py",),
     "supervision": ("grounded/data/formats.py",),
     "open_clip": (

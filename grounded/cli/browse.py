@@ -53,6 +53,9 @@ def browse(
     Instances are accepted, rejected, relabelled, drawn again by clicks, and added. Each review is appended to
     DIR/reviews.jsonl at once; records stay as they are, and exports apply the reviews. Ctrl-C ends it.
 
+    Frames of clips are shown, and not corrected here: a track is corrected from a frame on, by `grounded track` with
+    --prompts or in the Video tab of `grounded demo`.
+
     Exit status: 0 ended by Ctrl-C, or written; 1 something failed; 2 wrong arguments.
     """
     from grounded.labelling.review import server
@@ -98,12 +101,12 @@ def _open_images(run: "Run", images: str | None) -> "Source | None":
     Raises:
         GroundedError: there is nothing at the place that `images` names.
     """
-    from grounded.labelling.sources import open_source
+    from grounded.labelling.frame_images import open_run_images
 
     if images is not None:
-        return open_source(images)
+        return open_run_images(run, images)
     try:
-        return open_source(run.source)
+        return open_run_images(run)
     except GroundedError as error:
         click.echo(f"Warning: {error}. Say with --images where the images are now", err=True)
         return None

@@ -41,8 +41,8 @@ def demo(
 ) -> None:
     """Open the app: find, correct and download labelled masks in a browser.
 
-    Programs use the same address: /segment, /refine, /automatic and /label for gradio_client. Uploads and results lie
-    in a folder of their own, which is removed at the end. Ctrl-C ends it.
+    Programs use the same address: /segment, /refine, /automatic, /label and /track for gradio_client. Uploads and
+    results lie in a folder of their own, which is removed at the end. Ctrl-C ends it.
 
     Exit status: 0 ended by Ctrl-C; 1 something failed; 2 wrong arguments; 143 ended by SIGTERM.
     """

@@ -1,4 +1,4 @@
-"""`grounded evaluate`: how good labels and tracks are."""
+"""`grounded evaluate`: how good labels, tracks and edges are."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from grounded.cli.evaluate_boxes import boxes
+from grounded.cli.evaluate_edges import edges
+from grounded.cli.evaluate_points import points
+from grounded.cli.evaluate_proposals import proposals
+from grounded.cli.evaluate_text import text
 from grounded.errors import ConfigError, GroundedError, ImageError, ResultError, one_line
 
 if (
@@ -27,7 +32,7 @@ _IOU_TYPES: dict[str, tuple["IouType", ...]] = {"mask": ("mask",), "box": ("box"
 
 @click.group()
 def evaluate() -> None:
-    """Measure how good labels and tracks are."""
+    """Measure how good labels, tracks and edges are."""
 
 
 def _mapping(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -180,6 +185,7 @@ def _match(
 
 def _image_reader(images: str | None, run: "Run | None") -> Callable[[str], bytes]:
     """Return a function that reads an image by its name; without images it raises ImageError."""
+    from grounded.labelling.frame_images import open_run_images
     from grounded.labelling.sources import open_source
 
     def raise_missing(file: str) -> bytes:
@@ -190,7 +196,7 @@ def _image_reader(images: str | None, run: "Run | None") -> Callable[[str], byte
     if run is None:
         return raise_missing
     try:
-        return open_source(run.source).get
+        return open_run_images(run).get
     except ConfigError as error:
         click.echo(f"Warning: the images are not where they were: {error}; --images says where they are", err=True)
         return raise_missing
@@ -224,6 +230,10 @@ def _summary(evaluation: "LabelEvaluation") -> str:
     measures += [("calibration error", evaluation.calibration.error)]
     listed = ", ".join(f"{name} {100 * value:.1f}" for name, value in measures if value is not None)
     return f"{len(evaluation.dataset.pairs)} images, {len(evaluation.classes)} classes: {listed}"
+
+
+for _command in (edges, points, proposals, boxes, text):
+    evaluate.add_command(_command)
 
 
 @evaluate.command()

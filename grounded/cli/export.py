@@ -11,7 +11,7 @@ import click
 from tqdm import tqdm
 
 from grounded.errors import ConfigError, GroundedError, ResultError
-from grounded.labelling.formats import EXPORT_FORMATS, NOTE
+from grounded.labelling.formats import EXPORT_FORMATS, NOTE, VIDEO_FORMATS
 
 if TYPE_CHECKING:
     from grounded.labelling.records import Record
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--format", "name", required=True, type=click.Choice(list(EXPORT_FORMATS)), help="What to write.")
+@click.option(
+    "--format", "name", required=True, type=click.Choice([*EXPORT_FORMATS, *VIDEO_FORMATS]), help="What to write."
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -51,6 +53,9 @@ def export(
     DIR is the folder of the run. The output folder is there when it is complete, and not before. What the format could
     not say is printed, and stated in its export.txt.
 
+    Frames of clips are images too, named "clip.mp4/000012.jpg"; --with-images decodes the clips. coco-video,
+    youtube-vis, mot, mots and davis write tracks, a file or folder for each clip, from the records alone.
+
     Boxes and masks are of the upright images. Programs that ignore the EXIF orientation need the upright copies that
     --with-images writes.
 
@@ -58,6 +63,7 @@ def export(
     read and are missing from it; 2 wrong arguments; 130 interrupted.
     """
     from grounded.labelling.formats.exporter import export as write_export
+    from grounded.labelling.frame_images import named_as_image
     from grounded.labelling.review.apply import corrected_records
     from grounded.labelling.store import Run, damaged_lines, read_records
     from grounded.labelling.store.source_ids import SourceIds
@@ -67,12 +73,18 @@ def export(
     if images is not None and not with_images:
         raise click.UsageError("--images needs --with-images")
     out = out or folder / "exports" / name
+    if name in VIDEO_FORMATS:
+        if accepted_only or with_images:
+            raise click.UsageError(f"{name} is written from the records of clips, without images and without reviews")
+        _export_clips(name, folder, out, min_score, replace)
+        return
     try:
         run = Run.read(folder)
         read_image = _image_reader(run, images) if with_images else None
         damaged: list[str] = []
         found = read_records(folder, damaged) if as_found else corrected_records(folder, accepted_only, damaged)
-        records = _drop_below(tqdm(found, unit="image", disable=None), min_score)
+        named = map(named_as_image, tqdm(found, unit="image", disable=None))
+        records = _drop_below(named, min_score)
         classes, ids = _classes(folder, run, as_found), SourceIds.read(folder)
         summary = write_export(name, records, classes, out, read_image, replace=replace, source_ids=ids)
     except ConfigError as error:
@@ -88,12 +100,29 @@ def export(
     sys.exit(1 if damaged else 0)
 
 
-def _image_reader(run: "Run", images: str | None) -> Callable[[str], bytes]:
-    """Return a function from an image's `file` to its bytes, from `images` or else the source of the run."""
-    from grounded.labelling.sources import open_source
+def _export_clips(name: str, folder: Path, out: Path, min_score: float | None, replace: bool) -> None:
+    """Write the tracks of the clips of a run."""
+    from grounded.labelling.formats.video import export_clips
 
     try:
-        return open_source(images or run.source).get
+        with tqdm(unit="frame", disable=None) as progress:
+            summary = export_clips(name, folder, out, min_score, progress.update, replace=replace)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    except GroundedError as error:
+        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    click.echo(f"{folder} -> {out} ({summary.images} frames, {summary.instances} instances)")
+    for line in summary.lines():
+        click.echo(f"  lost: {line}")
+
+
+def _image_reader(run: "Run", images: str | None) -> Callable[[str], bytes]:
+    """Return a function from an image's `file` to its bytes, from `images` or else the source of the run."""
+    from grounded.labelling.frame_images import open_run_images
+
+    try:
+        return open_run_images(run, images).get
     except ConfigError as error:
         hint = "" if images else "; say with --images where the images are now"
         raise ConfigError(f"{error}{hint}") from error

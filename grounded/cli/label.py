@@ -1,4 +1,4 @@
-"""The command `grounded label`: segments a whole data set, and writes one line of JSON per image."""
+"""The command `grounded label`: segments a data set, and writes one line of JSON per image or frame of a clip."""
 
 import os
 import sys
@@ -37,6 +37,7 @@ _MOST_WORKERS = 4
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the images that a COCO or text file lists, if not its own.",
 )
+@click.option("--clips", is_flag=True, help="Each folder of images, and each animated image, is one clip.")
 @pipeline_options
 @click.option("--tiles", metavar="SIZE[:OVERLAP]", help="Look at images in tiles as well: 640:0.25.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who computes.")
@@ -77,6 +78,7 @@ def label(
     text: str,
     out: Path,
     root: Path | None,
+    clips: bool,
     tiles: str | None,
     engine: str,
     address: str | None,
@@ -97,18 +99,22 @@ def label(
     a pattern of TAR files, or a COCO file. TEXT holds phrases, as in "a dog. the red mug", or is the path of a YAML
     vocabulary.
 
+    Video files among them are tracked, each by itself, when the images are done: one record per frame, in which an
+    object has the same track_id throughout. With --clips folders of images are clips too.
+
     A run that was interrupted or killed goes on where it was when the same command is given again.
 
-    Exit status: 0 every image has a record; 1 some failed, as failures.jsonl tells, or the run could not go on;
-    2 wrong arguments; 130 or 143 interrupted, and the records so far are complete.
+    Exit status: 0 every image and frame has a record; 1 some failed, as failures.jsonl tells, or the run could not go
+    on; 2 wrong arguments; 130 or 143 interrupted, and the records so far are complete.
     """
+    if clips and root:
+        raise click.UsageError("--clips is for folders of images, --root for images that a file lists")
     if engine != "ray" and (address or gpus_per_worker is not None or cpus_per_worker != 1):
         raise click.UsageError("--address, --cpus-per-worker and --gpus-per-worker need --engine ray")
     import torch
 
     from grounded.labelling.engines.local import EngineOptions
-    from grounded.labelling.sources import open_source
-    from grounded.labelling.sources.files import FolderSource, ListedFiles
+    from grounded.labelling.sources import FolderSource, ListedFiles, SequenceSource, open_source
     from grounded.labelling.store import open_run
     from grounded.labelling.task import PipelineTaskSpec
     from grounded.labelling.tiling.tiles import Tiles
@@ -116,8 +122,9 @@ def label(
     try:
         config = read_config(**fields)
         spec = PipelineTaskSpec(config, _read_vocabulary(text), Tiles.parse(tiles) if tiles else None)
-        source = open_source(images, root)
-        run = spec.describe_run(source.spec, phrase_scores=phrase_scores)
+        source = open_source(images, root, videos=True)
+        source = SequenceSource.of(source) if clips else source
+        run = spec.describe_run(source.spec, phrase_scores=phrase_scores, clips=clips)
         writer = open_run(out, run, restart=restart, sync_seconds=sync_seconds)
         if isinstance(source, ListedFiles) and source.source_ids is not None:
             source.source_ids.write(out)  # exports keep them
@@ -127,7 +134,8 @@ def label(
     except GroundedError as error:
         raise click.UsageError(str(error)) from error
 
-    for line in _shortened(source.left_out() if isinstance(source, (FolderSource, ListedFiles)) else []):
+    own_files = source.left_out() if isinstance(source, (FolderSource, ListedFiles, SequenceSource)) else []
+    for line in _shortened(own_files):
         click.echo(f"Note: left out, as this program wrote it: {line}", err=True)
     on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
     options = EngineOptions(
@@ -194,15 +202,17 @@ def _label_and_exit(
 
 def _list_unread(failures: "Iterable[Failure]") -> list[str]:
     """Return a line for each reason for which files were not read: "2 files were not read: a.heic, b.heic: ..."."""
-    files: dict[str, list[str]] = {}
+    files: dict[tuple[bool, str], list[str]] = {}
     for failure in failures:
-        if failure.kind in ("read", "image"):
-            files.setdefault(failure.reason, []).append(failure.file)
-    lines = [
-        f"{len(names)} file{'' if len(names) == 1 else 's'} {'was' if len(names) == 1 else 'were'} not read: "
-        f"{', '.join(_shortened(names))}: {reason}"
-        for reason, names in files.items()
-    ]
+        if failure.kind in ("read", "image", "clip"):
+            files.setdefault((failure.kind == "clip", failure.reason), []).append(failure.file)
+    lines = []
+    for (is_clip, reason), names in files.items():
+        what = f"{len(names)} {'clip' if is_clip else 'file'}{'' if len(names) == 1 else 's'}"
+        done = "tracked to its end" if is_clip else "read"
+        lines.append(
+            f"{what} {'was' if len(names) == 1 else 'were'} not {done}: {', '.join(_shortened(names))}: {reason}"
+        )
     return lines[:_REASONS_LISTED]
 
 

@@ -16,6 +16,16 @@ COMMANDS = {
         "segment",
         "Find what TEXT names in each IMAGE, and write overlay.png, masks/ and result.json.",
     ),
+    "edges": (
+        "edges",
+        "edges",
+        "Write an edge map of IMAGE: how strong an edge is at each pixel.",
+    ),
+    "similar": (
+        "similar",
+        "similar",
+        "Show the masks of IMAGE that are alike, for the segmenter, to the one at a point or in a box.",
+    ),
     "track": (
         "track",
         "track",
@@ -44,7 +54,17 @@ COMMANDS = {
     "evaluate": (
         "evaluate",
         "evaluate",
-        "Measure how good labels and tracks are.",
+        "Measure how good labels, tracks and edges are.",
+    ),
+    "train": (
+        "train",
+        "train",
+        "Fine-tune models on your own data: COCO annotation files, or what `grounded label` wrote.",
+    ),
+    "engine": (
+        "engine",
+        "engine",
+        "Annotate images in rounds, and train the model after each: the data engine of Segment Anything.",
     ),
     "demo": (
         "demo",

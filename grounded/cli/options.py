@@ -60,3 +60,31 @@ def _setting_option(setting: Parameter) -> Callable[[F], F]:
         float: click.FloatRange(setting.low, setting.high),
     }
     return click.option(f"--{setting.name.replace('_', '-')}", type=types[setting.type], help=setting.description)
+
+
+def segmenter_options(command: F) -> F:
+    """Decorate a command with --config, --segmenter and --device; `read_segmenter` takes their values."""
+    options = (
+        click.option("--config", default="tiny", show_default=True, help="Name of a preset, or path of a YAML file."),
+        click.option(
+            "--segmenter",
+            metavar="CHECKPOINT",
+            help="Segmenter instead of the preset's: a file, a folder, a hub id, or bundled:NAME.",
+        ),
+        click.option("--device", help="auto, cpu, cuda, cuda:1, ..."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_segmenter(config: str, segmenter: str | None, device: str | None) -> PipelineConfig:
+    """The configuration that the values of `segmenter_options` describe.
+
+    Raises:
+        ConfigError: no such configuration.
+    """
+    changed = load(config)
+    if segmenter is not None:
+        changed = override(changed, segmenter={"checkpoint": segmenter})
+    return changed if device is None else override(changed, device=device)

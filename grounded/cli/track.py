@@ -16,7 +16,7 @@ if (
     TYPE_CHECKING
 ):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
     from grounded.video.clip import Clip
-    from grounded.video.pipeline import VideoPipeline
+    from grounded.video.pipeline import Direction, VideoPipeline
     from grounded.video.prompts import ObjectPrompt
 
 # Name of an output: the file or folder that it writes.
@@ -51,6 +51,13 @@ OUTPUTS = {
 )
 @click.option("--start", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first frame.")
 @click.option("--stop", type=click.IntRange(min=1), help="Number of the frame before which to stop.  [the end]")
+@click.option(
+    "--direction",
+    type=click.Choice(["forwards", "backwards", "both"]),
+    default="forwards",
+    show_default=True,
+    help="From --start on: to the end, down to the beginning, or first the one and then the other.",
+)
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=24, show_default=True, help="Of images.")
 @click.option(
     "--output",
@@ -71,6 +78,7 @@ def track(
     prompts_file: Path | None,
     start: int,
     stop: int | None,
+    direction: "Direction",
     fps: float,
     outputs: tuple[str, ...],
     restart: bool,
@@ -110,7 +118,7 @@ def track(
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     with writer:
-        status = _track_all(writer, video, opened, text, prompts, start, stop)
+        status = _track_all(writer, video, opened, text, prompts, (start, stop, direction))
     if status in (130, 143):
         sys.exit(status)
     chosen = [name for name in outputs if name != "none"]
@@ -148,25 +156,28 @@ def _track_all(
     clip: "Clip",
     text: str | None,
     prompts: tuple["ObjectPrompt", ...],
-    start: int,
-    stop: int | None,
+    extent: tuple[int, int | None, "Direction"],
 ) -> int:
     """Track every frame that has no record yet, with a progress bar. Returns the exit status."""
-    from grounded.labelling.clips import read_tracked_frames, track_into
+    from grounded.labelling.clips import TrackedFrames, track_into
     from grounded.labelling.interrupts import catch_interrupts
 
-    total = stop if clip.info.count is None else min(clip.info.count, stop or clip.info.count)
+    start, stop, direction = extent
+    total = _count_frames(clip.info.count, start, stop, direction)
     with catch_interrupts(lambda line: click.echo(f"\n{line}", err=True)) as interrupt:
         try:
-            frames = track_into(writer, video, clip, text, prompts, start=start, stop=stop, should_stop=interrupt)
+            frames = track_into(
+                writer, video, clip, text, prompts, start=start, stop=stop, direction=direction, should_stop=interrupt
+            )
             done = len(writer.done)
-            with tqdm(total=total and total - start, initial=done, unit="frame", disable=None) as progress:
+            with tqdm(total=total, initial=done, unit="frame", disable=None) as progress:
                 for frame in frames:
                     progress.set_postfix(objects=len(frame))
                     progress.update()
             # From the records, so that what earlier runs found counts too.
             labels: dict[int, str] = {}
-            for frame in read_tracked_frames(writer.folder).values():
+            tracked = TrackedFrames(writer.folder)
+            for frame in tracked:
                 labels |= zip(frame.track_ids.tolist(), frame.instances.labels.tolist(), strict=True)
         except ConfigError as error:
             raise click.UsageError(str(error)) from error
@@ -174,19 +185,30 @@ def _track_all(
             click.echo(f"Error: {describe_error(error)}", err=True)
             return interrupt.exit_status or 1
     counts = ", ".join(f"{label}: {count}" for label, count in Counter(labels.values()).items()) or "nothing was seen"
+    unmet = sorted({prompt.frame for prompt in prompts} - set(tracked.numbers))
+    if unmet and not interrupt.exit_status:
+        click.echo(f"Prompts are on frames that were not tracked: {', '.join(map(str, unmet))}", err=True)
     click.echo(f"{len(writer.done)} frames -> {writer.folder} ({counts})")
     return interrupt.exit_status or 0
 
 
+def _count_frames(count: int | None, start: int, stop: int | None, direction: "Direction") -> int | None:
+    """How many frames there are to track; None where the clip does not state its length."""
+    if direction == "backwards":
+        return start + 1 - (stop or 0)
+    end = stop if count is None else min(count, stop or count)
+    return None if end is None else max(end - (0 if direction == "both" else start), 0)
+
+
 def _write_outputs(folder: Path, clip: "Clip", names: list[str]) -> int:
     """Write the outputs from the records, with the frames of the clip. Returns the exit status."""
-    from grounded.labelling.clips import read_tracked_frames
+    from grounded.labelling.clips import TrackedFrames
     from grounded.video.output.write import with_images, write_outputs
 
     try:
-        frames = read_tracked_frames(folder)
+        frames = TrackedFrames(folder)
         outputs = [_open_output(name, folder / OUTPUTS[name], clip) for name in names]
-        written = write_outputs(with_images(clip, frames.values()), outputs)
+        written = write_outputs(with_images(clip, frames), outputs)
         for _ in tqdm(written, total=len(frames), desc="outputs", unit="frame", disable=None):
             pass
     except GroundedError as error:

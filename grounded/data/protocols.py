@@ -52,6 +52,15 @@ class NotingDetector(Detector, Protocol):
 
 
 @runtime_checkable
+class EmbeddingDetector(Detector, Protocol):
+    """A detector that works on the segmenter's embedding of an image, which so is made once for boxes and masks."""
+
+    def detect_embedded(self, embedding: Any, phrases: Sequence[str]) -> Detections:
+        """Return the detections for phrases in the image of an embedding, best first."""
+        ...
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Embeds phrases, as text prompts of the segmenter."""
 

@@ -101,6 +101,37 @@ def match_greedily(
     return Matches(target_ids, ious, np.asarray(candidates if pairwise is None else pairwise, np.float64))
 
 
+def match_with_ignored(
+    ious: Float64[np.ndarray, "n m"],
+    ignored: Bool[np.ndarray, "m"],
+    crowds: Bool[np.ndarray, "m"],
+    threshold: float,
+) -> Int64[np.ndarray, "n"]:
+    """Return for each of n predictions, best first, the object that it is matched to, or UNMATCHED.
+
+    This is the matching of pycocotools and of `lvis` to the letter. A prediction takes the object with the greatest
+    IoU that is free and counts; only where there is none it may take one that is ignored, for its size or as a crowd.
+    A crowd takes any number. Of equal IoUs the last counts.
+
+    Args:
+        ious: of predictions with objects, see `pairwise_iou`.
+        ignored: objects that do not count, crowds among them.
+        crowds: objects that are crowds.
+        threshold: least IoU, above 0.
+    """
+    matched = np.full(len(ious), UNMATCHED)
+    free, reached = np.ones(len(ignored), bool), ious >= min(threshold, 1 - 1e-10)
+    for row in np.flatnonzero(reached.any(axis=1)):
+        available = reached[row] & (free | crowds)
+        counting = available & ~ignored
+        places = np.flatnonzero(counting if counting.any() else available)
+        if len(places):
+            values = ious[row, places]
+            matched[row] = place = places[len(values) - 1 - values[::-1].argmax()]
+            free[place] = False
+    return matched
+
+
 def pairwise_iou(
     predictions: Sequence[Prediction], targets: Sequence[GroundTruthObject], iou_type: IouType
 ) -> Float64[np.ndarray, "n m"]:

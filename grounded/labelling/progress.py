@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from grounded.data.phrases import shortened
 from grounded.labelling.records import Record
-from grounded.labelling.store import Failure
+from grounded.labelling.store import Failure, FinishedClip
 
 # Phrases of a summary, most frequent first; a long vocabulary would fill the screen.
 _PHRASES_LISTED = 20
+_CLIPS_LISTED = 5  # by name, of those in which nothing was seen
 LINE_SECONDS = 30.0
 
 
@@ -23,23 +24,27 @@ LINE_SECONDS = 30.0
 class RunSummary:
     """Results of one run; those of earlier runs into the same folder are only in `skipped`."""
 
-    images: int = 0  # with a new record
+    images: int = 0  # with a new record, frames of clips among them
     failures: int = 0
     skipped: int = 0  # labelled before
     instances: Mapping[str, int] = field(default_factory=dict)  # by phrase
     seconds: float = 0.0
     interrupted: bool = False
+    frames: int = 0  # of clips
+    clips: tuple[FinishedClip, ...] = ()  # whose last frames are among them
 
     @property
     def rate(self) -> float:
-        """Images per second, failures among them."""
+        """Images and frames per second, failures among them."""
         return (self.images + self.failures) / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
         before = f", {self.skipped} labelled before" if self.skipped else ""
+        frames = f" and {_counted(self.frames, 'frame')} of clips" if self.frames else ""
         lines = [
-            f"{'interrupted: ' if self.interrupted else ''}{_counted(self.images, 'image')} labelled{before}, "
-            f"{_counted(self.failures, 'failure')}, in {_duration(self.seconds)}, {self.rate:.2f} images/s",
+            f"{'interrupted: ' if self.interrupted else ''}{_counted(self.images - self.frames, 'image')}{frames} "
+            f"labelled{before}, {_counted(self.failures, 'failure')}, in {_duration(self.seconds)}, "
+            f"{self.rate:.2f} images/s",
             _counted(sum(self.instances.values()), "instance"),
         ]
         ranked = sorted(self.instances.items(), key=lambda entry: -entry[1])
@@ -47,22 +52,39 @@ class RunSummary:
         if len(ranked) > _PHRASES_LISTED:
             others = ranked[_PHRASES_LISTED:]
             lines.append(f"  {sum(count for _, count in others):>8}  {len(others)} other phrases")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._clip_lines()])
+
+    def _clip_lines(self) -> list[str]:
+        """How many objects were followed through the clips that are finished, and in which clips there was none."""
+        if not self.clips:
+            return []
+        tracks = sum(sum(clip.tracks.values()) for clip in self.clips)
+        lines = [f"{_counted(len(self.clips), 'clip')} finished, {_counted(tracks, 'track')}"]
+        empty = [clip.file for clip in self.clips if not clip.tracks]
+        if empty:
+            others = f" and {len(empty) - _CLIPS_LISTED} more" if len(empty) > _CLIPS_LISTED else ""
+            lines.append(f"nothing was seen in {', '.join(empty[:_CLIPS_LISTED])}{others}")
+        return lines
 
 
 class RunCounter:
-    """Counts images, failures and instances while a run goes on."""
+    """Counts images, frames, failures and instances while a run goes on."""
 
     def __init__(self, phrases: Sequence[str] = ()) -> None:
-        self.images = self.failures = self.instances = 0
+        self.images = self.failures = self.instances = self.frames = 0
+        self._clips: list[FinishedClip] = []
         self._per_phrase: Counter[str] = Counter(dict.fromkeys(phrases, 0))
         self._start = time.monotonic()
 
-    def add(self, outcome: Record | Failure) -> None:
+    def add(self, outcome: Record | Failure | FinishedClip) -> None:
         if isinstance(outcome, Failure):
             self.failures += 1
             return
+        if isinstance(outcome, FinishedClip):
+            self._clips.append(outcome)
+            return
         self.images += 1
+        self.frames += outcome.frame is not None
         self.instances += len(outcome.instances)
         self._per_phrase.update(outcome.instances.labels.tolist())
 
@@ -76,7 +98,16 @@ class RunCounter:
         return time.monotonic() - self._start
 
     def summary(self, skipped: int = 0, interrupted: bool = False) -> RunSummary:
-        return RunSummary(self.images, self.failures, skipped, dict(self._per_phrase), self.seconds, interrupted)
+        return RunSummary(
+            images=self.images,
+            failures=self.failures,
+            skipped=skipped,
+            instances=dict(self._per_phrase),
+            seconds=self.seconds,
+            interrupted=interrupted,
+            frames=self.frames,
+            clips=tuple(self._clips),
+        )
 
 
 @runtime_checkable

@@ -24,12 +24,14 @@ class ImageInfo:
     sha256: str | None = None  # of the file's bytes
     notes: tuple[str, ...] = ()  # on parts of the file that were not used: "animated: the first of 12 frames is used"
     address: str | None = None  # http or https, where it was fetched from
+    clip: str | None = None  # name within the source of the clip that it is a frame of
 
     def to_dict(self) -> dict[str, Any]:
         values = {"file": self.file, "width": self.width, "height": self.height, "orientation": self.orientation}
         values |= {} if self.address is None else {"address": self.address}
         values |= {} if self.sha256 is None else {"sha256": self.sha256}
-        return {**values, "notes": list(self.notes)} if self.notes else values
+        values |= {"notes": list(self.notes)} if self.notes else {}
+        return values if self.clip is None else {**values, "clip": self.clip}  # last, right before the frame's number
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,6 +84,7 @@ class Record:
                     sha256=image.get("sha256"),
                     notes=tuple(map(str, image.get("notes", ()))),
                     address=image.get("address"),
+                    clip=image.get("clip"),
                 ),
                 instances=instances,
                 models=_checked_values(data, "models", str | None),

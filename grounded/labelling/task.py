@@ -1,19 +1,25 @@
 """The task that a labelling engine runs on each batch of images, and its specification for other processes."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from grounded.config import PipelineConfig
-from grounded.data.image import SourceImage
+from grounded.data.image import ImageLike, SourceImage
 from grounded.data.instances import Instances
+from grounded.errors import ConfigError
 from grounded.labelling.store import Run, fingerprint
 from grounded.labelling.tiling.tiles import Tiles, segment_tiled
 from grounded.labelling.vocabulary import Vocabulary
-from grounded.pipeline import Pipeline
+from grounded.models import build, trackers
+from grounded.pipeline import Pipeline, Text
 from grounded.utils.timing import Stopwatch
+from grounded.video.clip import Clip
+from grounded.video.pipeline import VideoPipeline
+from grounded.video.tracks import TrackedFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +67,8 @@ class PipelineTaskSpec:
             torch.set_num_threads(self.threads)
         return PipelineTask(Pipeline.from_config(self.config), self.vocabulary, self.tiles)
 
-    def describe_run(self, source: str, *, phrase_scores: bool = True) -> Run:
-        """Describe a run over `source`, as `run.json` states it.
+    def describe_run(self, source: str, *, phrase_scores: bool = True, clips: bool = False) -> Run:
+        """Describe a run over `source`, as `run.json` states it; with `clips` each folder of images is one clip.
 
         The fingerprint covers everything that the instances depend on, so not the device, nor how clips are tracked.
         """
@@ -70,6 +76,7 @@ class PipelineTaskSpec:
         vocabulary = self.vocabulary.to_dict()
         tiles = None if self.tiles is None else {"size": self.tiles.size, "overlap": self.tiles.overlap}
         settings = {key: value for key, value in configuration.items() if key not in ("device", "video")}
+        covered = {"configuration": settings, "vocabulary": vocabulary, "tiles": tiles}
         return Run(
             source=source,
             phrases=self.vocabulary.class_names,
@@ -77,14 +84,15 @@ class PipelineTaskSpec:
             configuration=configuration,
             tiles=tiles,
             models=self.config.models,
-            config=fingerprint({"configuration": settings, "vocabulary": vocabulary, "tiles": tiles}),
+            config=fingerprint(covered | {"clips": True} if clips else covered),
             phrase_scores=phrase_scores,
+            clips=clips,
         )
 
 
 @dataclass(frozen=True)
 class PipelineTask:
-    """Runs a pipeline with the queries of a vocabulary, on whole images or tile by tile."""
+    """Runs a pipeline with the queries of a vocabulary, on whole images or tile by tile, and on clips."""
 
     pipeline: Pipeline
     vocabulary: Vocabulary
@@ -104,3 +112,46 @@ class PipelineTask:
             labelled = [self.vocabulary.to_classes(instances) for instances in found]
         seconds = {stage: total / len(labelled) for stage, total in stopwatch.seconds.items()} if labelled else {}
         return [LabelledImage(instances, seconds) for instances in labelled]
+
+    def track(self, clip: Clip, before: Mapping[int, TrackedFrame]) -> Iterator[TrackedFrame]:
+        """Follow the objects of the classes through a clip. The models that it needs besides are loaded at the first.
+
+        Args:
+            clip: opened.
+            before: of an interrupted pass, frames that its objects go on from; those after the last one are yielded.
+
+        Raises:
+            ConfigError: the task works by tiles, or clips cannot be tracked with this configuration.
+            CheckpointError: weights are missing or do not fit.
+            VideoError: the clip cannot be read to its end; all frames before the damage have been yielded.
+        """
+        if self.tiles is not None:
+            raise ConfigError("clips are tracked as a whole, and not in tiles: label them in a run without tiles")
+        start = max(before, default=-1) + 1
+        return self._video.track(clip, self.vocabulary.class_names, start=start, before=before)
+
+    @cached_property
+    def _video(self) -> VideoPipeline:
+        # CLIP tells whether a lost object has come back; images alone may not need it.
+        pipeline, config = self.pipeline, self.pipeline.config
+        if pipeline.scorer is None:
+            pipeline = Pipeline.from_config(config, load_all=True)
+        segmenter = trackers.build(config.video, build.pick_device(config.device), pipeline.segmenter)
+        return VideoPipeline(ClassPipeline.of(pipeline, self.vocabulary), segmenter)
+
+
+@dataclass(frozen=True)
+class ClassPipeline(Pipeline):
+    """A pipeline that finds instances of the classes of a vocabulary, by the queries that it has for them."""
+
+    vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, vocabulary: Vocabulary) -> "ClassPipeline":
+        return cls(**{f.name: getattr(pipeline, f.name) for f in fields(pipeline)}, vocabulary=vocabulary)
+
+    def segment(self, image: ImageLike | SourceImage, text: Text, *args: Any, **options: Any) -> Instances:
+        """As `Pipeline.segment`; `text` must be the names of the classes."""
+        assert self.vocabulary is not None
+        found = super().segment(image, self.vocabulary.queries, *args, **options)
+        return self.vocabulary.to_classes(found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from grounded.config import PipelineConfig
-from grounded.data.protocols import Detector, RegionScorer, Segmenter
+from grounded.data.protocols import Detector, RegionScorer, Segmenter, TextEncoder
 from grounded.errors import ConfigError
 from segany.device import find_device
 from segany.errors import DeviceError
@@ -52,16 +52,22 @@ def resolve_paths(config: PipelineConfig) -> PipelineConfig:
             checkpoint=absolute(config.segmenter.checkpoint),
             decoder=config.segmenter.decoder and absolute(config.segmenter.decoder),
             adapter=config.segmenter.adapter and absolute(config.segmenter.adapter),
+            text_adapter=config.segmenter.text_adapter and absolute(config.segmenter.text_adapter),
         ),
         video=replace(config.video, checkpoint=absolute(config.video.checkpoint)),
     )
 
 
-def load_detector(config: PipelineConfig, device: torch.device) -> Detector:
-    """Load the detector of `config.detector`."""
+def load_detector(
+    config: PipelineConfig,
+    device: torch.device,
+    segmenter: Segmenter | None = None,
+    text_encoder: TextEncoder | None = None,
+) -> Detector:
+    """Load the detector of `config.detector`, which may work on what other models give."""
     from grounded.models import detectors
 
-    return detectors.build(config.detector, device)
+    return detectors.build(config.detector, device, segmenter, text_encoder)
 
 
 def load_clip(config: PipelineConfig, device: torch.device) -> "ClipEncoder":

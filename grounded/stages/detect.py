@@ -1,14 +1,21 @@
 """Detect: boxes for each phrase, and which phrases the detector cannot read."""
 
+from typing import Any
+
 from grounded.data.detections import Detections
 from grounded.data.image import SourceImage
-from grounded.data.protocols import Detector, NotingDetector
+from grounded.data.protocols import Detector, EmbeddingDetector, NotingDetector
 from grounded.errors import PromptError
 
 
 def detect(detector: Detector, image: SourceImage, phrases: tuple[str, ...]) -> Detections:
     """Return the boxes that a detector finds for the phrases in one image, best first, in pixels."""
     return detector.detect([image.pixels], [phrases])[0]
+
+
+def detect_embedded(detector: EmbeddingDetector, embedding: Any, phrases: tuple[str, ...]) -> Detections:
+    """Return the boxes that a detector finds for the phrases in the image of an embedding, best first, in pixels."""
+    return detector.detect_embedded(embedding, phrases)
 
 
 def select(detections: Detections, phrases: tuple[str, ...], box_threshold: float | None) -> Detections:

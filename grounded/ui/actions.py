@@ -17,9 +17,11 @@ from grounded.interactive import edit
 from grounded.pipeline import Pipeline, Text
 from grounded.query import QuerySettings
 from grounded.stages.cache import StageCache
+from grounded.ui.clips import load_video
 from grounded.ui.progress import Deadline
 from grounded.ui.state import AppState, Click, EditState, Limits, open_within
 from grounded.utils.timing import Stopwatch
+from grounded.video.pipeline import VideoPipeline
 from segany.utils.rle import decode_rle, encode_rle, rle_area, rle_contains
 
 Tool = Literal["select", "add point", "remove point", "new by click", "new by box"]
@@ -41,6 +43,8 @@ class Actions:
     pipeline: Pipeline
     config: PipelineConfig  # as it was asked for; the pipeline's own may have a lower box threshold
     limits: Limits
+    video: VideoPipeline | None = None  # None where no clips can be followed
+    video_missing: str = ""  # then a sentence on what is missing
 
     @classmethod
     def from_config(
@@ -54,7 +58,9 @@ class Actions:
         """
         config = load(source)
         threshold = min(config.detector.threshold, LOWEST_BOX_THRESHOLD)
-        return cls(Pipeline.from_config(config, load_all=True, box_threshold=threshold), config, limits or Limits())
+        pipeline = Pipeline.from_config(config, load_all=True, box_threshold=threshold)
+        video, missing = load_video(pipeline)
+        return cls(pipeline, config, limits or Limits(), video, missing)
 
     @property
     def defaults(self) -> QuerySettings:

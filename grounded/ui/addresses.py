@@ -10,18 +10,23 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from os import PathLike
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import anyio.to_thread
 import gradio as gr
 import httpx
 from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from grounded.errors import ImageError
+from grounded.errors import ImageError, VideoError
 from grounded.ui.state import Limits
-from segany.utils.addresses import read_address, shown_address
+from grounded.utils.files import cut_name
+from segany.utils.addresses import address_name, read_address, shown_address
 
 _REMOTE_FILE = re.compile(r"/(?:file|proxy)=\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
@@ -36,6 +41,32 @@ def fetch_image(address: str, limits: Limits) -> bytes:
     if not (holds_data or limits.allow_addresses):
         raise ImageError(f"addresses are not fetched here, got {shown_address(address)}: upload the file")
     return read_address(address, max_bytes=limits.max_file_mb * 2**20, seconds=limits.fetch_seconds, public_only=True)
+
+
+def fetch_file(address: str, folder: str | PathLike[str], limits: Limits) -> Path:
+    """Write the file that an address leads to into a new folder in `folder`, and return its path.
+
+    Raises:
+        ImageError: as `fetch_image`.
+    """
+    data = fetch_image(address, limits)
+    path = Path(mkdtemp(dir=folder)) / cut_name(address_name(address), 200)
+    path.write_bytes(data)
+    return path
+
+
+def fetch_clip(address: str, limits: Limits) -> Path:
+    """Write the file that an address leads to into the folder of uploads, which the server empties; return its path.
+
+    Raises:
+        VideoError: as `fetch_image`.
+    """
+    uploads = Path(get_upload_folder())
+    uploads.mkdir(parents=True, exist_ok=True)
+    try:
+        return fetch_file(address, uploads, limits)
+    except ImageError as error:
+        raise VideoError(str(error).replace("not an image", "not a video")) from error
 
 
 @contextmanager

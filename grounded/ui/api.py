@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import wraps
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, get_type_hints
 
 import gradio as gr
@@ -21,20 +21,22 @@ from grounded.config import override
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.data.phrases import parse
-from grounded.errors import ConfigError, ImageError, PromptError, ResultError
+from grounded.errors import ConfigError, ImageError, PromptError, ResultError, VideoError
 from grounded.pipeline import Pipeline
 from grounded.query import QuerySettings, query_parameter
 from grounded.ui.actions import MAX_POINTS_PER_SIDE, Actions, interactive_defaults
-from grounded.ui.addresses import fetch_image
+from grounded.ui.addresses import fetch_file
+from grounded.ui.clips import closing_iterator
+from grounded.ui.downloads import printable_name
 from grounded.ui.errors import log_and_describe, show_errors
 from grounded.ui.progress import Deadline
 from grounded.ui.serving import MODELS, gpu
 from grounded.ui.state import Limits, open_within
-from grounded.utils.files import cut_name
-from segany.utils.addresses import address_name, is_address
+from grounded.ui.tracking import ClipActions, ClipState
+from segany.utils.addresses import is_address
 
-ENDPOINTS = ("segment", "refine", "automatic", "label")
-# The settings that are parameters of /segment and /label.
+ENDPOINTS = ("segment", "refine", "automatic", "label", "track")
+# The settings that are parameters of /segment, /label and /track.
 ENDPOINT_SETTINGS = ("box_threshold", "mode", "filtering", "clip_threshold", "refine_rounds", "fallback")
 _NAMING_THRESHOLD = 0.3
 
@@ -181,6 +183,34 @@ class Api:
         )
         return _result(found, source, pipeline, stopwatch)
 
+    def track(
+        self, clip: FilePath, text: str, frames: int | None = None, settings: QuerySettings | None = None
+    ) -> dict[str, Any]:
+        """Follow what a text names through a clip: a mask of every object in every frame, with an id that stays.
+
+        Args:
+            clip: the video to search.
+            text: one or more phrases, split at full stops, commas, semicolons and line ends, as in "a dog. pizza".
+            frames: how many to follow, from the first on; absent: all, within the limits of the server.
+            settings: of the frames in which objects are looked for.
+
+        Returns:
+            clip, frames with their instances, each with its track_id, and notes, which tell what was left out.
+        """
+        if not isinstance(clip, (str, PathLike)):
+            raise VideoError(f"the clip must be a file, got {type(clip).__name__}")
+        if frames is not None and (not isinstance(frames, int) or frames < 1):
+            raise ConfigError(f"frames must be a whole number from 1 on, got {frames!r}")
+        clips = ClipActions(self.actions)
+        state = clips.open(Path(clip), printable_name(str(clip)))
+        tracking = clips.track(state, text, settings or QuerySettings())
+        with _without_overrides_prefix(), closing_iterator(tracking) as steps:
+            for step in steps:
+                state = step.state
+                if frames is not None and len(state.frames) >= frames:
+                    break
+        return _clip_result(state, self.actions.pipeline)
+
     def _deadline(self) -> Deadline:
         return Deadline.for_device(seconds=self.actions.limits.seconds)
 
@@ -227,6 +257,17 @@ def _result(instances: Instances, source: SourceImage, pipeline: Pipeline, stopw
     }
 
 
+def _clip_result(state: ClipState, pipeline: Pipeline) -> dict[str, Any]:
+    clip = state.require_clip()
+    width, height = clip.size
+    return {
+        "clip": {"file": clip.info.name, "width": width, "height": height, "frame_rate": clip.info.frame_rate},
+        "frames": [frame.to_dict() for _, frame in sorted(state.frames.items())],
+        "models": pipeline.models,
+        "notes": [*clip.notes, *([state.message] if state.message else [])],
+    }
+
+
 def _read_result(result: Any, image_size: tuple[int, int]) -> Instances:
     """The instances of a result that came over the network; `Instances.from_dict` checks its masks."""
     if isinstance(result, str):
@@ -244,7 +285,7 @@ def _read_result(result: Any, image_size: tuple[int, int]) -> Instances:
 
 
 def add_endpoints(actions: Actions) -> None:
-    """Inside a `gr.Blocks`: add /segment, /refine, /automatic and /label.
+    """Inside a `gr.Blocks`: add /segment, /refine, /automatic, /label and /track.
 
     They change no component, and wait in one line with all other events of `MODELS`.
     """
@@ -264,11 +305,13 @@ def expand_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
     if "settings" not in signature.parameters:
         return function
+    own = [name for name in signature.parameters if name != "settings"]
 
     @wraps(function)
-    def call(image: Any, text: Any, *values: Any) -> Any:
+    def call(*values: Any) -> Any:
         # Gradio gives all arguments by position.
-        return function(image, text, QuerySettings(**dict(zip(ENDPOINT_SETTINGS, values, strict=False))))
+        given, chosen = values[: len(own)], values[len(own) :]
+        return function(*given, settings=QuerySettings(**dict(zip(ENDPOINT_SETTINGS, chosen, strict=False))))
 
     hints, setting_hints = get_type_hints(inspect.unwrap(function)), get_type_hints(QuerySettings)
     call.__annotations__ = {name: hint for name, hint in hints.items() if name != "settings"}
@@ -306,25 +349,23 @@ def _with_uploads(function: Callable[..., Any], limits: Limits) -> Callable[...,
             raise ImageError(f"images must be a list of uploaded files, got {type(images).__name__}")
         with TemporaryDirectory(dir=os.environ.get("GRADIO_TEMP_DIR") or None) as folder:
             if not several:
-                return function(_image_path(images, folder, limits), *arguments)
-            return function([_image_path(image, folder, limits) for image in images], *arguments)
+                return function(_upload_path(images, folder, limits), *arguments)
+            return function([_upload_path(image, folder, limits) for image in images], *arguments)
 
     return call
 
 
-def _image_path(image: Any, folder: str, limits: Limits) -> str:
-    """The path of an upload, or of the file that an address leads to, which is put into `folder`.
+def _upload_path(image: Any, folder: str, limits: Limits) -> str:
+    """The path of an uploaded image or clip, or of the file that an address leads to, which is put into `folder`.
 
     Gradio has made sure that what is marked as an upload lies in its own folder, and refused other paths.
     """
     if isinstance(image, str) and is_address(image):
         # Where uploads are nested in lists, Gradio's MCP server passes addresses on as they are.
-        path = Path(mkdtemp(dir=folder)) / cut_name(address_name(image), 200)
-        path.write_bytes(fetch_image(image, limits))
-        return str(path)
+        return str(fetch_file(image, folder, limits))
     meta = image.get("meta") if isinstance(image, dict) else None
     if not isinstance(meta, dict) or meta.get("_type") != "gradio.FileData":
-        raise ImageError("the image must be an uploaded file: with gradio_client, handle_file(path) makes one")
+        raise ImageError("images and clips must be uploaded files: with gradio_client, handle_file(path) makes one")
     return str(image["path"])
 
 
@@ -332,7 +373,7 @@ def _describe(event: Any, function: Callable[..., Any]) -> None:
     """Put the descriptions of the docstring on Gradio's API page: `gr.api` reads the annotations alone."""
     blocks = get_blocks_context().blocks
     # What the annotations of `Api` do not say: these arguments arrive as uploads.
-    uploads = {"image": _file_schema(), "images": {"type": "array", "items": _file_schema()}}
+    uploads = {"image": _file_schema(), "clip": _file_schema(), "images": {"type": "array", "items": _file_schema()}}
     _, descriptions, returns = get_function_description(function)
     for number, (name, description) in zip(event["inputs"], descriptions.items(), strict=True):
         schema = uploads.get(name, blocks[number]._api_info)

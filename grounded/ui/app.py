@@ -10,6 +10,7 @@ from grounded.ui.api import add_endpoints
 from grounded.ui.batch_tab import batch_tab
 from grounded.ui.everything_tab import everything_tab
 from grounded.ui.segment_tab import segment_tab
+from grounded.ui.video_tab import video_tab
 from segany.hub import split_revision
 
 _CSS = Path(__file__).with_name("style.css")
@@ -32,6 +33,8 @@ def build_demo(actions: Actions) -> gr.Blocks:
                 everything_tab(actions)
             with gr.Tab("Several images", id="batch"):
                 batch_tab(actions)
+            with gr.Tab("Video", id="video"):
+                video_tab(actions)
         add_endpoints(actions)
     return demo
 

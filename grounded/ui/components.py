@@ -91,9 +91,9 @@ def scroll_to_result(elem_id: str) -> str:
     }}"""
 
 
-def clear_failed_upload(opened: Any, image: gr.Image) -> None:
-    """After an event that opens an image: one that failed would stay on the page as a broken image."""
-    opened.failure(lambda: None, None, image, **QUIET)
+def clear_failed_upload(opened: Any, upload: gr.Image | gr.Video) -> None:
+    """After an event that opens an image or a clip: one that failed would stay on the page as a broken image."""
+    opened.failure(lambda: None, None, upload, **QUIET)
 
 
 def settings_controls(actions: Actions, prefix: str = "") -> list[Any]:

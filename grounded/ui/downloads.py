@@ -43,7 +43,7 @@ _MAX_BYTES = 80  # of a stem, which leaves room for what is put before and after
 # Windows accepts no files of these names, with any ending.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
 # A download button fetches the file that it had before it was pressed; a link fetches the one that it has now.
-_FETCH = """(file) => {
+FETCH = """(file) => {
   const link = Object.assign(document.createElement("a"), {href: file.url, download: file.orig_name});
   document.body.append(link);
   link.click();
@@ -144,7 +144,7 @@ def download_panel(state: gr.State, prefix: str = "") -> gr.Column:
         written = button.click(
             show_errors(partial(write_download, kind=kind)), state, file, show_progress_on=button, **QUIET
         )
-        written.success(None, file, None, js=_FETCH, **QUIET)
+        written.success(None, file, None, js=FETCH, **QUIET)
     return panel
 
 

@@ -137,17 +137,18 @@ class ProgressBar:
 
     unit: str  # in the plural: "points"
     start: float = field(default_factory=time.monotonic)
+    before: int = 0  # how much was done at the start
 
     def waiting(self, text: str) -> str:
         """A bar that only shows that something is going on."""
         return _bar_html(1.0, "", text)
 
-    def at(self, done: int, total: int) -> str:
-        """A bar at `done` of `total`, with the rate so far and the time that is left."""
+    def at(self, done: int, total: int, note: str = "") -> str:
+        """A bar at `done` of `total`, with the rate so far, the time that is left, and a note of the app's own."""
         elapsed = max(time.monotonic() - self.start, 1e-6)
-        text = f"{done} of {total} {self.unit}"
-        if done:
-            rate = done / elapsed
+        text = f"{done} of {total} {self.unit}" + (f", {note}" if note else "")
+        if done > self.before:
+            rate = (done - self.before) / elapsed
             left = round((total - done) / rate)
             text += f", {rate:.{0 if rate >= 10 else 1}f} per second, about "
             text += f"{left} s left" if left < 90 else f"{round(left / 60)} min left"

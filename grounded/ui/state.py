@@ -24,6 +24,9 @@ class Limits:
     seconds: float = 300.0  # for one event
     allow_addresses: bool = False  # whether the server fetches images from public addresses that a user names
     fetch_seconds: float = 20.0  # for one of them
+    max_clip_frames: int = 600  # of one clip; later ones are left out, which a note says
+    max_clip_seconds: float = 60.0  # of one clip, likewise
+    max_clip_side: int = 1280  # pixels; larger frames are scaled down
 
 
 def open_within(image: ImageLike | SourceImage, limits: Limits) -> SourceImage:

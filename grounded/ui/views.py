@@ -120,7 +120,7 @@ def canvas_image(state: AppState) -> Image.Image:
         others = instances[[row for row in range(len(instances)) if row != edits.selected]]
         image = draw(screen.pixels, _not_hidden(others, state.hidden), opacity=_FAINT, show_scores=False)
         image = draw(image, instances[edits.selected], opacity=_CLEAR, show_scores=False)
-    return _draw_marks(image, edits, screen.scale)
+    return draw_marks(image, edits, screen.scale)
 
 
 def alternative_images(state: AppState) -> list[tuple[Image.Image, str]]:
@@ -270,7 +270,7 @@ def _tinted(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     return np.where(inner, np.float32(_TINT), mask.astype(np.float32))
 
 
-def _draw_marks(image: Image.Image, edits: EditState, scale: float) -> Image.Image:
+def draw_marks(image: Image.Image, edits: EditState, scale: float) -> Image.Image:
     """Points as dots, green with a plus or red with a minus, and the first corner of a box as a cross."""
     if not edits.clicks and edits.corner is None:
         return image

@@ -9,6 +9,8 @@ from scipy.optimize import linear_sum_assignment
 
 from segany.utils.rle import RLE, rle_area, rle_iou
 
+ANY_PHRASE = -1
+
 
 @dataclass(frozen=True, eq=False)
 class Association:
@@ -47,12 +49,12 @@ def associate(
         rles: n detected masks.
         phrase_ids: of each.
         track_rles: the masks that the t tracks have in this frame, empty for those out of sight.
-        track_phrase_ids: of each.
+        track_phrase_ids: of each; ANY_PHRASE for one that any phrase may name.
         cosines: of the appearance of each instance and each track; None: lost tracks are not found again.
         iou_threshold: lowest IoU with a track in sight.
         cosine_threshold: lowest cosine with a lost track.
     """
-    alike = phrase_ids[:, None] == track_phrase_ids[None, :]
+    alike = (phrase_ids[:, None] == track_phrase_ids[None, :]) | (track_phrase_ids == ANY_PHRASE)[None, :]
     track, seen = np.full(len(rles), -1, np.int64), np.zeros(len(rles), bool)
     if not len(rles) or not len(track_rles):
         return Association(track, seen)

@@ -33,6 +33,7 @@ class ClipInfo:
     sound         the file whose sound belongs to the frames, if any
     pixel_aspect  width of a pixel by its height, as a player shows it. Frames keep the pixels that are stored
     file_names    of the frames, where each is a file
+    is_live       a camera: each frame is there once, and there is none before the first
     """
 
     name: str
@@ -41,13 +42,15 @@ class ClipInfo:
     sound: str | None = None
     pixel_aspect: float = 1.0
     file_names: tuple[str, ...] | None = None
+    is_live: bool = False
 
 
 @runtime_checkable
 class Clip(Protocol):
     """A clip that can be read from any frame on, again and again, but for a camera's."""
 
-    info: ClipInfo
+    @property
+    def info(self) -> ClipInfo: ...
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Yield the frames from number `start` to before `stop`.

@@ -1,26 +1,25 @@
 """The video pipeline: text, masks or clicks in, a track of every object out. The main entry for clips from Python."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal, TypeAlias, get_args
 
 from grounded.config import PipelineConfig, VideoConfig
-from grounded.data.instances import Instances
 from grounded.data.phrases import parse
-from grounded.data.protocols import TrackedMask, Tracking, VideoSegmenter
+from grounded.data.protocols import VideoSegmenter
 from grounded.errors import PromptError
 from grounded.models import build
 from grounded.pipeline import Pipeline, Text
 from grounded.video.clip import Clip
+from grounded.video.correction import follow_again
 from grounded.video.frames import ClipLike, frames_backwards, open_clip
 from grounded.video.prompts import ObjectPrompt
-from grounded.video.run import ClipRun, mask_of_prompt
+from grounded.video.run import ClipRun, FirstFrames
 from grounded.video.tracks import TrackedFrame
 from segany.precision import own_precision
-from segany.utils.rle import RLE, rle_area
+
+Direction: TypeAlias = Literal["forwards", "backwards", "both"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,9 @@ class VideoPipeline:
         prompts: Sequence[ObjectPrompt] = (),
         start: int = 0,
         stop: int | None = None,
-        backwards: bool = False,
+        direction: Direction = "forwards",
         before: Mapping[int, TrackedFrame] | None = None,
+        box_threshold: float | None = None,
     ) -> Iterator[TrackedFrame]:
         """Yield the objects of one frame after the other, as soon as they are known.
 
@@ -69,24 +69,50 @@ class VideoPipeline:
             text: what to look for on key frames; None: only follow what the prompts name.
             prompts: masks, boxes and points on any frames: new objects begin there, known ones are corrected.
             start: number of the first frame.
-            stop: number of the frame before which to stop, or with `backwards` of the last one; None: to the end.
-            backwards: from `start` down to the beginning.
+            stop: number of the frame before which to stop, or with "backwards" of the last one; None: to the end.
+            direction: "forwards"; "backwards", from `start` down to the beginning; or "both": forwards, and then
+                from the frame before `start` down to the beginning, with what is known of the objects by then.
             before: frames by number of an earlier pass that was interrupted, in the order of that pass. Its objects
                 keep their ids, and their memory is made again from the masks in their last frames.
+            box_threshold: as in `Pipeline.segment`.
 
         Raises:
             VideoError: the clip cannot be read; all frames before the damage have been yielded.
-            PromptError: there is neither text nor a prompt, the text holds no phrase, or a mask does not fit.
+            PromptError: there is neither text nor a prompt, the text holds no phrase, a mask does not fit, or there is
+                no such direction.
         """
         if text is None and not prompts:
             raise PromptError("a clip needs a text, or prompts for the objects to follow, got neither")
+        if direction not in get_args(Direction):
+            raise PromptError(f"a direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
+        if direction == "both" and before:
+            raise PromptError("a pass that goes on has one direction, got both")
         opened = clip if isinstance(clip, Clip) else open_clip(clip)
-        run = ClipRun(self.pipeline, self.segmenter, () if text is None else parse(text), tuple(prompts))
-        if before:
-            run.restore(opened, before)
+        if opened.info.is_live and direction != "forwards":
+            raise PromptError(f"a camera can be followed forwards alone, got {direction}")
+        phrases = () if text is None else parse(text)
+        run = ClipRun(self.pipeline, self.segmenter, phrases, tuple(prompts), box_threshold)
+        backwards = direction == "backwards"
         frames = frames_backwards(opened, start, stop or 0) if backwards else opened.frames(start, stop)
+        firsts = FirstFrames()
         for frame in frames:
-            yield run.step(frame)
+            if before and run.tracking is None:  # and not for a pass that is at its end already
+                run.restore(opened, before)
+            tracked = run.step(frame)
+            if direction == "both":
+                firsts.add(tracked)
+            yield tracked
+        if direction == "both" and start > 0:
+            known = firsts.backwards()
+            yield from self.track(
+                opened,
+                text,
+                prompts=prompts,
+                start=start - 1,
+                direction="backwards",
+                before=known,
+                box_threshold=box_threshold,
+            )
 
     def correct(
         self,
@@ -99,7 +125,8 @@ class VideoPipeline:
 
         Args:
             clip: whatever `open_clip` takes.
-            frames: the tracked frames by number, at least from some frames before the first correction on.
+            frames: the tracked frames by number, best all of them: what the object was like is taken from the frame
+                where it was first seen, and from those just before the first correction.
             prompts: of one object, on one frame or several.
             stop: number of the frame before which to stop; None: at the last of `frames`.
 
@@ -107,59 +134,8 @@ class VideoPipeline:
             the frames from the first correction on, with the new masks of this object.
 
         Raises:
-            PromptError: there is no prompt, they are for several objects, or a mask does not fit.
+            PromptError: there is no prompt, they are for several objects, the first is not on one of `frames`, or a
+                mask does not fit.
         """
-        names = {prompt.track_id for prompt in prompts}
-        if len(names) != 1:
-            raise PromptError(f"a correction must be of one object, got {len(names)}")
-        (name,) = names
         opened = clip if isinstance(clip, Clip) else open_clip(clip)
-        own = (frame[frame.track_ids == name] for frame in frames.values())
-        phrase_id = next((int(one.instances.phrase_ids[0]) for one in own if len(one)), 0)
-        first = min(prompt.frame for prompt in prompts)
-        # What the object was like before the correction, from the frames nearest to it.
-        known = [number for number in sorted(frames) if number < first and name in frames[number].track_ids]
-        tracking: Tracking | None = None
-        for frame in opened.frames(known[-self.config.key_frame_every :][0] if known else first, stop):
-            if frame.number > max(frames):
-                return
-            tracking = tracking or self.segmenter.start((frame.image.height, frame.image.width))
-            tracking.show(frame.number, frame.image)
-            before = frames.get(frame.number)
-            if frame.number < first:
-                if before is not None and name in before.track_ids:
-                    tracking.give({name: _rle_of(before, name)})
-                continue
-            tracked = tracking.track().get(name)
-            for prompt in prompts:
-                if prompt.frame == frame.number:
-                    rle = mask_of_prompt(self.pipeline.segmenter, tracking, frame.image, prompt, tracked)
-                    tracking.give({name: rle})
-                    tracked = TrackedMask(rle, float(rle_area([rle])[0] > 0), 1.0)
-            if before is not None and tracked is not None:
-                yield _with_mask(before, name, phrase_id, tracked, self.config.presence_threshold)
-
-
-def _rle_of(frame: TrackedFrame, track_id: int) -> RLE:
-    return frame.instances.rles[int(np.flatnonzero(frame.track_ids == track_id)[0])]
-
-
-def _with_mask(
-    frame: TrackedFrame, track_id: int, phrase_id: int, mask: TrackedMask, presence_threshold: float
-) -> TrackedFrame:
-    """The frame with another mask of one of its objects, or without the object if it is not in sight."""
-    others = frame[frame.track_ids != track_id]
-    if mask.presence < presence_threshold or not rle_area([mask.rle])[0]:
-        return others
-    one = Instances.from_masks(
-        frame.instances.phrases,
-        frame.instances.image_size,
-        [mask.rle],
-        np.array([phrase_id], np.int64),
-        np.array([mask.predicted_iou], np.float32),
-        "track",
-    )
-    joined = Instances.concatenate([others.instances, one])
-    ids = np.append(others.track_ids, track_id)
-    changed = replace(others, instances=joined, track_ids=ids, is_key_frame=True)
-    return changed[np.argsort(ids)]
+        yield from follow_again(self.pipeline, self.segmenter, opened, frames, prompts, stop)

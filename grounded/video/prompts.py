@@ -185,6 +185,14 @@ class ObjectPrompt:
     points: tuple[tuple[float, float], ...] = ()
     point_labels: tuple[int, ...] = ()
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise PromptError if it holds a mask that is not of (height, width) pixels."""
+        if self.rle is not None:
+            try:
+                check_rle(self.rle, size)
+            except MaskError as error:
+                raise PromptError(f"object {self.track_id} in frame {self.frame}: {error}") from error
+
 
 @checked_dataclass
 class _Entry:

@@ -1,5 +1,6 @@
 """One pass over a clip: objects are carried from frame to frame, and key frames tell new objects from known ones."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,12 +14,12 @@ from grounded.data.image import open_image
 from grounded.data.instances import Instances
 from grounded.data.protocols import MaskPromptable, Segmenter, TrackedMask, Tracking, VideoSegmenter
 from grounded.pipeline import Pipeline
-from grounded.video.association import associate, distinct_tracks
+from grounded.video.association import ANY_PHRASE, associate, distinct_tracks
 from grounded.video.clip import Clip, Frame
 from grounded.video.prompts import ObjectPrompt
 from grounded.video.scene_cuts import SceneCuts
 from grounded.video.tracks import TrackedFrame
-from segany import Prompts
+from segany import ImageEmbedding, Prompts
 from segany.utils.rle import RLE, check_rle, decode_rle, encode_rle, rle_area, rle_iou
 
 OBJECT = "object"  # the phrase of objects that were given without one
@@ -36,6 +37,25 @@ class Track:
     is_suspended: bool = False  # since a scene cut: not shown until it is recognised
 
 
+class FirstFrames:
+    """The first frames of each object in a pass, from which a pass the other way knows it."""
+
+    def __init__(self) -> None:
+        self._frames: dict[int, TrackedFrame] = {}
+        self._counts: Counter[int] = Counter()
+
+    def add(self, frame: TrackedFrame) -> None:
+        """Keep the next frame of the pass if it is one of the first for any of its objects."""
+        names = frame.track_ids.tolist()
+        if any(self._counts[name] < _RESTORED for name in names):
+            self._frames[frame.number] = frame
+        self._counts.update(names)
+
+    def backwards(self) -> dict[int, TrackedFrame]:
+        """The frames by number, the last one first."""
+        return dict(sorted(self._frames.items(), reverse=True))
+
+
 @dataclass
 class ClipRun:
     """One pass over a clip."""
@@ -44,6 +64,7 @@ class ClipRun:
     segmenter: VideoSegmenter
     phrases: tuple[str, ...]
     prompts: Sequence[ObjectPrompt]
+    box_threshold: float | None = None  # as in `Pipeline.segment`
     tracks: dict[int, Track] = field(default_factory=dict)
     tracking: Tracking | None = None
     since_key_frame: int | None = None
@@ -85,6 +106,8 @@ class ClipRun:
         config, size = self.config, (frame.image.height, frame.image.width)
         is_cut = self.cuts.is_cut(frame.image)
         if self.tracking is None:
+            for prompt in self.prompts:  # all of them now, rather than after hours of tracking
+                prompt.check_size(size)
             self.tracking = self.segmenter.start(size)
         self.tracking.show(frame.number, frame.image)
         tracked = self.tracking.track() if self.tracks else {}
@@ -107,13 +130,17 @@ class ClipRun:
     def _take_given(self, frame: Frame, tracked: Mapping[int, TrackedMask]) -> dict[int, TrackedMask]:
         """Give the masks of the prompts on this frame to their objects, which begin here or are corrected."""
         assert self.tracking is not None
-        given = {
-            prompt.track_id: mask_of_prompt(
-                self.pipeline.segmenter, self.tracking, frame.image, prompt, tracked.get(prompt.track_id)
-            )
-            for prompt in self.prompts
-            if prompt.frame == frame.number
-        }
+        given = {}
+        for prompt in self.prompts:
+            if prompt.frame == frame.number:
+                known = tracked.get(prompt.track_id)
+                given[prompt.track_id] = mask_of_prompt(
+                    self.pipeline.segmenter,
+                    frame.image,
+                    prompt,
+                    None if known is None else known.rle,
+                    self.tracking.embedding,
+                )
         self.tracking.give(given)
         for name in given:
             phrase_id = self.all_phrases.index(self.labels[name])
@@ -129,14 +156,16 @@ class ClipRun:
         config, tracking = self.config, self.tracking
         assert tracking is not None
         image = open_image(frame.image)
-        found = self.pipeline.segment(image, self.phrases, embedding=tracking.embedding)
+        found = self.pipeline.segment(
+            image, self.phrases, embedding=tracking.embedding, box_threshold=self.box_threshold
+        )
         appearances = self._look_at(image.pixels, found.rles)
         names = list(self.tracks)
         matched = associate(
             found.rles,
             found.phrase_ids,
             [self._visible_mask(name, tracked, found.image_size) for name in names],
-            np.array([self.tracks[name].phrase_id for name in names], np.int64),
+            np.array([self._phrase_to_match(name) for name in names], np.int64),
             self._compare(appearances, names),
             iou_threshold=config.match_iou,
             cosine_threshold=config.found_again_cosine,
@@ -159,6 +188,11 @@ class ClipRun:
                 given[name] = rle
         tracking.give(given)
         return {**tracked, **{name: TrackedMask(rle, 1.0, 1.0) for name, rle in given.items()}}, detected
+
+    def _phrase_to_match(self, name: int) -> int:
+        """The phrase whose detections may be this track; any may be an object that was given without a label."""
+        phrase_id = self.tracks[name].phrase_id
+        return ANY_PHRASE if self.labels.get(name) == OBJECT and OBJECT not in self.phrases else phrase_id
 
     def _look_at(self, image: Any, rles: Sequence[RLE]) -> Float[np.ndarray, "n c"] | None:
         scorer = self.pipeline.scorer
@@ -231,24 +265,32 @@ def _empty(size: tuple[int, int]) -> RLE:
 
 
 def mask_of_prompt(
-    segmenter: Segmenter, tracking: Tracking, image: Image.Image, prompt: ObjectPrompt, known: TrackedMask | None
+    segmenter: Segmenter,
+    image: Image.Image,
+    prompt: ObjectPrompt,
+    known: RLE | None = None,
+    embedding: ImageEmbedding | None = None,
 ) -> RLE:
     """The mask that a prompt stands for: its own, or what the image segmenter makes of its points and box.
 
     Args:
         segmenter: of images.
-        tracking: at the frame; its embedding is used where it has one.
         image: the frame.
         prompt: on that frame.
-        known: the mask of the object as it was tracked, which points then correct; None for a new object.
+        known: the mask of the object there so far, which points then correct; None for a new object.
+        embedding: of the frame by that segmenter; None: it is made.
+
+    Raises:
+        PromptError: the prompt holds a mask that is not of the frame's size.
     """
     size = image.height, image.width
+    prompt.check_size(size)
     if prompt.rle is not None:
         return check_rle(prompt.rle, size)
-    embedding = segmenter.encode(image) if tracking.embedding is None else tracking.embedding
+    embedding = segmenter.encode(image) if embedding is None else embedding
     masks = None
-    if known is not None and isinstance(segmenter, MaskPromptable) and rle_area([known.rle])[0]:
-        masks = segmenter.mask_prompts(embedding, decode_rle([known.rle], size))
+    if known is not None and isinstance(segmenter, MaskPromptable) and rle_area([known])[0]:
+        masks = segmenter.mask_prompts(embedding, decode_rle([known], size))
     prompts = Prompts(
         points=torch.tensor([prompt.points]) if prompt.points else None,
         point_labels=torch.tensor([prompt.point_labels]) if prompt.points else None,

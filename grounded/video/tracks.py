@@ -54,6 +54,11 @@ class TrackedFrame:
         """The objects whose masks are not empty."""
         return self[rle_area(self.instances.rles) > 0]
 
+    def rle(self, track_id: int) -> RLE | None:
+        """The mask of an object; None where it is not in this frame."""
+        rows = np.flatnonzero(self.track_ids == track_id)
+        return self.instances.rles[int(rows[0])] if len(rows) else None
+
     @property
     def names(self) -> list[str]:
         """What each object is called in overlays and file names: "a dog 3"."""

@@ -42,7 +42,7 @@ class VideoFile:
         self._location, self._shown, self._format = location, shown, file_format
         self._times = array("q")  # time stamps of the frames from the first on, as far as they were decoded
         self._first = 0.0  # seconds, of the first frame
-        self.info = ClipInfo(shown, FRAME_RATE)
+        self.info = ClipInfo(shown, FRAME_RATE, is_live=file_format is not None)
         if file_format is None:
             with self._open() as (container, stream):
                 self.info = _info(location, container, stream)

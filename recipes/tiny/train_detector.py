@@ -19,7 +19,8 @@ from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
     generate_masks_with_special_tokens_and_transfer_map,
 )
 
-from recipes.tiny.detector_losses import Truth, dense_phrase_loss, match, match_by_place, noised_references, set_loss
+from grounded.training.detector_losses import Truth, match, match_by_place, noised_references, set_loss
+from recipes.tiny.detector_losses import dense_phrase_loss
 from recipes.tiny.detector_model import FIXED, MEAN, SIDE, STD, build_model, build_tokenizer, export
 from recipes.tiny.pool import PoolScene, open_pool, relit
 from recipes.tiny.queries import Query, ask

@@ -71,6 +71,9 @@ class VideoPredictor:
     ) -> tuple[ObjectMemory, ...]:
         """Remember given masks, and return the memories of their objects.
 
+        Where they correct known objects, the memories of tracked frames are forgotten, since these led to what is
+        corrected; those of frames with given masks stay.
+
         Args:
             frame: its number in the clip.
             embedding: of the frame, from the predictor.
@@ -94,7 +97,8 @@ class VideoPredictor:
         present = (visible > 0).flatten(1).any(dim=1)
         given = replace(found, logits=visible, presence=torch.where(present, _CERTAIN, -_CERTAIN))
         remembered = self.memory.remember(frame, features, given, prompted=True)
-        return tuple(self._add(memory, remembered[i : i + 1]) for i, memory in enumerate(memories))
+        prompted = [ObjectMemory(tuple(known for known in memory.frames if known.prompted)) for memory in memories]
+        return tuple(self._add(memory, remembered[i : i + 1]) for i, memory in enumerate(prompted))
 
     @torch.no_grad()
     def track(self, frame: int, embedding: ImageEmbedding, memories: Sequence[ObjectMemory]) -> TrackedMasks:

@@ -53,7 +53,7 @@ def draw_reliability_diagram(calibration: Calibration) -> Image.Image:
     canvas.line((left, base, left + side, base), fill=_INK)
     TextLine.of("blue: share of right answers; red: mean score", 16).draw(canvas, (left + 14, top + 12), _INK)
     TextLine.of("score; grey: number of answers", 18).draw(canvas, (left + side / 2, base + 30), _INK, "mt")
-    _draw_upwards(image, TextLine.of("share that is right", 18), (16, top + side // 2))
+    draw_upwards(image, TextLine.of("share that is right", 18), (16, top + side // 2))
     return image
 
 
@@ -78,7 +78,7 @@ def draw_confusion_matrix(confusion: ConfusionMatrix) -> Image.Image:
     canvas = ImageDraw.Draw(image)
     title.draw(canvas, (20, 16), _INK)
     for x, name in enumerate(column_names):
-        _draw_upwards(image, name, (left + x * cell + cell // 2 - 9, top - 8), from_below=True)
+        draw_upwards(image, name, (left + x * cell + cell // 2 - 9, top - 8), from_below=True)
     for y, (label, name) in enumerate(zip(rows, row_names, strict=True)):
         name.draw(canvas, (left - 10, top + y * cell + cell / 2), _INK, "rm")
         row_total = sum(count for (of, _), count in confusion.counts.items() if of == label)
@@ -119,7 +119,7 @@ def _short_count(count: int) -> str:
     return str(count) if count < 10_000 else f"{count / 1000:.0f}k"
 
 
-def _draw_upwards(image: Image.Image, text: TextLine, position: tuple[int, int], from_below: bool = False) -> None:
+def draw_upwards(image: Image.Image, text: TextLine, position: tuple[int, int], from_below: bool = False) -> None:
     """Draw a line turned by 90 degrees, its left edge at x and its middle, or its beginning, at y."""
     x, y = position
     line = Image.new("L", (max(1, round(text.width)), text.ascent + text.descent), 0)

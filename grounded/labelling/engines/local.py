@@ -1,9 +1,15 @@
-"""Labelling in one process: images are loaded ahead, threads run the models, and records are written as they come."""
+"""Labelling in one process: images are loaded ahead, threads run the models, and records are written as they come.
+
+Clips come after the images, one after the other, each frame by frame.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+
+import torch
 
 from grounded.data.image import MAX_PIXELS
 from grounded.errors import ResultError, describe_error
@@ -11,10 +17,18 @@ from grounded.labelling.loading import LoadedImage, group_by_size, load_ahead
 from grounded.labelling.progress import NoProgress, RunCounter, RunProgress, RunSummary
 from grounded.labelling.records import Record
 from grounded.labelling.sources import Item, Source
-from grounded.labelling.store import Failure, Run, Writer
+from grounded.labelling.store import Failure, FinishedClip, Run, Writer
 from grounded.labelling.task import Task
+from grounded.labelling.tracking import (
+    check_clip_settings,
+    count_frames,
+    frames_to_go_on_from,
+    track_clip,
+    unfinished_clips,
+)
+from grounded.video.tracks import TrackedFrame
 
-Outcome = Record | Failure
+Outcome = Record | Failure | FinishedClip
 StopCheck = Callable[[], bool]
 
 
@@ -43,29 +57,34 @@ def label_local(
     progress: RunProgress | None = None,
     should_stop: StopCheck = lambda: False,
 ) -> RunSummary:
-    """Label every image of `source` that `writer` has no record of.
+    """Label every image of `source` that `writer` has no record of, and then track its clips to their ends.
 
     Args:
-        source: the images.
-        task: the models. With several workers it is called by as many threads.
+        source: the images and clips.
+        task: the models. With several workers it is called by as many threads. For clips it is a `ClipTask`.
         writer: of the run; the caller closes it.
         options: how the work is scheduled.
-        progress: updated after every image.
-        should_stop: called before each batch; once it returns True no batch begins, and those in progress are finished.
+        progress: updated after every image and frame.
+        should_stop: called before each batch or frame; once it returns True none begins, and those in progress are
+            finished.
 
     Raises:
+        ConfigError: clips of the run were tracked with other settings of video.
         OutputError: records cannot be written. Those so far are complete, and the same call goes on from there.
     """
     options = options or EngineOptions()
-    outcomes = _label_in_threads(source, task, writer, options, should_stop)
+    work = PendingWork(source, writer, options.retry_failures)
+    outcomes = chain(
+        _label_in_threads(work.images(), task, writer, options, should_stop),
+        _track_one_by_one(work, task, writer, options, should_stop),
+    )
     return write_outcomes(outcomes, writer, source, options=options, progress=progress, should_stop=should_stop)
 
 
 def _label_in_threads(
-    source: Source, task: Task, writer: Writer, options: EngineOptions, should_stop: StopCheck
+    items: Iterator[Item], task: Task, writer: Writer, options: EngineOptions, should_stop: StopCheck
 ) -> Iterator[tuple[Outcome, int]]:
-    """Yield the outcome of every pending image, with the shard 0."""
-    items = pending_items(source, writer, options.retry_failures)
+    """Yield the outcome of every image, with the shard 0."""
     loaded = load_ahead(items, threads=options.readers, ahead=options.ahead, max_pixels=options.max_pixels)
     in_progress: deque[Future[list[Outcome]]] = deque()
     # One batch more than there are workers, so that none of them waits while records are written.
@@ -83,10 +102,73 @@ def _label_in_threads(
             yield from ((outcome, 0) for outcome in in_progress.popleft().result())
 
 
+def _track_one_by_one(
+    work: "PendingWork", task: Task, writer: Writer, options: EngineOptions, should_stop: StopCheck
+) -> Iterator[tuple[Outcome, int]]:
+    """Yield the outcomes of every clip that was put aside, with the shard 0."""
+    threads = torch.get_num_threads()
+    if options.workers > 1:  # each had its share of the cores
+        torch.set_num_threads(threads * options.workers)
+    try:
+        while work.clips and not should_stop():
+            item = work.clips.popleft()
+            for outcome in track_clip(task, item, writer.run, work.frames_before(item)):
+                yield outcome, 0
+                if should_stop() and not isinstance(outcome, FinishedClip):
+                    return
+    finally:
+        torch.set_num_threads(threads)
+
+
 def pending_items(source: Source, writer: Writer, retry_failures: bool = False) -> Iterator[Item]:
-    """Yield the items of `source` that have no record yet; those that failed before only with `retry_failures`."""
+    """Yield the items of `source` that are not done yet; those that failed before only with `retry_failures`.
+
+    Raises:
+        ConfigError: a clip of the run was tracked with other settings of video.
+    """
+    finished = {clip.file: clip.config for clip in writer.clips.values()}
+    check_clip_settings(writer.folder, finished, writer.run)
     failed = set() if retry_failures else set(writer.failed)
-    return (item for item in source.items() if item.file not in writer.done and item.file not in failed)
+    for item in source.items():
+        done = writer.done if item.clip is None else writer.clips
+        if item.file not in done and item.file not in failed:
+            yield item
+
+
+class PendingWork:
+    """The images and clips of a source that are not done yet. Clips come last, as each takes a worker for long.
+
+    Attributes:
+        clips: those that have been met among the images; all of them once the images have been taken.
+    """
+
+    def __init__(self, source: Source, writer: Writer, retry_failures: bool = False) -> None:
+        self._items = pending_items(source, writer, retry_failures)
+        self._writer = writer
+        self._unfinished: set[str] | None = None
+        self.clips: deque[Item] = deque()
+
+    def images(self) -> Iterator[Item]:
+        for item in self._items:
+            if item.clip is None:
+                yield item
+            else:
+                self.clips.append(item)
+
+    def frames_before(self, item: Item) -> dict[int, TrackedFrame]:
+        """The frames that a clip goes on from: of an earlier run, or of this one where it was begun before.
+
+        Raises:
+            ConfigError: clips of the run were tracked with other settings of video.
+            ResultError: a record is damaged.
+        """
+        writer = self._writer
+        if self._unfinished is None:
+            self._unfinished = unfinished_clips(writer.folder, writer.clips, writer.run)
+        if item.file not in self._unfinished:
+            self._unfinished.add(item.file)  # from now on
+            return {}
+        return frames_to_go_on_from(writer.folder, item.file)
 
 
 def label_batch(task: Task, loaded: Sequence[LoadedImage], run: Run) -> list[Outcome]:
@@ -114,12 +196,12 @@ def write_outcomes(
     progress: RunProgress | None = None,
     should_stop: StopCheck = lambda: False,
 ) -> RunSummary:
-    """Write outcomes as they come, each image once.
+    """Write outcomes as they come, each image and frame once.
 
     Args:
         outcomes: each with the number of the worker that it came from, which chooses the shard.
         writer: of the run.
-        source: of the images; only counted.
+        source: of the images and clips; only counted.
         options: as in `label_local`.
         progress: as in `label_local`.
         should_stop: whether the run was interrupted; called at the end.
@@ -130,13 +212,19 @@ def write_outcomes(
     progress, options = progress or NoProgress(), options or EngineOptions()
     skipped = len(writer.done)
     counter = RunCounter(writer.run.phrases)
-    progress.start(skipped if options.retry_failures else skipped + len(writer.failed), source.count)
+    progress.start(skipped if options.retry_failures else skipped + len(writer.failed), lambda: count_frames(source))
     try:
         for outcome, worker in outcomes:
-            is_new = writer.fail(outcome) if isinstance(outcome, Failure) else writer.append(outcome, worker)
-            if is_new:
+            if _write(outcome, worker, writer):
                 counter.add(outcome)
-                progress.update(counter)
+                if not isinstance(outcome, FinishedClip):
+                    progress.update(counter)
     finally:
         progress.close(counter)
     return counter.summary(skipped, interrupted=should_stop())
+
+
+def _write(outcome: Outcome, worker: int, writer: Writer) -> bool:
+    if isinstance(outcome, Failure):
+        return writer.fail(outcome)
+    return writer.finish(outcome) if isinstance(outcome, FinishedClip) else writer.append(outcome, worker)

@@ -14,6 +14,7 @@ list or a data source of its own, and does not tell which images were lost. Here
 - the images of a worker that died are repeated, each by itself. One whose worker dies again becomes a failure of the
   kind "crash"; all others get their records, from a new worker in the dead one's place.
 - a worker whose GPU no longer responds ends itself: all images after that would fail, and fast.
+- a clip is tracked by one worker, which returns its frames every two seconds. If it dies, another goes on from there.
 - workers that die one after the other without a finished image between them end the run, with an error.
 
 Nothing is written for an image before its record is here, so a run may be killed, or lose machines, at any moment, and
@@ -33,7 +34,7 @@ from functools import partial
 from typing import Any
 
 from grounded.errors import ConfigError, describe_error
-from grounded.labelling.engines.local import EngineOptions, StopCheck, pending_items, write_outcomes
+from grounded.labelling.engines.local import EngineOptions, PendingWork, StopCheck, write_outcomes
 from grounded.labelling.engines.ray_workers import CHUNKS_PER_WORKER, StartedWorker, Worker, WorkerPool
 from grounded.labelling.progress import RunProgress, RunSummary
 from grounded.labelling.sources import Source
@@ -61,13 +62,15 @@ def label_ray(
     progress: RunProgress | None = None,
     should_stop: StopCheck = lambda: False,
 ) -> RunSummary:
-    """Label every image of `source` that `writer` has no record of; the same records as `label_local` writes.
+    """Label every image of `source` that `writer` has no record of, and track its clips, one per worker.
+
+    Records are those that `label_local` writes.
 
     The clock of the summary starts when the workers have loaded their models. If Ray runs in this process already,
     it is used and left running.
 
     Args:
-        source: the images. Items are pickled.
+        source: the images and clips. Items are pickled.
         spec: builds the task, in each worker.
         writer: of the run; the caller closes it.
         options: as in `label_local`, but for `workers`: batch and readers are of each worker.
@@ -77,7 +80,7 @@ def label_ray(
             not see them.
         address: of a cluster, "auto" for the one that this machine belongs to; None starts Ray here for this run, or
             follows the environment variable RAY_ADDRESS.
-        progress: updated after every image.
+        progress: updated after every image and frame.
         should_stop: once it returns True no batch begins, and those in progress are finished.
 
     Raises:
@@ -93,7 +96,7 @@ def label_ray(
         chunk_size = _BATCHES_PER_CHUNK * options.batch if options.batch > 1 else _SINGLE_IMAGES_PER_CHUNK
         with closing(WorkerPool(ray, start, count, chunk_size)) as pool:
             pool.wait_until_loaded(should_stop)
-            outcomes = pool.label(pending_items(source, writer, options.retry_failures), should_stop)
+            outcomes = pool.label(PendingWork(source, writer, options.retry_failures), should_stop)
             with closing(outcomes):
                 return write_outcomes(
                     outcomes, writer, source, options=options, progress=progress, should_stop=should_stop

@@ -3,6 +3,10 @@
 A worker is sent chunks of items. When it dies, the images of its chunks are suspects: each is repeated by itself, on a
 worker that has nothing else in progress, so that a second death is caused by that image. All others are innocent, and a
 new worker takes the dead one's place.
+
+Clips follow when the images have run out, one per worker, whose frames come back in several calls. A clip whose worker
+dies is a suspect too: another one goes on with it from the last frame that has come back, and if that dies before one
+more frame has come, the clip is at fault.
 """
 
 import os
@@ -19,11 +23,14 @@ from typing import Any, NamedTuple
 import torch
 
 from grounded.errors import GroundedError, describe_error
-from grounded.labelling.engines.local import EngineOptions, Outcome, StopCheck, label_batch
+from grounded.labelling.engines.local import EngineOptions, Outcome, PendingWork, StopCheck, label_batch
 from grounded.labelling.loading import group_by_size, load_ahead
+from grounded.labelling.records import Record
 from grounded.labelling.sources import Item
 from grounded.labelling.store import Failure, Run
 from grounded.labelling.task import Task, TaskSpec
+from grounded.labelling.tracking import track_clip
+from grounded.video.tracks import TrackedFrame
 
 # One of them is being read while the models are busy with the other.
 CHUNKS_PER_WORKER = 2
@@ -32,6 +39,7 @@ _MAX_DEATHS = 20
 _MAX_DEATHS_WHILE_LOADING = 3
 _POLL_SECONDS = 0.5  # how soon a stop is noticed
 _PLACEMENT_SECONDS = 300.0  # to wait for resources that others hold
+_CLIP_SECONDS = 2.0  # after which a worker returns the frames that it has tracked
 _STRAGGLER_SECONDS = 30.0  # that the first worker waits for the others, so that they begin together
 
 
@@ -48,6 +56,7 @@ class Worker:
         self._threads, self._run, self._options = max(1, int(resources["num_cpus"])), run, options
         self._computing, self._stopped = threading.Lock(), threading.Event()
         self._task: Task | None = None
+        self._clip: Iterator[Outcome] = iter(())  # the outcomes of the clip in progress that are still to come
 
     def load(self, spec: TaskSpec) -> None:
         self._task = spec.load()
@@ -73,6 +82,28 @@ class Worker:
                 if any(isinstance(outcome, Failure) for outcome in labelled):
                     _exit_if_gpu_is_broken()
             outcomes += labelled
+        return outcomes
+
+    def begin_clip(self, item: Item, before: Mapping[int, TrackedFrame]) -> list[Outcome]:
+        """Track the first frame of a clip that follows those in `before`; see `go_on_with_clip`."""
+        assert self._task is not None
+        self._clip = track_clip(self._task, item, self._run, before)
+        return self.go_on_with_clip(0)
+
+    def go_on_with_clip(self, seconds: float = _CLIP_SECONDS) -> list[Outcome]:
+        """Track the frames that follow, for so many seconds, and return their outcomes.
+
+        The last one of a clip is no record. After `stop` there may be none.
+        """
+        outcomes, ends = list[Outcome](), time.monotonic() + seconds
+        with self._computing:
+            while not self._stopped.is_set():
+                outcome = next(self._clip, None)
+                if isinstance(outcome, Failure):
+                    _exit_if_gpu_is_broken()
+                outcomes += [] if outcome is None else [outcome]
+                if not isinstance(outcome, Record) or time.monotonic() >= ends:
+                    break
         return outcomes
 
 
@@ -102,6 +133,7 @@ class _Slot:
     placed: Any
     loading: Any  # None once the models are loaded
     chunks: dict[Any, list[Item]] = field(default_factory=dict)  # by the reference of their outcomes
+    clip: Item | None = None  # in progress: there is nothing else then
     was_alive: Any = None  # while a suspect is all that is in progress: ready if the worker lived when it was sent
 
 
@@ -138,13 +170,15 @@ class WorkerPool:
             if ends == float("inf") and not all(slot.loading for slot in self._slots):
                 ends = time.monotonic() + _STRAGGLER_SECONDS
 
-    def label(self, items: Iterator[Item], should_stop: StopCheck) -> Generator[tuple[Outcome, int], None, None]:
-        """Yield the outcome of every item, with the number of its worker, as they come.
+    def label(self, work: PendingWork, should_stop: StopCheck) -> Generator[tuple[Outcome, int], None, None]:
+        """Yield the outcomes of all images and then of all clips, with the number of the worker, as they come.
+
+        What is yielded has a record before the next one is taken, so that a clip can go on from it.
 
         Raises:
             WorkerError: workers die again and again, or none is given its resources.
         """
-        stopping = False
+        stopping, images = False, work.images()
         while True:
             if not stopping and should_stop():
                 stopping = True
@@ -152,16 +186,16 @@ class WorkerPool:
                     slot.actor.stop.remote()
             # One chunk for each worker before the second for any: there may be few images.
             for slot in [] if stopping else self._slots * CHUNKS_PER_WORKER:
-                self._send_next_chunk(slot, items)
+                self._send_next_chunk(slot, images, work)
             is_idle = not any(slot.chunks for slot in self._slots)
             # If a worker that has its models was sent nothing, nothing is left.
             if is_idle and (stopping or not all(slot.loading for slot in self._slots)):
                 return
-            yield from self._poll()
+            yield from self._poll(stopping)
 
-    def _send_next_chunk(self, slot: _Slot, items: Iterator[Item]) -> None:
+    def _send_next_chunk(self, slot: _Slot, images: Iterator[Item], work: PendingWork) -> None:
         """Send one more chunk, if the worker has room; suspects come first, each to a worker with nothing else."""
-        if slot.loading or slot.was_alive or len(slot.chunks) >= CHUNKS_PER_WORKER:
+        if slot.loading or slot.clip or slot.was_alive or len(slot.chunks) >= CHUNKS_PER_WORKER:
             return
         if self._suspects:
             if slot.chunks:
@@ -169,13 +203,22 @@ class WorkerPool:
             # A worker that had died by now, unnoticed, must not count against the image.
             slot.was_alive = slot.actor.__ray_ready__.remote()
             chunk = [self._suspects.popleft()]
+            if chunk[0].clip is not None:
+                self._begin_clip(slot, chunk[0], work)
+                return
         else:
             chunk = [self._read_here.popleft() for _ in range(min(self._chunk_size, len(self._read_here)))]
-            chunk += islice(items, self._chunk_size - len(chunk))
+            chunk += islice(images, self._chunk_size - len(chunk))
         if chunk:
             slot.chunks[slot.actor.label.remote(chunk)] = chunk
+        elif work.clips and not slot.chunks:
+            self._begin_clip(slot, work.clips.popleft(), work)
 
-    def _poll(self) -> Iterator[tuple[Outcome, int]]:
+    def _begin_clip(self, slot: _Slot, item: Item, work: PendingWork) -> None:
+        slot.clip = item
+        slot.chunks[slot.actor.begin_clip.remote(item, work.frames_before(item))] = [item]
+
+    def _poll(self, stopping: bool = False) -> Iterator[tuple[Outcome, int]]:
         """Wait up to `_POLL_SECONDS` for workers, and yield the outcomes that have come."""
         waiting = {ref: slot for slot in self._slots for ref in (slot.loading, *slot.chunks) if ref}
         self._ray.wait(list(waiting), timeout=_POLL_SECONDS)
@@ -187,6 +230,8 @@ class WorkerPool:
             elif ref in slot.chunks:  # else its worker was replaced just now
                 for outcome in self._collect(slot, ref):
                     yield outcome, slot.number
+                if slot.clip is not None and not slot.chunks and not stopping:
+                    slot.chunks[slot.actor.go_on_with_clip.remote()] = [slot.clip]
         self._check_placement()
 
     def _finish_loading(self, slot: _Slot) -> None:
@@ -213,6 +258,7 @@ class WorkerPool:
             outcomes = self._ray.get(ref)
         except errors.RayTaskError as error:  # not of the models, whose errors are outcomes
             reason = describe_error(error.cause or error)
+            slot.clip = None
             yield from self._suspect(items, was_alive is not None, reason, "model")
         except errors.RayError as error:
             self._deaths += 1
@@ -225,6 +271,10 @@ class WorkerPool:
             yield from self._suspect(items, self._is_ready(was_alive), reason, "crash")
         else:
             self._deaths = 0 if outcomes else self._deaths
+            if slot.clip is not None:
+                slot.clip = slot.clip if all(isinstance(outcome, Record) for outcome in outcomes) else None
+                yield from outcomes
+                return
             yield from self._read_for_worker(outcomes, items)
 
     def _is_ready(self, ref: Any) -> bool:
@@ -259,6 +309,7 @@ class WorkerPool:
         """Start a new worker in the place of one that died. Its chunks are lost."""
         self._ray.kill(slot.actor)  # it may only be out of reach
         slot.chunks.clear()
+        slot.clip = None
         slot.actor, slot.placed, slot.loading = self._start()
         self._placement_ends = time.monotonic() + _PLACEMENT_SECONDS
 

@@ -11,11 +11,13 @@ EXPORT_FORMATS = {  # name -> module and class of its `exporter.Exporter`
     "label-studio": ("label_studio", "LabelStudioExporter"),
     "label-studio-polygon": ("label_studio", "LabelStudioPolygonExporter"),
     "cvat": ("cvat", "CvatExporter"),
+    "sa1b": ("sa1b", "Sa1bExporter"),
     "png": ("png", "PngExporter"),
     "panoptic": ("panoptic", "PanopticExporter"),
     "csv": ("table", "CsvExporter"),
     "parquet": ("table", "ParquetExporter"),
 }
+VIDEO_FORMATS = ("coco-video", "youtube-vis", "mot", "mots", "davis")  # of clips, written by `video.export_clips`
 IMPORT_FORMATS = {  # name -> module and class of its `annotations.AnnotationReader`
     "coco": ("coco", "CocoReader"),
     "coco-results": ("coco_results", "CocoResultsReader"),
@@ -24,6 +26,7 @@ IMPORT_FORMATS = {  # name -> module and class of its `annotations.AnnotationRea
     "cvat": ("cvat", "CvatReader"),
     "yolo": ("yolo", "YoloReader"),
     "voc": ("voc", "VocReader"),
+    "sa1b": ("sa1b", "Sa1bReader"),
     "png": ("png", "PngReader"),
     "panoptic": ("panoptic", "PanopticReader"),
     "csv": ("table", "TableReader"),

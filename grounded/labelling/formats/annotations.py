@@ -38,6 +38,7 @@ _MAIN_FILES = {  # of formats that are one file, in the folder of an export
     "coco-results": "results.json",
 }
 # The first keys of the first entry, among which that of the image is.
+_SA1B = re.compile(r'\{\s*"image"\s*:\s*\{|\{\s*"annotations".*"(?:crop_box|stability_score)"\s*:', re.DOTALL)
 _RESULT = re.compile(r'\[\s*\{[^{}]*?"(?:image_id|category_id)"\s*:')
 WITHOUT_SIZES = "which does not tell the sizes of the images: export as JSON instead"  # exports of Label Studio
 
@@ -199,8 +200,9 @@ def _guess_folder(folder: Path) -> str | None:
     for name in dict.fromkeys(_MAIN_FILES.values()):
         if (folder / name).is_file() and (found := _guess_file(folder / name)) is not None:
             return found
-    if next(folder.rglob("*.json"), None) is not None:
-        return "labelme"
+    first = next(folder.rglob("*.json"), None)
+    if first is not None:
+        return "sa1b" if _guess_file(first) == "sa1b" else "labelme"
     if next(folder.glob("*.xml"), None) is not None:
         return "voc"
     return "yolo" if next(folder.rglob("*.txt"), None) is not None else None
@@ -223,6 +225,8 @@ def _guess_file(path: Path) -> str | None:
         return {"annotations": "cvat", "annotation": "voc"}[root[1]] if root else None
     if head.startswith("["):
         return "coco-results" if _RESULT.match(head) else "label-studio"
+    if _SA1B.match(head):
+        return "sa1b"
     keys = set(re.findall(r'"(shapes|imagePath|images|annotations|categories|segments_info)"\s*:', head))
     if head.startswith("{") and keys:
         if keys & {"shapes", "imagePath"}:

@@ -214,11 +214,19 @@ def _read_image(entry: Mapping[str, Any]) -> CocoImage:
         size = check_size([entry.get("height"), entry.get("width")])
     except MaskError:
         size = None
-    name = entry.get("file_name")
-    is_name = (
-        isinstance(name, str) and name.strip() and "\0" not in name and name == name.encode("utf-8", "ignore").decode()
-    )
-    return CocoImage(_as_id(entry.get("id")), name if is_name else None, size)
+    names = (entry.get("file_name"), _name_of_address(entry.get("coco_url")))
+    return CocoImage(_as_id(entry.get("id")), next(filter(_is_name, names), None), size)
+
+
+def _is_name(name: Any) -> bool:
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        return False
+    return name == name.encode("utf-8", "ignore").decode()
+
+
+def _name_of_address(address: Any) -> str | None:
+    """Return folder and file of an image of COCO, "val2017/000000000139.jpg": files of LVIS have no `file_name`."""
+    return "/".join(address.split("/")[-2:]) if isinstance(address, str) and address.count("/") > 2 else None
 
 
 def _read_categories(entries: list[Any]) -> tuple[dict[Id, str], list[tuple[str, str]]]:

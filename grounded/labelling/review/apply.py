@@ -123,7 +123,8 @@ def apply_reviews(record: Record, reviews: Iterable[Review], *, accepted_only: b
                 (state.phrase,), instances.image_size, [state.mask], np.zeros(1, np.int64), unknown, "person"
             )
             instances = edit.add(instances, added)
-    return replace(record, instances=instances)
+    # Tracks are of the instances as they were.
+    return replace(record, instances=instances, frame=None if states or accepted_only else record.frame)
 
 
 def _correct_instance(instances: Instances, row: int, state: ReviewState) -> Instances:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
+from types import UnionType
 from typing import Any, BinaryIO, Literal, get_args
 
 from filelock import FileLock
@@ -21,6 +22,8 @@ InstanceKey = int | str  # an instance of a record by its row, one that a person
 WHOLE_IMAGE: InstanceKey = ""  # the key of reviews of no instance
 LOCK_FILE = ".reviews.lock"  # held while lines are appended
 _WITHOUT_INSTANCE = ("accept", "undo")
+_MOST = 1e9  # seconds or clicks
+_NUMBERS: dict[str, type | UnionType] = {"instance": int, "clicks": int, "seconds": int | float}
 _REQUIRED = {"relabel": ("phrase",), "redraw": ("mask",), "add": ("phrase", "mask")}
 
 
@@ -45,6 +48,8 @@ class Review:
     mask: RLE | None = None
     source: str = "browse"  # the tool that it was made in
     config: str = ""  # of the reviewed record: in a record of another run, rows mean other instances
+    seconds: float | None = None  # that a person spent on it, where that was measured
+    clicks: int | None = None  # that the mask took
     time: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
 
     def __post_init__(self) -> None:
@@ -57,6 +62,9 @@ class Review:
             raise ValueError(f"an added instance must have an id, got the row {self.instance}")
         if self.instance is not None and self.instance < 0:
             raise ValueError(f"instance must be a row of the record, got {self.instance}")
+        for name, value in (("seconds", self.seconds), ("clicks", self.clicks)):
+            if value is not None and not 0 <= value < _MOST:
+                raise ValueError(f"{name} must be from 0 to {_MOST:.0e}, got {value}")
         for name in _REQUIRED.get(self.action, ()):
             if not getattr(self, name):
                 raise ValueError(f"{self.action!r} must have a {name}, got none")
@@ -87,9 +95,9 @@ class Review:
 def _checked_fields(data: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a review but its mask. Raises TypeError where one is of another type."""
     for name, value in data.items():
-        expected = int if name == "instance" else str
+        expected = _NUMBERS.get(name, str)
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise TypeError(f"{name} must be {'a number' if expected is int else 'a text'}, got {value!r:.60}")
+            raise TypeError(f"{name} must be {'a text' if expected is str else 'a number'}, got {value!r:.60}")
         str(value).encode()  # half of a surrogate pair cannot be stored again
     if data.get("action") not in get_args(Action):
         raise ValueError(f"action must be one of {', '.join(get_args(Action))}, got {data.get('action')!r:.60}")

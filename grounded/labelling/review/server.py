@@ -6,6 +6,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from os import cpu_count
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,8 @@ class ReviewIn(BaseModel):
     key: int | str | None = None
     phrase: str | None = None
     mask: dict[str, Any] | None = None  # a run-length encoding, see `check_rle`
+    seconds: float | None = None  # that it took, where an `AnnotationGuide` leads
+    clicks: int | None = None
 
 
 class ReviewsIn(BaseModel):
@@ -154,6 +157,11 @@ def get_script() -> Response:
     return Response((_STATIC / "page.js").read_bytes(), media_type="text/javascript")
 
 
+@_router.get("/annotate.js")
+def get_annotation_script() -> Response:
+    return Response((_STATIC / "annotate.js").read_bytes(), media_type="text/javascript")
+
+
 @_router.get("/style.css")
 def get_style() -> Response:
     return Response((_STATIC / "style.css").read_bytes(), media_type="text/css")
@@ -171,6 +179,7 @@ def get_summary(session: Session) -> dict[str, Any]:
         "agreement": session.agreement().to_dict(),
         "models_loaded": session.segmenter.is_loaded,
         "segmenter": session.segmenter.config.segmenter.checkpoint,
+        "guide": None if session.guide is None else asdict(session.guide),
     }
 
 
@@ -266,6 +275,8 @@ def _to_review(session: ReviewSession, file: str, body: ReviewIn) -> Review:
         id=key or None if isinstance(key, str) else None,
         phrase=None if body.phrase is None else parse([body.phrase])[0],
         config=record.config,
+        seconds=body.seconds,
+        clicks=body.clicks,
         mask=None if body.mask is None else check_rle(body.mask, (record.image.height, record.image.width)),
     )
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ STATES = ("unreviewed", "partly", "done", "reject", "relabel", "redraw", "add")
 _OUTLINE_STEPS = 1500  # along the longer side: as fine as a screen shows
 
 
+@dataclass(frozen=True)
+class AnnotationGuide:
+    """How the page leads a person who annotates images one after the other, rather than reviews what was found.
+
+    phrase            of new instances, which are not asked for a name
+    seconds_per_mask  after which it suggests the next image (Segment Anything, section 4: 30 seconds); None never does
+    """
+
+    phrase: str
+    seconds_per_mask: float | None = None
+
+
 class ReviewSession:
     """A run under review. Reviews are on the disk before they are shown; for several threads.
 
@@ -42,13 +55,20 @@ class ReviewSession:
         folder: of the run.
         source: of its images; None where they cannot be found any more.
         segmenter: makes masks from clicks.
+        guide: where images are annotated one after the other; None where labels are reviewed.
 
     Raises:
         GroundedError: the folder holds no run, or its reviews cannot be read.
     """
 
-    def __init__(self, folder: Path, source: Source | None, segmenter: ClickSegmenter) -> None:
-        self.folder, self.source, self.segmenter = folder, source, segmenter
+    def __init__(
+        self,
+        folder: Path,
+        source: Source | None,
+        segmenter: ClickSegmenter,
+        guide: AnnotationGuide | None = None,
+    ) -> None:
+        self.folder, self.source, self.segmenter, self.guide = folder, source, segmenter, guide
         self.index = RecordIndex(folder)
         self._lock = threading.RLock()
         self._opened: tuple[str, SourceImage] | None = None  # the latest image, by file
@@ -138,13 +158,19 @@ class ReviewSession:
 
         Raises:
             UnknownImageError: there is no such image.
-            ResultError: a review does not fit its record.
+            ResultError: a review does not fit its record, or is of a frame of a clip.
             OutputError: they cannot be written.
         """
         with self._lock:
             self.refresh()
             for file, own in group_by_file(reviews).items():
-                apply_reviews(self.index.record(file), [*self._reviews.get(file, ()), *own])
+                record = self.index.record(file)
+                if record.frame is not None:
+                    raise ResultError(
+                        f"{file} is a frame of a clip, whose tracks are corrected from a frame on: use grounded track "
+                        "with --prompts, or the Video tab of grounded demo"
+                    )
+                apply_reviews(record, [*self._reviews.get(file, ()), *own])
             for review in reviews:
                 if review.mask is not None and not rle_area([review.mask])[0]:
                     raise ResultError("the mask must have pixels, got none: reject the instance instead")
@@ -181,6 +207,7 @@ class ReviewSession:
             "version": len(reviews),
             "states": sorted(self.states(file)),
             "instances": _instances_to_list(record, resolve_reviews(record, reviews)),
+            "times": _seconds_by_key(reviews),
         }
 
     def segment_clicks(
@@ -236,6 +263,15 @@ def _image_states(states: Mapping[InstanceKey, ReviewState], rows: int) -> froze
         else:
             found |= ({"relabel"} if state.phrase else set()) | ({"redraw"} if state.mask else set())
     return frozenset(found)
+
+
+def _seconds_by_key(reviews: Sequence[Review]) -> dict[InstanceKey, float]:
+    """Return how long a person took over each instance, where that was measured."""
+    seconds: dict[InstanceKey, float] = {}
+    for review in reviews:
+        if review.seconds is not None:
+            seconds[review.key] = round(seconds.get(review.key, 0.0) + review.seconds, 2)
+    return seconds
 
 
 def _instances_to_list(record: Record, states: Mapping[InstanceKey, ReviewState]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Sources of images: folders, patterns, lists, addresses, TAR shards and COCO files, as a stream of names and bytes.
+"""Sources of images and clips: folders, patterns, lists, addresses, TARs and COCO files, as a stream of their names.
 
 | source | images | names |
 |---|---|---|
@@ -17,11 +17,24 @@ Addresses that differ in the query alone are told apart by a digest of it.
 
 Images of kinds that cannot be read are among them, so that each becomes a failure with its reason. Left out are hidden
 files and folders, links to a folder above, and what this program wrote itself, which `left_out` tells.
+
+With `videos` video files are items too, wherever images are, by their suffix; `Item.clip` leads to their frames.
+`SequenceSource` takes each folder of images for one clip.
 """
 
 from grounded.labelling.sources.files import FolderSource, ListedFiles
 from grounded.labelling.sources.items import Item, Source, image_suffixes
 from grounded.labelling.sources.opening import open_source
+from grounded.labelling.sources.sequences import SequenceSource
 from grounded.labelling.sources.tars import TarSource
 
-__all__ = ["FolderSource", "Item", "ListedFiles", "Source", "TarSource", "image_suffixes", "open_source"]
+__all__ = [
+    "FolderSource",
+    "Item",
+    "ListedFiles",
+    "SequenceSource",
+    "Source",
+    "TarSource",
+    "image_suffixes",
+    "open_source",
+]

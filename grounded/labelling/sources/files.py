@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from grounded.errors import ConfigError, ImageError
+from grounded.labelling.sources.clips import ClipPlace, is_video
 from grounded.labelling.sources.items import (
     Item,
     address_to_name,
@@ -30,13 +31,18 @@ class FolderSource:
     """Every image in a folder and below; of each folder first its files, then its folders, by name."""
 
     root: str  # absolute
+    videos: bool = False  # whether video files are among the items, as clips
 
     @property
     def spec(self) -> str:
         return self.root
 
     def items(self) -> Iterator[Item]:
-        return (Item(path_to_name(path), partial(read_file, os.path.join(self.root, path))) for path in self._paths())
+        return (_item(name, place, self.videos) for name, place in self.named_places())
+
+    def named_places(self) -> Iterator[tuple[str, str]]:
+        """Yield the name and the absolute path of every item."""
+        return ((path_to_name(path), os.path.join(self.root, path)) for path in self._paths())
 
     def get(self, file: str) -> bytes:
         if file.startswith("/") or ".." in file.split("/") or not is_image(file):
@@ -52,18 +58,25 @@ class FolderSource:
     def left_out(self) -> list[str]:
         """Lines on what is no image here, since this program wrote it: "out: a labelling run"."""
         own = OwnFiles(self.root)
-        for _ in _walk(own, "", frozenset()):
+        for _ in _walk(own, "", frozenset(), self.videos):
             pass
         return own.left_out
 
     def _paths(self) -> Iterator[str]:
         """Paths below the root, in the form of the system."""
-        return _walk(OwnFiles(self.root), "", frozenset())
+        return _walk(OwnFiles(self.root), "", frozenset(), self.videos)
 
 
-def _walk(own: OwnFiles, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield the images in the folder `prefix` below a root and below, but none that this program wrote, and without
-    links to folders `above` (device, inode).
+def _item(name: str, place: str, videos: bool) -> Item:
+    """The item of a file or address: a clip where videos are asked for, and its name is that of one."""
+    clip = ClipPlace(place) if videos and is_video(name) else None
+    return Item(name, partial(read_place, place), place if is_address(place) else None, clip)
+
+
+def _walk(own: OwnFiles, prefix: str, above: frozenset[tuple[int, int]], videos: bool = False) -> Iterator[str]:
+    """Yield the images in the folder `prefix` below a root and below, and with `videos` the videos.
+
+    Left out is what this program wrote. Links to folders `above` (device, inode) are not followed.
     """
     root = own.root
     folder = os.path.join(root, prefix) if prefix else root
@@ -80,10 +93,11 @@ def _walk(own: OwnFiles, prefix: str, above: frozenset[tuple[int, int]]) -> Iter
     if names is None:
         return
     entries = [entry for entry in entries if entry[0] in names]
-    yield from (os.path.join(prefix, name) for name, is_folder in entries if not is_folder and is_image(name))
+    files = (name for name, is_folder in entries if not is_folder and (is_image(name) or (videos and is_video(name))))
+    yield from (os.path.join(prefix, name) for name in files)
     for name, is_folder in entries:
         if is_folder:
-            yield from _walk(own, os.path.join(prefix, name), above | {identity})
+            yield from _walk(own, os.path.join(prefix, name), above | {identity}, videos)
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,7 @@ class ListedFiles:
     places: Mapping[str, str] = field(repr=False)  # name -> absolute path or address, in order
     own_files: tuple[str, ...] = field(default=(), repr=False)  # lines on what was left out
     source_ids: SourceIds | None = field(default=None, repr=False)  # of the COCO file that lists them
+    videos: bool = False  # whether video files are clips; else they are images that cannot be read
 
     @classmethod
     def from_paths(cls, spec: str, paths: Iterable[str], root: str, own_files: Iterable[str] = ()) -> "ListedFiles":
@@ -119,10 +134,11 @@ class ListedFiles:
         return cls(spec, named, tuple(own_files))
 
     def items(self) -> Iterator[Item]:
-        return (
-            Item(name, partial(read_place, place), place if is_address(place) else None)
-            for name, place in self.places.items()
-        )
+        return (_item(name, place, self.videos) for name, place in self.named_places())
+
+    def named_places(self) -> Iterator[tuple[str, str]]:
+        """Yield the name and the absolute path or address of every item."""
+        return iter(self.places.items())
 
     def get(self, file: str) -> bytes:
         if file not in self.places:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from grounded.errors import ImageError
+from grounded.labelling.sources.clips import ClipPlace
 from segany.utils.addresses import address_name, is_address, read_address
 from segany.utils.image_formats import FOREIGN_SUFFIXES, register_plugins
 
@@ -22,16 +23,17 @@ _NOT_DECODED = {"EPS", "MPEG", "BUFR", "GRIB", "HDF5", "WMF"}
 
 @dataclass(frozen=True)
 class Item:
-    """An image by name; `read` returns the bytes of its file, and raises ImageError or OSError."""
+    """An image or clip by name; `read` returns the bytes of its file, and raises ImageError or OSError."""
 
     file: str
     read: Callable[[], bytes]
     address: str | None = None  # where it is fetched from, http or https
+    clip: ClipPlace | None = None  # where its frames are, if it is a clip
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Images, one after the other and always in the same order, or by name."""
+    """Images and clips, one after the other and always in the same order, or by name."""
 
     @property
     def spec(self) -> str:
@@ -39,7 +41,7 @@ class Source(Protocol):
         ...
 
     def items(self) -> Iterator[Item]:
-        """Yield every image once; except in compressed TARs, nothing is read before an item's `read` is called."""
+        """Yield every image and clip once; except in compressed TARs, nothing is read before `Item.read` is called."""
         ...
 
     def get(self, file: str) -> bytes:
@@ -51,7 +53,7 @@ class Source(Protocol):
         ...
 
     def count(self) -> int | None:
-        """Return the number of images, or None if counting would take long."""
+        """Return the number of items, or None if counting would take long."""
         ...
 
 

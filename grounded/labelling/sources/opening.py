@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grounded.errors import ConfigError, ImageError, ResultError
 from grounded.labelling.formats.coco_file import read_coco_images
+from grounded.labelling.sources.clips import is_video
 from grounded.labelling.sources.files import FolderSource, ListedFiles, locate_below
 from grounded.labelling.sources.items import Source, is_image
 from grounded.labelling.sources.own_files import OwnFiles
@@ -24,7 +25,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _WILD = re.compile(r"[*?\[{]")
 
 
-def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = None) -> Source:
+def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = None, *, videos: bool = False) -> Source:
     """Open a source, by the table in the docstring of this package.
 
     Args:
@@ -32,10 +33,23 @@ def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = No
             `**` and `{a,b}` or `{000..099}`. An existing file of that very name is not read as a pattern.
             `FILE::FOLDER` is a COCO or text file with its root.
         root: folder of the images that a COCO or text file lists, if not the file's own.
+        videos: video files are items as well, as clips; else they are left out, where they are not named one by one.
 
     Raises:
         ConfigError: it does not exist, cannot be read, or holds no image.
     """
+    source = _open_images(spec, root, videos)
+    if videos and isinstance(source, (FolderSource, ListedFiles, TarSource)):
+        source = replace(source, videos=True)
+    if next(source.items(), None) is None:
+        path = os.path.abspath(os.path.expanduser(os.fspath(spec)))
+        hint = f": for its TAR files write {path}/*.tar" if glob.glob(f"{glob.escape(path)}/*.tar") else ""
+        raise ConfigError(f"{spec} holds no image{' and no video' if videos else ''}{hint}")
+    return source
+
+
+def _open_images(spec: str | PathLike[str], root: str | PathLike[str] | None, videos: bool) -> Source:
+    """As `open_source`; an empty source is no error."""
     text = os.path.expanduser(os.fspath(spec))
     if is_address(text):
         text = _located(text)
@@ -48,17 +62,12 @@ def open_source(spec: str | PathLike[str], root: str | PathLike[str] | None = No
         missing = path if not os.path.isfile(path) else root
         raise ConfigError(f"no such {'file' if missing == path else 'folder'}: {missing}")
     if os.path.isdir(path):
-        source: Source = FolderSource(path)
-    elif os.path.isfile(path):
-        source = _open_file(path, os.path.abspath(root) if root is not None else None)
-    elif _WILD.search(text):
-        source = _open_pattern(path)
-    else:
-        raise ConfigError(f"no such file or folder: {text}")
-    if next(source.items(), None) is None:
-        hint = f": for its TAR files write {path}/*.tar" if glob.glob(f"{glob.escape(path)}/*.tar") else ""
-        raise ConfigError(f"{text} holds no image{hint}")
-    return source
+        return FolderSource(path)
+    if os.path.isfile(path):
+        return _open_file(path, os.path.abspath(root) if root is not None else None, videos)
+    if _WILD.search(text):
+        return _open_pattern(path, videos)
+    raise ConfigError(f"no such file or folder: {text}")
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -84,10 +93,10 @@ def _located(address: str) -> str:
         raise ConfigError(str(error)) from error
 
 
-def _open_file(path: str, root: str | None) -> Source:
+def _open_file(path: str, root: str | None, videos: bool) -> Source:
     if is_tar(path):
         return TarSource(path, (path,), os.path.dirname(path))
-    if is_image(path):
+    if is_image(path) or (videos and is_video(path)):
         return ListedFiles.from_paths(path, [path], os.path.dirname(path))
     folder = root or os.path.dirname(path)
     is_coco = path.lower().endswith(".json")
@@ -104,13 +113,13 @@ def _open_file(path: str, root: str | None) -> Source:
     return source
 
 
-def _open_pattern(pattern: str) -> Source:
+def _open_pattern(pattern: str, videos: bool) -> Source:
     parts = Path(pattern).parts
     fixed = itertools.takewhile(lambda part: not _WILD.search(part), parts)
     found = (match for plain in expand_braces(pattern) for match in sorted(glob.glob(plain, recursive=True)))
-    paths = [path for path in dict.fromkeys(found) if is_tar(path) or is_image(path)]
+    paths = [path for path in dict.fromkeys(found) if is_tar(path) or is_image(path) or (videos and is_video(path))]
     if not paths:
-        raise ConfigError(f"no image and no TAR file matches {pattern}")
+        raise ConfigError(f"no image{', no video' if videos else ''} and no TAR file matches {pattern}")
     root = str(Path(*fixed))
     own = OwnFiles(root)
     return _open_paths(pattern, filter(os.path.isfile, own.without(paths)), root, own.left_out)

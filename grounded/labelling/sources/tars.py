@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from grounded.errors import ImageError
+from grounded.labelling.sources.clips import ClipPlace, is_video
 from grounded.labelling.sources.files import name_below
 from grounded.labelling.sources.items import Item, is_image, path_to_name
 
@@ -38,6 +39,7 @@ class TarSource:
     spec: str
     shards: tuple[str, ...]  # absolute paths
     root: str  # absolute folder; names begin with the path of their TAR below it
+    videos: bool = False  # whether members that are videos are among the items, as clips
     _indexes: "OrderedDict[str, dict[str, tuple[int, int]]]" = field(
         default_factory=OrderedDict, repr=False, compare=False
     )
@@ -46,9 +48,11 @@ class TarSource:
         for shard in self.shards:
             prefix = name_below(shard, self.root)
             try:
-                for name, span, data in _members(shard):
-                    read = partial(_read_span, shard, span) if data is None else partial(bytes, data)
-                    yield Item(f"{prefix}/{name}", read)
+                for name, span, data in _members(shard, self.videos):
+                    again = partial(_read_span, shard, span)  # a clip is read when its turn comes, and not held
+                    clip = ClipPlace(name, read=again) if self.videos and is_video(name) else None
+                    read = again if data is None or clip else partial(bytes, data)
+                    yield Item(f"{prefix}/{name}", read, clip=clip)
             except (tarfile.TarError, OSError, EOFError) as error:
                 yield Item(prefix, partial(_raise, f"the TAR file is missing or damaged: {error}"))
 
@@ -82,20 +86,21 @@ class TarSource:
 _INDEXING = threading.Lock()
 
 
-def _members(shard: str) -> Iterator[tuple[str, tuple[int, int], bytes | None]]:
-    """Yield name, (offset, size) and, of a compressed TAR, the bytes of each image."""
+def _members(shard: str, videos: bool = False) -> Iterator[tuple[str, tuple[int, int], bytes | None]]:
+    """Yield name, (offset, size) and, of a compressed TAR, the bytes of each image; with `videos` those as well."""
     streamed = _is_compressed(shard)
     seen: Counter[str] = Counter()
     with tarfile.open(shard, "r|*") if streamed else tarfile.open(shard, "r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
             name = path_to_name(posixpath.normpath(f"/{member.name}")).lstrip("/")
-            if not member.isreg() or not is_image(name):
+            is_wanted = is_image(name) or (videos and is_video(name))
+            if not member.isreg() or not is_wanted:
                 continue
             seen[name] += 1
             stem, suffix = posixpath.splitext(name)
             unique = name if seen[name] == 1 else f"{stem}#{seen[name]}{suffix}"
-            content = tar.extractfile(member) if streamed else None
+            content = tar.extractfile(member) if streamed and is_image(name) else None
             yield unique, (member.offset_data, member.size), content.read() if content else None
 
 

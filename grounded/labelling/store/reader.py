@@ -2,16 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 from grounded.errors import ResultError
 from grounded.labelling.records import Record, check_file_name
-from grounded.labelling.store.run import FAILURES, RECORDS, Failure
+from grounded.labelling.store.run import CLIPS, FAILURES, RECORDS, Failure, FinishedClip
 
 # The beginning of a record, up to the end of the file's name, so that a name is read without parsing the masks.
 _FILE_PREFIX = re.compile(rb'\{"image":\{"file":("(?:[^"\\]|\\.)*")')
+# Of which clip a record is a frame, and which one; quotes within texts are escaped, so that no text looks like it.
+_FRAME = re.compile(rb'"clip":("(?:[^"\\]|\\.)*"),"frame":(\d+)')
 
 
 def read_records(folder: str | PathLike[str], damaged: list[str] | None = None) -> Iterator[Record]:
@@ -51,8 +54,11 @@ def read_done_files(folder: str | PathLike[str]) -> set[str]:
 
 
 def read_failures(folder: str | PathLike[str]) -> dict[str, Failure]:
-    """Return the last failure of each image that has no record. Raises ResultError as `read_records` does."""
-    done = read_done_files(folder)
+    """Return the last failure of each image that has no record, and of each clip that was not tracked to its end.
+
+    Raises ResultError as `read_records` does.
+    """
+    done = read_done_files(folder) | read_finished_clips(folder).keys()
     return {file: failure for file, failure in read_all_failures(Path(folder)).items() if file not in done}
 
 
@@ -76,6 +82,46 @@ def index_records(folder: str | PathLike[str], damaged: list[str] | None = None)
                     raise
                 damaged.append(str(error))
     return index
+
+
+class FramePlace(NamedTuple):
+    """Where the record of a frame lies: its number and name, for `read_record_at`."""
+
+    number: int
+    file: str
+    shard: Path
+    offset: int
+
+
+def index_frames(folder: str | PathLike[str], without: Collection[str] = ()) -> dict[str, list[FramePlace]]:
+    """Return the places of the frames of each clip, by its name, in the order of their numbers.
+
+    Args:
+        folder: of the run.
+        without: names of clips to leave out.
+
+    Raises:
+        ResultError: as in `read_records`.
+    """
+    index: dict[str, dict[int, FramePlace]] = {}
+    for shard in list_shards(folder):
+        for offset, line in complete_lines(shard):
+            end = line.find(b'"instances":')
+            found = _FRAME.search(line, 0, end if end > 0 else len(line))
+            if found is None or (clip := json.loads(found[1])) in without:
+                continue
+            place = FramePlace(int(found[2]), parse_file_name(line, shard), shard, offset)
+            index.setdefault(clip, {}).setdefault(place.number, place)
+    return {clip: [places[number] for number in sorted(places)] for clip, places in index.items()}
+
+
+def read_finished_clips(folder: str | PathLike[str]) -> dict[str, FinishedClip]:
+    """Return the clips of a run whose frames all have a record, by name. Raises ResultError."""
+    path = Path(folder) / CLIPS
+    if not path.exists():
+        return {}
+    found = (FinishedClip.from_line(line) for _, line in complete_lines(path))
+    return {clip.file: clip for clip in found}
 
 
 def read_record_at(shard: Path, offset: int) -> Record:

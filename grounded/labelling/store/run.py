@@ -15,6 +15,7 @@ from grounded.errors import ResultError
 from grounded.utils.files import json_bytes, write_atomically
 
 RUN_FILE, RECORDS, FAILURES, REVIEWS = "run.json", "records", "failures.jsonl", "reviews.jsonl"
+CLIPS = "clips.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Run:
     weights: Mapping[str, str] = field(default_factory=dict)  # a hash of the files of each stage, where known
     config: str = ""
     phrase_scores: bool = True  # whether records hold the score of every instance against every phrase
+    clips: bool = False  # whether each folder of images was tracked as one clip
     version: str = __version__
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +88,9 @@ class Failure:
 
     file: str
     reason: str  # one line
-    kind: str = "model"  # "read": no bytes, "image": not an image, "model": the task raised, "crash": killed its worker
+    # "read": no bytes, "image": not an image, "clip": not to be tracked to its end, "model": the task raised, "crash":
+    # killed its worker
+    kind: str = "model"
     attempts: int = 1
 
     def to_line(self) -> bytes:
@@ -102,7 +106,29 @@ class Failure:
             raise ResultError(f"not a failure of this program: {_first_error(error)}") from error
 
 
-_RUN, _FAILURE = TypeAdapter(Run), TypeAdapter(Failure)
+@dataclass(frozen=True, kw_only=True)
+class FinishedClip:
+    """A clip whose frames all have a record."""
+
+    file: str
+    frames: int
+    config: str  # as in the records of its frames
+    tracks: Mapping[str, int] = field(default_factory=dict)  # how many objects of each phrase were followed
+
+    def to_line(self) -> bytes:
+        data = {"file": self.file, "frames": self.frames, "config": self.config, "tracks": dict(self.tracks)}
+        return json.dumps(data, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes | str) -> "FinishedClip":
+        """Inverse of `to_line`. Raises ResultError."""
+        try:
+            return _FINISHED_CLIP.validate_json(line)
+        except ValidationError as error:
+            raise ResultError(f"not a finished clip of this program: {_first_error(error)}") from error
+
+
+_RUN, _FAILURE, _FINISHED_CLIP = TypeAdapter(Run), TypeAdapter(Failure), TypeAdapter(FinishedClip)
 
 
 def _first_error(report: ValidationError) -> str:

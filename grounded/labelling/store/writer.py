@@ -15,8 +15,14 @@ from filelock import FileLock, Timeout
 
 from grounded.errors import BusyError, ConfigError, OutputError, ResultError
 from grounded.labelling.records import Record
-from grounded.labelling.store.reader import complete_lines, list_shards, parse_file_name, read_all_failures
-from grounded.labelling.store.run import FAILURES, RECORDS, REVIEWS, RUN_FILE, Failure, Run
+from grounded.labelling.store.reader import (
+    complete_lines,
+    list_shards,
+    parse_file_name,
+    read_all_failures,
+    read_finished_clips,
+)
+from grounded.labelling.store.run import CLIPS, FAILURES, RECORDS, REVIEWS, RUN_FILE, Failure, FinishedClip, Run
 from grounded.utils.files import check_folder, output_errors, write_atomically
 
 SYNC_SECONDS = 5.0
@@ -60,11 +66,13 @@ def open_run(
                 _sync_path(path)
         with output_errors(path):
             (path / RECORDS).mkdir(exist_ok=True)
-        for file in (*list_shards(path), path / FAILURES):
+        for file in (*list_shards(path), path / FAILURES, path / CLIPS):
             _repair(file)
         done = {parse_file_name(line, shard) for shard in list_shards(path) for _, line in complete_lines(shard)}
-        failed = {file: failure for file, failure in read_all_failures(path).items() if file not in done}
-        return Writer(path, run, lock, done, failed, sync_seconds)
+        clips = read_finished_clips(path)
+        failures = read_all_failures(path)
+        failed = {file: failure for file, failure in failures.items() if file not in done and file not in clips}
+        return Writer(path, run, lock, done, failed, sync_seconds, clips)
     except BaseException:
         lock.release()
         raise
@@ -79,14 +87,22 @@ class Writer:
     Attributes:
         folder: of the run.
         run: its description.
-        done: names of the images that have a record.
+        done: names of the images, frames among them, that have a record.
+        clips: the clips whose frames all have one, by name.
         failed: the failures so far, by name.
     """
 
     def __init__(
-        self, folder: Path, run: Run, lock: FileLock, done: set[str], failed: dict[str, Failure], sync_seconds: float
+        self,
+        folder: Path,
+        run: Run,
+        lock: FileLock,
+        done: set[str],
+        failed: dict[str, Failure],
+        sync_seconds: float,
+        clips: dict[str, FinishedClip],
     ) -> None:
-        self.folder, self.run, self.done, self.failed = folder, run, done, failed
+        self.folder, self.run, self.done, self.failed, self.clips = folder, run, done, failed, clips
         self._lock, self._sync_seconds = lock, sync_seconds
         self._files: dict[Path, BinaryIO] = {}
         self._unsynced: set[Path] = set()
@@ -109,13 +125,27 @@ class Writer:
             self._has_stale_failures = True
         return True
 
-    def fail(self, failure: Failure) -> bool:
-        """Add an image that failed; False if it has a record. Attempts of earlier runs are added to its own.
+    def finish(self, clip: FinishedClip) -> bool:
+        """Add a clip whose frames all have a record; False if that is known.
 
         Raises:
             OutputError: as in `append`.
         """
-        if failure.file in self.done:
+        if clip.file in self.clips:
+            return False
+        self._write(self.folder / CLIPS, clip.to_line())
+        self.clips[clip.file] = clip
+        if self.failed.pop(clip.file, None):
+            self._has_stale_failures = True
+        return True
+
+    def fail(self, failure: Failure) -> bool:
+        """Add an image or clip that failed; False if it has a record. Attempts of earlier runs are added to its own.
+
+        Raises:
+            OutputError: as in `append`.
+        """
+        if failure.file in self.done or failure.file in self.clips:
             return False
         earlier = self.failed.get(failure.file)
         if earlier:
@@ -241,7 +271,9 @@ def _read_earlier_run(folder: Path, run: Run) -> Run | None:
 
 def _differences(earlier: Run, run: Run) -> list[str]:
     """The settings in which two runs differ: "phrases", "detector.box_threshold"."""
-    names = [name for name in ("phrases", "vocabulary", "tiles") if getattr(earlier, name) != getattr(run, name)]
+    names = [
+        name for name in ("phrases", "vocabulary", "tiles", "clips") if getattr(earlier, name) != getattr(run, name)
+    ]
     return names[:1] + _changed_keys(earlier.configuration, run.configuration)
 
 
@@ -254,7 +286,7 @@ def _changed_keys(before: object, after: object, prefix: str = "") -> list[str]:
 
 def _move_aside(folder: Path) -> None:
     """Move the files of a run to `replaced/`, `run.json` last: until then the folder stays recognisable as a run's."""
-    names = [name for name in (RECORDS, FAILURES, REVIEWS, RUN_FILE) if (folder / name).exists()]
+    names = [name for name in (RECORDS, FAILURES, CLIPS, REVIEWS, RUN_FILE) if (folder / name).exists()]
     if not names:
         return
     with output_errors(folder):

@@ -13,14 +13,25 @@ from grounded.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from grounded.data.protocols import Detector
+    from grounded.data.protocols import Detector, Segmenter, TextEncoder
     from segany.hub import HubModel
 
-KINDS = ("grounding-dino", "groundingdino-py", "owl")
+KINDS = ("grounding-dino", "groundingdino-py", "owl", "one-stage")
 
 
-def build(config: DetectorConfig, device: "str | torch.device" = "cpu") -> "Detector":
+def build(
+    config: DetectorConfig,
+    device: "str | torch.device" = "cpu",
+    segmenter: "Segmenter | None" = None,
+    text_encoder: "TextEncoder | None" = None,
+) -> "Detector":
     """Load the detector that `config` describes onto `device`.
+
+    Args:
+        config: of the detector.
+        device: where it runs.
+        segmenter: whose embeddings a one-stage detector works on.
+        text_encoder: which embeds phrases for it.
 
     Raises:
         ConfigError: `config.kind` is unknown, its package is not installed, or there are no such bundled weights.
@@ -38,6 +49,13 @@ def build(config: DetectorConfig, device: "str | torch.device" = "cpu") -> "Dete
         from grounded.models.detectors.owl import Owl
 
         return Owl.from_pretrained(config.checkpoint, config, device)
+    if config.kind == "one-stage":
+        from grounded.models.detectors.one_stage import OneStage
+        from segany import Predictor
+
+        if not isinstance(segmenter, Predictor) or text_encoder is None:
+            raise ConfigError("a one-stage detector works on the embeddings of a segmenter of kind segany, and of CLIP")
+        return OneStage.from_pretrained(config.checkpoint, segmenter, text_encoder, config)
     raise ConfigError(f"detector kind must be one of {', '.join(KINDS)}, got {config.kind!r}")
 
 
@@ -57,4 +75,8 @@ def locate(config: DetectorConfig) -> "Path | HubModel":
 
         family = checkpoint.OWL if config.kind == "owl" else checkpoint.GROUNDING_DINO
         return checkpoint.locate(config.checkpoint, family)
+    if config.kind == "one-stage":
+        from grounded.models.detectors import one_stage
+
+        return one_stage.locate(config.checkpoint)
     raise ConfigError(f"detector kind must be one of {', '.join(KINDS)}, got {config.kind!r}")

@@ -170,16 +170,7 @@ class GroundingDino(HubDetector):
         return [build_prompt(tokens, known[run.start : run.stop], self.delimiters) for run in runs]
 
     def _input_size(self, image: Image.Image) -> tuple[int, int]:
-        """(height, width) to which an image is resized."""
-        config = self.model.config
-        # Pixels a step on each feature map: of the backbone's stages, then each twice the one before.
-        patch = getattr(config.backbone_config, "patch_size", 4)
-        strides = [patch * 2 ** (stage - 1) for stage in config.backbone_config.out_indices]
-        while len(strides) < config.num_feature_levels:
-            strides.append(2 * strides[-1])
-        size = apply_size_rule((image.height, image.width), self._size_rule)
-        # With two stages the queries are picked among the feature locations, of which there must be enough.
-        return grow_to_locations(size, strides, config.num_queries if config.two_stage else 1)
+        return input_size((image.height, image.width), self._size_rule, self.model.config)
 
 
 def score_phrases(
@@ -243,6 +234,17 @@ def apply_size_rule(image_size: tuple[int, int], rule: Mapping[str, int]) -> tup
         case _:
             raise ValueError(f"size must have shortest_edge, height and width, or max_height and max_width, got {rule}")
     return max(1, height), max(1, width)
+
+
+def input_size(image_size: tuple[int, int], rule: Mapping[str, int], config: Any) -> tuple[int, int]:
+    """Return (height, width) to which an image of `image_size` is resized for a network of `config`."""
+    # Pixels a step on each feature map: of the backbone's stages, then each twice the one before.
+    patch = getattr(config.backbone_config, "patch_size", 4)
+    strides = [patch * 2 ** (stage - 1) for stage in config.backbone_config.out_indices]
+    while len(strides) < config.num_feature_levels:
+        strides.append(2 * strides[-1])
+    # With two stages the queries are picked among the feature locations, of which there must be enough.
+    return grow_to_locations(apply_size_rule(image_size, rule), strides, config.num_queries if config.two_stage else 1)
 
 
 def count_feature_locations(size: tuple[int, int], strides: Sequence[int]) -> int:

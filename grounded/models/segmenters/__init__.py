@@ -32,6 +32,7 @@ def build(config: SegmenterConfig, device: "str | torch.device" = "cpu") -> "Seg
         dtype=config.dtype,
         decoder=config.decoder,
         adapter=config.adapter,
+        text_adapter=config.text_adapter,
         hq_token_only=config.hq_token_only,
     )
     return segany.Predictor(model, compile=config.compile)

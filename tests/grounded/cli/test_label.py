@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -15,6 +16,8 @@ from grounded.config import PipelineConfig, override
 from grounded.labelling.sources import open_source
 from grounded.labelling.store import Run, open_run, read_failures, read_records
 from tests.grounded.conftest import random_image, save_segmenter
+from tests.grounded.video.clips import write_clip
+from tests.grounded.video.drawn import drawn_clip, line
 from tests.http_server import image_server
 
 
@@ -233,3 +236,44 @@ def test_weights_that_are_missing(images: Path, random_config: PipelineConfig, t
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ") and "nowhere.safetensors" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_clips_that_cannot_be_tracked_are_named(images: Path, config: str, tmp_path: Path):
+    (images / "broken.mp4").write_bytes(b"no video")
+    out = tmp_path / "out"
+    result = run(images, "a cat", "--config", config, "--out", out)
+    assert result.exit_code == 1 and result.stdout.startswith("3 images labelled, 1 failure")
+    assert "1 clip was not tracked to its end: broken.mp4: " in result.stderr
+    assert [failure.kind for failure in read_failures(out).values()] == ["clip"]
+    again = run(images, "a cat", "--config", config, "--out", out, "--clips")
+    assert again.exit_code == 2 and "holds a run that differs in clips" in again.stderr
+    wrong = run(images, "a cat", "--config", config, "--out", out, "--clips", "--root", tmp_path)
+    assert wrong.exit_code == 2 and "--clips is for folders" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_clips_and_what_is_exported_of_them(tmp_path: Path):
+    clip = drawn_clip({"dog": line((60, 120), (80, 110), 3)})
+    (tmp_path / "in").mkdir()
+    clip.images[0].save(tmp_path / "in" / "still.png")
+    write_clip(tmp_path / "in" / "a.mp4", 3, images=[np.asarray(image) for image in clip.images], size=(320, 240))
+    classes = {"classes": {"pet": ["a dog", "a puppy"]}, "negatives": ["a lemon"]}
+    (tmp_path / "classes.yaml").write_text(json.dumps(classes))
+    out = tmp_path / "out"
+    result = run(tmp_path / "in", tmp_path / "classes.yaml", "--out", out, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("1 image and 3 frames of clips labelled, 0 failures")
+    assert result.stdout.endswith("1 clip finished, 1 track\n")
+    frames = [record for record in read_records(out) if record.frame is not None]
+    assert [record.image.file for record in frames] == [f"a.mp4/{number:06d}" for number in range(3)]
+    assert all(record.frame.names == ["pet 1"] for record in frames)
+    for name in ("coco", "mot"):
+        more = ["--with-images"] if name == "coco" else []
+        exported = CliRunner().invoke(export, [str(out), "--format", name, *more])
+        assert exported.exit_code == 0, exported.output
+    coco = json.loads((out / "exports" / "coco" / "instances.json").read_text())
+    assert [image["file_name"] for image in coco["images"]][-1] == "a.mp4/000002.jpg"
+    assert (out / "exports" / "coco" / "images" / "a.mp4" / "000002.jpg").exists()
+    assert len((out / "exports" / "mot" / "a.mp4.txt").read_text().splitlines()) == 3
+    refused = CliRunner().invoke(export, [str(out), "--format", "mot", "--with-images"])
+    assert refused.exit_code == 2 and "written from the records of clips" in refused.output

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from grounded.labelling.progress import NoProgress, ProgressBar, ProgressLines, RunCounter, RunSummary, open_progress
-from grounded.labelling.store import Failure
+from grounded.labelling.store import Failure, FinishedClip
 from tests.grounded.labelling.standin import PHRASES, record
 
 
@@ -46,11 +46,28 @@ def test_a_counter():
             ],
         ),
         (
+            RunSummary(
+                images=5,
+                seconds=1.0,
+                frames=4,
+                clips=tuple(
+                    FinishedClip(file=f"{number}.mp4", frames=1, config="1", tracks={"a": 2} if not number else {})
+                    for number in range(7)
+                ),
+            ),
+            [
+                "1 image and 4 frames of clips labelled, 0 failures, in 1.0 s, 5.00 images/s",
+                "0 instances",
+                "7 clips finished, 2 tracks",
+                "nothing was seen in 1.mp4, 2.mp4, 3.mp4, 4.mp4, 5.mp4 and 1 more",
+            ],
+        ),
+        (
             RunSummary(images=8000, seconds=7620.0, interrupted=True),
             ["interrupted: 8000 images labelled, 0 failures, in 2 h 07 min, 1.05 images/s", "0 instances"],
         ),
     ],
-    ids=["nothing", "some", "interrupted"],
+    ids=["nothing", "some", "clips", "interrupted"],
 )
 def test_summaries(summary: RunSummary, lines: list[str]):
     assert str(summary).splitlines() == lines

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from grounded.errors import ConfigError, ImageError
-from grounded.labelling.sources import FolderSource, ListedFiles, TarSource, image_suffixes, open_source
+from grounded.labelling.sources import (
+    FolderSource,
+    ListedFiles,
+    SequenceSource,
+    TarSource,
+    image_suffixes,
+    open_source,
+)
 from grounded.labelling.sources.opening import expand_braces
 from tests.data import PICNIC
 from tests.http_server import image_server
@@ -385,3 +392,45 @@ def test_what_is_no_source_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     spec, message = BAD[case]
     with pytest.raises(ConfigError, match=message):
         open_source(spec)
+
+
+def test_videos_are_clips_where_they_are_asked_for(tmp_path: Path):
+    for name in ("a.png", "b.MP4", "below/c.mkv", "below/d.txt", "e.ts", ".f.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [item.file for item in open_source(tmp_path).items()] == ["a.png"]
+    source = open_source(tmp_path, videos=True)
+    assert [(item.file, item.clip is not None) for item in source.items()] == [
+        ("a.png", False),
+        ("b.MP4", True),
+        ("below/c.mkv", True),
+    ]
+    assert source.count() == 3
+    for spec in (tmp_path / "b.MP4", tmp_path / "**" / "*.[Mm]*", "http://localhost/a/b.mp4"):
+        assert all(item.clip is not None for item in open_source(spec, videos=True).items()), spec
+    with pytest.raises(ConfigError, match="no image, no video and no TAR file matches"):
+        open_source(tmp_path / "*.bmp", videos=True)
+
+
+def test_folders_of_images_as_clips(tmp_path: Path):
+    frames = [Image.new("RGB", (8, 6), (0, 0, number)) for number in range(3)]
+    for folder in ("", "one", "one/two"):
+        (tmp_path / "in" / folder).mkdir(exist_ok=True, parents=True)
+        for number in (10, 9):
+            frames[0].save(tmp_path / "in" / folder / f"{number}.png")
+    frames[0].save(tmp_path / "in" / "one" / "moves.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "in" / "one" / "still.gif")
+    found = {item.file: item.clip for item in SequenceSource.of(open_source(tmp_path / "in", videos=True)).items()}
+    names = {file: [name for name, _ in clip.images] for file, clip in found.items() if clip is not None}
+    assert names == {
+        "in": ["9.png", "10.png"],
+        "one/moves.gif": [],
+        "one": ["one/9.png", "one/10.png", "one/still.gif"],
+        "one/two": ["one/two/9.png", "one/two/10.png"],
+    }
+    listed = SequenceSource.of(open_source(tmp_path / "in" / "one" / "*" / "*.png", videos=True))
+    assert [item.file for item in listed.items()] == ["two"]
+    (tmp_path / "in" / "in").mkdir()
+    frames[0].save(tmp_path / "in" / "in" / "0.png")
+    with pytest.raises(ConfigError, match="two clips would be named in"):
+        list(SequenceSource.of(open_source(tmp_path / "in")).items())

@@ -17,7 +17,7 @@ from grounded.errors import BusyError, OutputError
 from grounded.labelling.store import Failure, open_run, read_done_files, read_failures, read_records
 from tests.data import PICNIC, ROOT
 from tests.grounded.labelling.engines.test_local import RUN, contents
-from tests.grounded.labelling.standin import label_folder, start, write_images
+from tests.grounded.labelling.standin import label_folder, start, write_clip_folder, write_images
 
 IMAGES = 40
 
@@ -75,6 +75,22 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_twice(
     assert lines(tmp_path / "out") == IMAGES - 1
     assert contents(tmp_path / "out") == undisturbed
     assert set(read_failures(tmp_path / "out")) == {"0020.png"}
+
+
+def test_killed_clips_lose_no_frame_and_keep_their_ids(tmp_path: Path):
+    for name, count in (("a", 10), ("b", 4)):
+        write_clip_folder(tmp_path / "clips" / name, count)
+    label_folder(tmp_path / "clips", tmp_path / "undisturbed", clips=True)
+    for reached in (1, 6, 11):
+        process = start(tmp_path / "clips", tmp_path / "out", seconds=0.03, clips=True)
+        wait_for(reached, tmp_path / "out")
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+    label_folder(tmp_path / "clips", tmp_path / "out", clips=True)
+    assert lines(tmp_path / "out") == 14
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    clips = [(tmp_path / out / "clips.jsonl").read_text() for out in ("out", "undisturbed")]
+    assert clips[0] == clips[1]
 
 
 def test_ctrl_c_finishes_what_is_in_work(images: Path, undisturbed: dict[str, dict], tmp_path: Path):
@@ -154,6 +170,20 @@ def test_a_full_disk_is_an_error_and_the_folder_resumes(tmp_path: Path, small_di
     label_folder(images, tmp_path / "undisturbed")
     assert contents(small_disk / "out") == contents(tmp_path / "undisturbed")
     assert lines(small_disk / "out") == 300
+
+
+def test_a_full_disk_in_a_clip_keeps_whole_frames(tmp_path: Path, small_disk: Path):
+    write_clip_folder(tmp_path / "clips" / "a", 120)
+    with pytest.raises(OutputError, match="the disk is full"):
+        label_folder(tmp_path / "clips", small_disk / "out", clips=True)
+    done = read_done_files(small_disk / "out")
+    assert 0 < len(done) < 120
+    assert read_failures(small_disk / "out") == {}, "the clip is not at fault"
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    label_folder(tmp_path / "clips", small_disk / "out", clips=True)
+    label_folder(tmp_path / "clips", tmp_path / "undisturbed", clips=True)
+    assert contents(small_disk / "out") == contents(tmp_path / "undisturbed")
+    assert lines(small_disk / "out") == 120
 
 
 def test_a_full_disk_while_a_failure_is_written(tmp_path: Path, small_disk: Path):

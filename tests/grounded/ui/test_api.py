@@ -10,12 +10,13 @@ from PIL import Image
 from scipy import ndimage
 
 from grounded.data.instances import Instances
-from grounded.errors import ConfigError, GroundedError, ImageError, PromptError, ResultError
+from grounded.errors import ConfigError, GroundedError, ImageError, PromptError, ResultError, VideoError
 from grounded.query import QuerySettings
 from grounded.ui.actions import Actions
 from grounded.ui.api import ENDPOINT_SETTINGS, ENDPOINTS, Api, _read_result, expand_settings
 from grounded.ui.progress import TimeLimitError
 from grounded.ui.state import Limits
+from grounded.video.tracks import TrackedFrame
 from segany.utils.rle import encode_rle
 from tests.data import PICNIC, picnic_truth, unchecked
 from tests.fuzzing import FUZZ_COUNTS, fuzz
@@ -267,6 +268,32 @@ def test_settings_are_taken_by_position(api: Api, found: dict[str, Any]):
     assert segment(str(PICNIC), "a dog. pizza")["instances"] == found["instances"]
     assert segment(str(PICNIC), "a dog. pizza", *[None] * 6)["instances"] == found["instances"]
     assert segment(str(PICNIC), "a dog. pizza", 1.0)["instances"] == []
+
+
+def test_track_follows_the_dog(api: Api, walk: Path):
+    result = api.track(str(walk), "a dog", frames=2)
+    assert result["clip"] == {"file": "walk.mp4", "width": 320, "height": 240, "frame_rate": 25.0}
+    frames = [TrackedFrame.from_dict(frame) for frame in json.loads(json.dumps(result))["frames"]]
+    assert [(frame.number, frame.names) for frame in frames] == [(0, ["a dog 1"]), (1, ["a dog 1"])]
+    assert result["notes"] == [] and result["models"]["segmenter"] == "bundled:tiny"
+
+
+@pytest.mark.parametrize(
+    ("frames", "text", "message"),
+    [(0, "a dog", "frames must be a whole number from 1 on, got 0"), (1, " . ", "no phrase")],
+)
+def test_track_refuses_wrong_arguments(api: Api, walk: Path, frames: int, text: str, message: str):
+    with pytest.raises((ConfigError, PromptError), match=message):
+        api.track(str(walk), text, frames)
+
+
+def test_track_needs_a_clip_and_a_model(api: Api, actions: Actions, tmp_path: Path, walk: Path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match=r"broken.mp4 cannot be read as a video"):
+        api.track(str(tmp_path / "broken.mp4"), "a dog")
+    without = Api(replace(actions, video=None, video_missing="No video model."))
+    with pytest.raises(ConfigError, match="No video model"):
+        without.track(str(walk), "a dog")
 
 
 @pytest.mark.parametrize("count", FUZZ_COUNTS)

@@ -17,13 +17,10 @@ def demo(actions: Actions) -> gr.Blocks:
     return build_demo(actions)
 
 
-def test_three_tabs(demo: gr.Blocks):
+def test_four_tabs(demo: gr.Blocks):
     tabs = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
-    assert [label for label in tabs if label in ("Segment", "Everything", "Several images")] == [
-        "Segment",
-        "Everything",
-        "Several images",
-    ]
+    wanted = ["Segment", "Everything", "Several images", "Video"]
+    assert [label for label in tabs if label in wanted] == wanted
 
 
 def test_the_endpoints_are_all_that_is_public(demo: gr.Blocks):

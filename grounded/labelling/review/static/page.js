@@ -10,6 +10,7 @@ let drawing = null; // {key, clicks: [{x, y, label}], masks, chosen}: a mask tha
 let saving = Promise.resolve(); // reviews reach the server in the order in which they were made
 let modelsLoaded = false;
 let segmenter = "";
+let guide = null; // leads through images that are annotated one after the other, see annotate.js
 
 async function fetchJson(path, body) {
   const options = body && {
@@ -50,7 +51,17 @@ async function loadSummary() {
   $("phrases").replaceChildren(...found.phrases.map((name) => element("option", { value: name })));
   $("notice").hidden = !found.error;
   $("notice").textContent = found.error ? `Not all records could be read: ${found.error}` : "";
+  if (found.guide && !guide) startGuide(found.guide);
   if (found.read < found.total && !found.error) setTimeout(() => loadSummary().catch(showStatus), 2000);
+}
+
+// From the first image that nobody has annotated, unless the address names one.
+async function startGuide(settings) {
+  guide = createGuide(settings);
+  if (image) return guide.opened();
+  if (current()) return;
+  const found = await fetchJson(`/api/images?${query({ ...listOptions(), state: "unreviewed", limit: 1 })}`).catch(showStatus);
+  if (found?.images.length && !current()) location.hash = encodeURIComponent(found.images[0].file);
 }
 
 function showAgreement(a) {
@@ -149,6 +160,7 @@ async function open(file) {
     showPixels();
     show();
     showStatus(progressText());
+    guide?.opened();
   } catch (error) {
     showStatus(error);
   }
@@ -194,14 +206,16 @@ async function step(by) {
   }
   const item = list.items[at + by];
   if (item) location.hash = encodeURIComponent(item.file);
-  else showStatus("This is the last image.");
+  else showStatus(lastText());
 }
+
+const lastText = () => `This is the last image.${guide ? " End the round with: grounded engine next" : ""}`;
 
 // From an image that was opened by its address, and is not in the list yet.
 async function stepFromUnlisted() {
   const found = await fetchJson(`/api/images?${query({ ...listOptions(), after: current(), limit: 1 })}`).catch(showStatus);
   if (found?.images.length) location.hash = encodeURIComponent(found.images[0].file);
-  else if (found) showStatus("This is the last image.");
+  else if (found) showStatus(lastText());
 }
 
 const states = { accept: "accepted", reject: "rejected", relabel: "relabelled", redraw: "redrawn", add: "added" };
@@ -221,7 +235,7 @@ function show() {
     candidate.classList.add("candidate");
     outlines.push(candidate);
   }
-  $("masks").replaceChildren(...outlines, ...(drawing?.clicks ?? []).map(dot));
+  $("masks").replaceChildren(...outlines, ...(drawing?.clicks ?? []).map(dot), ...(guide?.marks() ?? []));
   $("masks").classList.toggle("drawing", Boolean(drawing));
   $("instances").replaceChildren(...image.instances.map(row));
   $("instances").children[selected]?.scrollIntoView({ block: "nearest" });
@@ -259,6 +273,8 @@ function row(one, i) {
   const made = element("button", { className: one.state ?? "" }, colour, element("span", { textContent: one.phrase }));
   if (one.state) made.append(element("span", { className: `badge ${one.state}`, textContent: states[one.state] }));
   made.append(element("span", { textContent: score, title: "score" }));
+  const seconds = image.times[one.key];
+  if (seconds) made.append(element("span", { textContent: `${seconds.toFixed(0)} s`, title: "time that a person took" }));
   made.setAttribute("aria-current", String(i === selected));
   made.addEventListener("click", () => select(i));
   return element("li", {}, made);
@@ -330,7 +346,7 @@ function refreshCard(found) {
 function reviewSelected(action) {
   const one = image?.instances[selected];
   if (!one) {
-    if (image && action === "accept" && isUnreviewedAndEmpty()) sendReviews([{ action }]);
+    if (image && action === "accept" && isUnreviewedAndEmpty()) sendReviews([{ action, ...guide?.measure() }]);
     return;
   }
   one.state = action; // shown before the server has the review
@@ -338,7 +354,8 @@ function reviewSelected(action) {
   if (next >= 0) selected = next;
   show();
   if ($("stage").classList.contains("zoomed")) zoom(true);
-  sendReviews([{ action, key: one.key }]);
+  sendReviews([{ action, key: one.key, ...guide?.measure() }]);
+  guide?.begin();
 }
 
 function acceptRemaining() {
@@ -346,7 +363,8 @@ function acceptRemaining() {
   if (!rest.length) return;
   for (const one of rest) one.state = "accept";
   show();
-  sendReviews(rest.map((one) => ({ action: "accept", key: one.key })));
+  sendReviews(rest.map((one, i) => ({ action: "accept", key: one.key, ...(i ? {} : guide?.measure()) })));
+  guide?.begin();
 }
 
 function undo() {
@@ -392,8 +410,10 @@ function showDrawing() {
 function click(event, label) {
   if (!drawing) return;
   const at = new DOMPoint(event.clientX, event.clientY).matrixTransform($("masks").getScreenCTM().inverse());
-  const x = Math.min(Math.max(at.x, 0), image.width);
-  const y = Math.min(Math.max(at.y, 0), image.height);
+  addClick(Math.min(Math.max(at.x, 0), image.width), Math.min(Math.max(at.y, 0), image.height), label);
+}
+
+function addClick(x, y, label) {
   drawing.clicks.push({ x, y, label });
   show();
   predict();
@@ -469,8 +489,10 @@ function keepMask() {
     return;
   }
   const { key } = drawing;
+  const measured = guide?.measure(drawing.clicks.length);
   stopDrawing();
-  sendReviews([key === null ? { action: "add", phrase, mask } : { action: "redraw", key, mask }]);
+  sendReviews([{ ...(key === null ? { action: "add", phrase, mask } : { action: "redraw", key, mask }), ...measured }]);
+  guide?.begin();
 }
 
 // ---- zoom
@@ -516,7 +538,8 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   // Enter on a button is for that button.
-  const action = event.key === "Enter" && event.target.matches("button, a") ? null : (drawing ? drawingShortcuts : shortcuts)[event.key];
+  const isPressed = event.target.matches("button, a") && (event.key === "Enter" || (guide && event.key === " "));
+  const action = isPressed ? null : (guide?.shortcut(event) ?? (drawing ? drawingShortcuts : shortcuts)[event.key]);
   if (!action) return;
   event.preventDefault();
   action();

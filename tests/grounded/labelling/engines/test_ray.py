@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from grounded.labelling.progress import NoProgress, RunCounter, RunSummary
 from grounded.labelling.sources import Item, open_source
 from grounded.labelling.store import Run, open_run, read_failures, read_records
 from grounded.labelling.task import LabelledImage, PipelineTaskSpec
+from grounded.video.clip import Clip
+from grounded.video.tracks import TrackedFrame
 from tests.data import PICNIC, ROOT
 from tests.grounded.labelling import standin
 from tests.grounded.labelling.standin import PHRASES
@@ -51,6 +53,13 @@ class Bright:
         if any(image.path and "poison" in image.path.name for image in images):
             os._exit(1)
         return standin.Bright(self.seconds)(images)
+
+    def track(self, clip: Clip, before: Mapping[int, TrackedFrame]) -> Iterator[TrackedFrame]:
+        (self.notes / str(os.getpid())).touch()
+        for frame in standin.Bright(self.seconds).track(clip, before):
+            if clip.info.name.startswith("poison") and frame.number == 3:
+                os._exit(1)
+            yield frame
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,10 @@ def write_source(folder: Path, count: int, *special: str) -> str:
     return str(folder)
 
 
-def labelled(engine: Callable, images: str, spec: object, out: Path, **options: object) -> RunSummary:
-    source = open_source(images)
+def labelled(
+    engine: Callable, images: str | Path, spec: object, out: Path, clips: bool = False, **options: object
+) -> RunSummary:
+    source = standin.open_clips(Path(images)) if clips else open_source(images)
     run = Run(source=source.spec, phrases=PHRASES, models={"detector": "none"}, config="1")
     with open_run(out, run) as writer:
         return engine(source, spec, writer, EngineOptions(batch=2), **options)
@@ -215,6 +226,22 @@ class TestOnACluster:
         assert not read_failures(tmp_path / "out")
         # Both workers were replaced; the later replacement may have found nothing left to do.
         assert len(list(notes(tmp_path).iterdir())) in (3, 4)
+
+    @pytest.mark.slow
+    def test_clips_are_those_of_one_process_whatever_dies(self, tmp_path: Path) -> None:
+        for seed, name in enumerate(("a", "b", "poison")):
+            standin.write_clip_folder(tmp_path / "in" / name, 9, seed=seed)
+        here, there = tmp_path / "here", tmp_path / "there"
+        kill = CallAt(partial(kill_workers, notes(tmp_path)), 5)
+        spec = Bright(notes(tmp_path), 0.05)
+        summary = labelled(label_ray, tmp_path / "in", spec, there, clips=True, workers=2, progress=kill)
+        assert (summary.images, summary.failures) == (9 + 9 + 3, 1)
+        (failure,) = read_failures(there).values()
+        assert (failure.file, failure.kind) == ("poison", "crash") and "died twice" in failure.reason
+        labelled(label_local, tmp_path / "in", standin.Bright(), here, clips=True)
+        frames = contents(here)
+        assert contents(there) == {file: one for file, one in frames.items() if file in contents(there)}
+        assert sum(file.startswith("poison") for file in contents(there)) == 3, "the frames before it are kept"
 
     @pytest.mark.slow
     def test_workers_killed_again_and_again_lose_nothing(self, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ from tests.grounded.labelling.reviewed import NEW, make_review
         ),
         pytest.param({"action": "accept", "instance": 0, "mood": "good"}, "mood", id="unknown key"),
         pytest.param({"action": "redraw", "instance": 0, "mask": 3}, "not a review", id="mask of another form"),
+        pytest.param(
+            {"action": "accept", "instance": 0, "seconds": -1.0}, "seconds must be from 0", id="less than no time"
+        ),
+        pytest.param({"action": "accept", "instance": 0, "clicks": 1.5}, "clicks must be a number", id="half a click"),
     ],
 )
 def test_wrong_reviews(values: dict[str, Any], message: str):
@@ -44,6 +49,7 @@ def test_a_line_and_back():
     for review in (
         make_review("accept", 0),
         make_review("accept"),
+        replace(make_review("reject", 1), seconds=2.25, clicks=0),
         make_review("add", "x", phrase="ein Hühnchen", mask=NEW, source="labelme"),
     ):
         line = review.to_line()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from grounded.errors import OutputError
 from grounded.labelling.review import apply, log, server
-from grounded.labelling.review.session import ReviewSession
+from grounded.labelling.review.session import AnnotationGuide, ReviewSession
 from segany.utils.rle import RLE, decode_rle, encode_rle
 from tests.data import ROOT, disk
 from tests.fuzzing import FUZZ_COUNTS, fuzz
@@ -42,7 +42,7 @@ def files(client: TestClient, **query: object) -> list[str]:
     return [one["file"] for one in found["images"]]
 
 
-@pytest.mark.parametrize("path", ["/", "/page.js", "/style.css"])
+@pytest.mark.parametrize("path", ["/", "/page.js", "/annotate.js", "/style.css"])
 def test_the_page_asks_for_nothing_from_elsewhere(path: str, client: TestClient):
     response = client.get(path)
     assert response.status_code == 200 and response.headers["Cache-Control"] == "no-store"
@@ -130,6 +130,20 @@ def test_a_review_is_on_the_disk_and_in_the_response(client: TestClient, run: Pa
     assert files(client, phrase="an old telephone") == ["shelf.png"]
     for state in ("reject", "relabel", "partly"):
         assert files(client, state=state) == ["shelf.png"]
+
+
+def test_a_guide_leads_through_images(client: TestClient, session: ReviewSession, run: Path):
+    assert client.get("/api/summary").json()["guide"] is None
+    session.guide = AnnotationGuide("unnamed", 30.0)
+    assert client.get("/api/summary").json()["guide"] == {"phrase": "unnamed", "seconds_per_mask": 30.0}
+    mask = dict(encode_rle(disk(480, 640, 100, 100, 20)[None])[0])
+    add = {"action": "add", "phrase": "unnamed", "mask": mask, "seconds": 12.5, "clicks": 3}
+    image = post_reviews(client, "more/nothing.png", add)["image"]
+    (review,) = log.read_reviews(run)
+    assert (review.seconds, review.clicks) == (12.5, 3)
+    assert image["times"] == {image["instances"][0]["key"]: 12.5}
+    bad = {"file": "more/nothing.png", "reviews": [{**add, "seconds": -1}]}
+    assert client.post("/api/reviews", json=bad).status_code == 422
 
 
 def test_undo_takes_back_the_latest_of_the_image(client: TestClient):

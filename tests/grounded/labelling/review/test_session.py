@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from grounded.errors import ResultError
+from grounded.labelling.frame_images import RunImages
 from grounded.labelling.review import log
 from grounded.labelling.review.clicks import ClickSegmenter
 from grounded.labelling.review.index import UnknownImageError
@@ -11,6 +12,8 @@ from grounded.labelling.review.session import ReviewSession, svg_path
 from segany.utils.rle import encode_rle
 from tests.data import disk
 from tests.grounded.labelling.reviewed import make_review, write_run
+from tests.grounded.labelling.standin import write_clip_folder
+from tests.grounded.labelling.test_tracking import label, open_clips
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,18 @@ def test_states(actions: list[tuple[str, int]], states: set[str], session: Revie
     for action, instance in actions:
         session.add_reviews(make_review(action, instance, "shelf.png"))
     assert session.states("shelf.png") == states
+
+
+def test_frames_of_clips_are_shown_and_not_corrected(tmp_path: Path, segmenter: ClickSegmenter):
+    write_clip_folder(tmp_path / "in" / "shots", 3)
+    label(open_clips(tmp_path / "in"), tmp_path / "out")
+    session = ReviewSession(tmp_path / "out", RunImages(open_clips(tmp_path / "in")), segmenter)
+    session.index.wait()
+    shown = session.image_to_dict("shots/1.png")
+    assert shown["missing"] is None and [one["phrase"] for one in shown["instances"]] == ["bright"]
+    with pytest.raises(ResultError, match=r"is a frame of a clip, .* use grounded track with --prompts"):
+        session.add_reviews(make_review("accept", 0, "shots/1.png"))
+    assert session.reviews("shots/1.png") == []
 
 
 def test_another_start_knows_the_reviews(session: ReviewSession, run: Path, segmenter: ClickSegmenter):

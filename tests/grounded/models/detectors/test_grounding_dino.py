@@ -240,8 +240,9 @@ def test_libraries_are_imported_only_when_a_detector_is_built():
 
 
 def test_unknown_kind():
+    message = "kind must be one of grounding-dino, groundingdino-py, owl, one-stage, got 'yolo'"
     for function in (detectors.build, detectors.locate):
-        with pytest.raises(ConfigError, match="kind must be one of grounding-dino, groundingdino-py, owl, got 'yolo'"):
+        with pytest.raises(ConfigError, match=message):
             function(DetectorConfig(kind="yolo"))
 
 

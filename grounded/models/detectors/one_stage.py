@@ -1,0 +1,151 @@
+"""A detector on the segmenter's own embedding, so that an image is encoded once for boxes and masks."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from grounded.config import DetectorConfig, bundled_folder
+from grounded.data.detections import Detections
+from grounded.data.image import ImageLike
+from grounded.data.protocols import TextEncoder
+from grounded.errors import CheckpointError, ConfigError
+from grounded.models.detectors.base import open_inputs, select
+from grounded.models.detectors.one_stage_head import FILE, OneStageHead, cell_boxes, load_head
+from segany import ImageEmbedding, Predictor
+from segany.precision import own_precision
+from segany.utils.boxes import clip_boxes
+
+# Cosine with the nearest learnt name below which a phrase counts as not learnt: of synonyms it is above, of other
+# things of the same kind below.
+_LEARNT = 0.72
+_CLOSEST = 3  # learnt names that are told instead
+_MOST_CELLS = 1000  # of one image that go into non-maximum suppression, the best
+
+
+class OneStage:
+    """A `Detector`, and an `EmbeddingDetector`, by a head on segany's embeddings.
+
+    Args:
+        head: in evaluation mode, on the device of the predictor.
+        predictor: of the image model that the head was trained on.
+        text_encoder: gives the embeddings of phrases that the head was trained with.
+        names: those that the head has learnt.
+        embeddings: of the names, of unit length.
+        config: thresholds.
+    """
+
+    def __init__(
+        self,
+        head: OneStageHead,
+        predictor: Predictor,
+        text_encoder: TextEncoder,
+        names: Sequence[str] = (),
+        embeddings: Float[Tensor, "v d"] | None = None,
+        config: DetectorConfig | None = None,
+    ) -> None:
+        if text_encoder.dim != head.config.text_dim:
+            raise ConfigError(
+                f"the detector was trained with phrase embeddings of width {head.config.text_dim}, "
+                f"got a text encoder of width {text_encoder.dim}"
+            )
+        if predictor.model.config.prompt_dim != head.config.dim:
+            raise ConfigError(
+                f"the detector was trained on embeddings of {head.config.dim} channels, "
+                f"got a segmenter with {predictor.model.config.prompt_dim}"
+            )
+        self.head, self.predictor, self.text_encoder = head, predictor, text_encoder
+        self.names, self.config = tuple(names), config or DetectorConfig(kind="one-stage")
+        self._name_embeddings = embeddings
+
+    @classmethod
+    @own_precision()
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        predictor: Predictor,
+        text_encoder: TextEncoder,
+        config: DetectorConfig | None = None,
+    ) -> "OneStage":
+        """Load a head, "bundled:NAME" or a folder, for the models that it was trained with.
+
+        Raises:
+            CheckpointError: its file is missing, cannot be read or does not fit.
+            ConfigError: it was trained with other models.
+        """
+        head, names, embeddings = load_head(locate(source))
+        return cls(head.to(predictor.device), predictor, text_encoder, names, embeddings, config)
+
+    @own_precision()
+    def detect(self, images: Sequence[ImageLike], phrases: Sequence[Sequence[str]]) -> list[Detections]:
+        """Find the phrases of each image in it; errors are those of `open_inputs` and of the text encoder."""
+        opened, texts = open_inputs(images, phrases)
+        return [self._detect(image, own) for image, own in zip(opened, texts, strict=True)]
+
+    def _detect(self, image: Image.Image, phrases: tuple[str, ...]) -> Detections:
+        return self.detect_embedded(self.predictor.encode(image), phrases) if phrases else Detections.empty(0)
+
+    @torch.inference_mode()
+    @own_precision()
+    def detect_embedded(self, embedding: ImageEmbedding, phrases: Sequence[str]) -> Detections:
+        """Find phrases in the image of an embedding by the predictor.
+
+        Returns:
+            the detections, best first. Scores are the probability of the phrase times the root of the box's quality.
+        """
+        if not phrases:
+            return Detections.empty(0)
+        cells = self.head(embedding.features.to(self.predictor.device).float())
+        texts = self.text_encoder.encode(phrases).to(cells.words)
+        scores = self.head.logits(cells.words.flatten(2)[0].T, texts).sigmoid()
+        scores = scores * cells.quality.sigmoid().flatten().sqrt()[:, None]
+        best = scores.max(dim=1).values.topk(min(_MOST_CELLS, len(scores))).indices
+        boxes = self._to_pixels(cell_boxes(cells.reaches)[0, best], embedding)
+        chosen, phrase_ids = select(
+            boxes,
+            scores[best],
+            box_threshold=self.config.threshold,
+            nms_threshold=self.config.nms_threshold,
+            cross_phrase_nms=self.config.cross_phrase_nms,
+            max_detections=self.config.max_detections,
+        )
+        found = boxes[chosen], scores[best][chosen], phrase_ids
+        return Detections(*(values.cpu().numpy() for values in found))
+
+    def _to_pixels(self, boxes: Float[Tensor, "n 4"], embedding: ImageEmbedding) -> Float[Tensor, "n 4"]:
+        """From sides of the model frame, of which the image covers the upper left part, to pixels of the image."""
+        height, width = embedding.original_size
+        resized_height, resized_width = embedding.resized_size
+        frame = self.predictor.model.config.image_size
+        x, y = frame * width / resized_width, frame * height / resized_height
+        return clip_boxes(boxes * boxes.new_tensor([x, y, x, y]), embedding.original_size)
+
+    def note_unread(self, phrases: Sequence[str]) -> tuple[str, ...]:
+        """Return a sentence for each phrase that is far from every name that was learnt."""
+        if self._name_embeddings is None or not self.names:
+            return ()
+        cosines = self.text_encoder.encode(phrases).cpu() @ self._name_embeddings.T
+        nearest = cosines.topk(min(_CLOSEST, len(self.names)), dim=1)
+        notes = []
+        for phrase, values, rows in zip(phrases, nearest.values.tolist(), nearest.indices.tolist(), strict=True):
+            if values[0] < _LEARNT:
+                closest = ", ".join(self.names[row] for row in rows)
+                notes.append(f"the detector has not learnt {phrase!r}; closest: {closest}; results may be wrong")
+        return tuple(notes)
+
+
+def locate(source: str | PathLike[str]) -> Path:
+    """Return the folder of a head.
+
+    Raises:
+        CheckpointError: there is none.
+        ConfigError: no bundled weights of that name.
+    """
+    folder = bundled_folder(str(source)) or Path(source).expanduser()
+    if not (folder / FILE).is_file():
+        raise CheckpointError(f"no one-stage detector at {str(source)!r}; expected a folder with {FILE}")
+    return folder
