@@ -1,4 +1,4 @@
-"""`grounded evaluate`: how good labels, tracks and edges are."""
+"""`grounded evaluate`: how good labels, tracks, masks and edges are."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +32,7 @@ _IOU_TYPES: dict[str, tuple["IouType", ...]] = {"mask": ("mask",), "box": ("box"
 
 @click.group()
 def evaluate() -> None:
-    """Measure how good labels, tracks and edges are."""
+    """Measure how good labels, tracks, masks and edges are."""
 
 
 def _mapping(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

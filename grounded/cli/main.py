@@ -54,7 +54,7 @@ COMMANDS = {
     "evaluate": (
         "evaluate",
         "evaluate",
-        "Measure how good labels, tracks and edges are.",
+        "Measure how good labels, tracks, masks and edges are.",
     ),
     "train": (
         "train",

@@ -122,6 +122,7 @@ def similar(
         click.echo(f"note: {note}", err=True)
     count = int((found.cosines >= threshold).sum())
     click.echo(f"{count} of {len(found.rles)} masks have a cosine of at least {threshold} -> {out / 'similar.png'}")
+    click.echo(f"highest cosines: {', '.join(f'{cosine:.2f}' for cosine in found.cosines[:10].tolist()) or 'none'}")
 
 
 def _read_prompts(

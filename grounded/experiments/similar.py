@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cosine_similarity
 
-from grounded.errors import ConfigError
+from grounded.errors import PromptError
 from grounded.stages.segment import encode_masks
 from segany import ImageEmbedding, Predictor, Prompts
 from segany.precision import own_precision
@@ -25,7 +25,7 @@ from segany.utils.rle import RLE, decode_rle, rle_area, rle_boxes, rle_iou
 
 _MASKS_AT_ONCE = 16  # decoded at full size
 _MARGIN = 0.1  # of a crop around a mask, as a share of the longer side of its box
-_SAME_IOU = 0.8  # of masks that are the one in question
+_SAME_IOU = 0.5  # with the query, of masks that show the same object
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def similar_masks(
         progress: called with (masks done, masks in all) while crops are encoded.
     """
     is_other = (rle_iou(candidates, [query])[:, :1] < _SAME_IOU).all(axis=1) & (rle_area(candidates) > 0)
-    others = [candidates[i] for i in np.flatnonzero(is_other)]
+    others = [candidates[i] for i in np.flatnonzero(is_other).tolist()]
     masks = [query, *others]
     if crops:
         rows = []
@@ -112,9 +112,9 @@ def prompted_mask(segmenter: Any, embedding: Any, prompts: Prompts) -> RLE:
     """Return the best-scored mask of one prompt.
 
     Raises:
-        ConfigError: it has no pixel.
+        PromptError: it has no pixel.
     """
     (rle,) = encode_masks(segmenter.predict(embedding, prompts, multimask_output=True).best())
     if not rle_area([rle])[0]:
-        raise ConfigError("the segmenter gives an empty mask for this point or box: choose another one")
+        raise PromptError("the segmenter gives an empty mask for this point or box: choose another one")
     return rle

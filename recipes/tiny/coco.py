@@ -1,6 +1,7 @@
 """Write drawn scenes as a COCO data set: `python -m recipes.tiny.coco FOLDER --split test --scenes 40`.
 
-The file is FOLDER/instances.json, beside the images. Each object is annotated by its visible pixels.
+The file is FOLDER/instances.json, beside the images. Each object is annotated by its visible pixels. The networks have
+seen such scenes in full colours; with less colour and contrast they are images that a model has yet to learn.
 """
 
 import json
@@ -8,21 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from recipes.tiny.scenes import SPLITS, draw_scene
 from segany.utils.rle import encode_rle, rle_area, rle_boxes
 
 
-def write_scenes(folder: Path, split: str, count: int, first: int = 0) -> Path:
-    """Draw scenes and write them; returns the path of the annotation file."""
+def faded(image: np.ndarray, saturation: float, contrast: float) -> np.ndarray:
+    """Return an image (height, width, 3) uint8 with less colour, and with less contrast around medium grey."""
+    if (saturation, contrast) == (1, 1):
+        return image
+    grey = image.mean(axis=-1, keepdims=True)
+    paled = grey + (image - grey) * saturation
+    return (128 + (paled - 128) * contrast).clip(0, 255).astype(np.uint8)
+
+
+def write_scenes(folder: Path, split: str, count: int, saturation: float = 1.0, contrast: float = 1.0) -> Path:
+    """Draw the first scenes of a split and write them; returns the path of the annotation file."""
     folder.mkdir(parents=True, exist_ok=True)
     categories: dict[str, int] = {}
     coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
-    for number in range(first, first + count):
+    for number in tqdm(range(count), unit="image", disable=None):
         scene = draw_scene(split, number)
         name = f"{split}-{number:05d}.png"
-        Image.fromarray(scene.image).save(folder / name)
+        Image.fromarray(faded(scene.image, saturation, contrast)).save(folder / name)
         height, width = scene.image.shape[:2]
         coco["images"].append({"id": number + 1, "file_name": name, "width": width, "height": height})
         for one in scene.objects:
@@ -42,10 +54,11 @@ def write_scenes(folder: Path, split: str, count: int, first: int = 0) -> Path:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--split", type=click.Choice(list(SPLITS)), default="test", show_default=True)
 @click.option("--scenes", "count", type=click.IntRange(1), default=40, show_default=True)
-@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="Number of the first scene.")
-def main(folder: Path, split: str, count: int, first: int) -> None:
-    """Draw scenes into FOLDER."""
-    click.echo(write_scenes(folder, split, count, first))
+@click.option("--saturation", type=click.FloatRange(0, 1), default=1.0, show_default=True)
+@click.option("--contrast", type=click.FloatRange(0, 1), default=1.0, show_default=True)
+def main(folder: Path, split: str, count: int, saturation: float, contrast: float) -> None:
+    """Draw scenes into FOLDER, with their masks in FOLDER/instances.json."""
+    click.echo(write_scenes(folder, split, count, saturation, contrast))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,10 @@ class OneStageHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Cells:
         """Answer for every cell of b embeddings."""
-        hidden = self.tower(features)
+        return self.read(self.tower(features))
+
+    def read(self, hidden: Float[Tensor, "b k h w"]) -> Cells:
+        """Answer from the output of the tower."""
         return Cells(
             words=nn.functional.normalize(self.word(hidden).float(), dim=1),
             reaches=self.sides(hidden).float().exp().clamp(max=_MAX_REACH),

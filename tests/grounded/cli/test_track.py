@@ -81,6 +81,7 @@ def test_all_outputs(drawn: DrawnClip, shots: Path, tmp_path: Path):
     assert again.exit_code == 0 and (tmp_path / "out" / "mot.txt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_prompts_and_text(shots: Path, drawn: DrawnClip, tmp_path: Path):
     x, y = drawn.centre(1, 0)
     prompts = {"prompts": [{"frame": 1, "id": 7, "label": "a dog", "box": [x - 36, y - 36, x + 36, y + 36]}]}
@@ -105,6 +106,7 @@ class Interrupted(VideoPipeline):
                 os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_frames(shots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     video = bundled_video()
     with monkeypatch.context() as patch:
@@ -117,6 +119,7 @@ def test_ctrl_c_leaves_whole_frames(shots: Path, tmp_path: Path, monkeypatch: py
     assert [frame.number for frame in TrackedFrames(tmp_path / "out")] == list(range(COUNT))
 
 
+@pytest.mark.slow
 def test_a_damaged_frame_keeps_those_before(shots: Path, tmp_path: Path):
     copy = tmp_path / "shots"
     copy.mkdir()
@@ -134,6 +137,7 @@ def test_a_damaged_frame_keeps_those_before(shots: Path, tmp_path: Path):
     assert all(frame.track_ids.tolist() == [1] for frame in frames)
 
 
+@pytest.mark.slow
 def test_a_full_disk(shots: Path, small_disk: Path):  # noqa: F811
     out, filler = small_disk / "out", small_disk / "filler"
     assert by_mask(shots, out, "--stop", 1).exit_code == 0

@@ -11,6 +11,7 @@ from grounded.evaluation.matching import (
     count_matches,
     match_greedily,
     match_pair,
+    match_with_ignored,
     pairwise_iou,
     sum_counts,
 )
@@ -42,6 +43,26 @@ def test_match_greedily(candidates: list, crowds: list, scores: list, expected: 
     np.testing.assert_array_equal(found.ious, [table[i, t] if t >= 0 else 0 for i, t in enumerate(expected)])
     assert found.is_true_positive.tolist() == [t >= 0 for t in expected]
     assert found.is_evaluated.tolist() == [t != IGNORED for t in expected]
+
+
+@pytest.mark.parametrize(
+    ("ious", "ignored", "crowds", "expected"),
+    [
+        pytest.param([[0.9, 0.6], [0.8, 0.7]], [0, 0], [0, 0], [0, 1], id="each its own"),
+        pytest.param([[0.9, 0.6]], [1, 0], [0, 0], [1], id="one that counts goes before one that is ignored"),
+        pytest.param([[0.9, 0.4]], [1, 0], [0, 0], [0], id="or else the ignored one"),
+        pytest.param([[0.9], [0.9]], [1], [0], [0, UNMATCHED], id="which is taken once"),
+        pytest.param([[0.9], [0.9]], [1], [1], [0, 0], id="but a crowd many times"),
+        pytest.param([[0.7, 0.7]], [0, 0], [0, 0], [1], id="of equal ones the last"),
+        pytest.param([[0.5], [0.49]], [0], [0], [0, UNMATCHED], id="at the threshold"),
+        pytest.param(np.zeros((2, 0)), [], [], [UNMATCHED, UNMATCHED], id="nothing there"),
+        pytest.param(np.zeros((0, 1)), [0], [0], [], id="no prediction"),
+    ],
+)
+def test_match_with_ignored(ious: list, ignored: list, crowds: list, expected: list):
+    table = np.array(ious, np.float64).reshape(len(expected), len(ignored))
+    found = match_with_ignored(table, np.array(ignored, bool), np.array(crowds, bool), 0.5)
+    assert found.tolist() == expected
 
 
 def test_iou_of_masks_and_of_boxes():

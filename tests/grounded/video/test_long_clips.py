@@ -27,7 +27,7 @@ from segany.video.memory import VideoMemory
 from segany.video.predictor import VideoPredictor
 from tests.segany.video.conftest import IMAGE, MEMORY
 
-FRAMES, WARM_UP, MAX_GROWTH = 600, 100, 100  # the last in megabytes
+FRAMES, WARM_UP, MAX_GROWTH = 10_000, 1_000, 100  # the last in megabytes
 SIZE = 48, 64
 
 pytestmark = [

@@ -69,6 +69,7 @@ def test_each_thing_that_the_text_names_is_one_track(clip: DrawnClip, by_text: l
     assert [frame.seconds for frame in by_text] == [number / 24 for number in range(COUNT)]
 
 
+@pytest.mark.slow
 def test_the_detector_looks_at_key_frames_only(video: VideoPipeline, clip: DrawnClip, by_text: list[TrackedFrame]):
     assert [frame.number for frame in by_text if frame.is_key_frame] == [0]
     assert np.isfinite(by_text[0].instances.detector_scores).all()
@@ -152,6 +153,7 @@ def test_text_beside_given_masks_makes_no_second_track(video: VideoPipeline, cli
     assert frames[0].instances.labels.tolist() == ["object", "a lemon"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_pass_goes_on(video: VideoPipeline, clip: DrawnClip, by_text: list[TrackedFrame]):
     before = {frame.number: frame for frame in by_text[:3]}
     rest = list(video.track(clip, TEXT, start=3, before=before))

@@ -9,6 +9,7 @@ function createGuide({ phrase, seconds_per_mask: limit }) {
   let hiddenAt = 0;
   let cursor = null; // {x, y} in pixels of the image, where the keyboard clicks
   $("guide").hidden = false;
+  $("masks").classList.add("guided");
   setInterval(showTime, 500);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) hiddenAt = performance.now();
@@ -31,8 +32,18 @@ function createGuide({ phrase, seconds_per_mask: limit }) {
     if (document.activeElement?.matches("button")) document.activeElement.blur(); // the space bar is for the cross
     startDrawing(null);
     $("new-phrase").value = phrase;
-    const so_far = image.instances.filter((one) => one.state !== "reject").length;
-    showStatus(`${count(so_far, "mask")} so far. Click an object, or go on to the next image with Enter.`);
+    showProgress();
+  }
+
+  function showProgress() {
+    const kept = image.instances.filter((one) => one.state !== "reject").length;
+    showStatus(`${count(kept, "mask")} so far. Click an object, or go on to the next image with Enter.`);
+  }
+
+  // After a review is with the server; meanwhile the next mask may have been begun.
+  function saved() {
+    if (!drawing) begin();
+    else if (!drawing.clicks.length) showProgress();
   }
 
   function opened() {
@@ -89,5 +100,5 @@ function createGuide({ phrase, seconds_per_mask: limit }) {
     });
   }
 
-  return { begin, opened, measure, shortcut, marks };
+  return { begin, opened, saved, measure, shortcut, marks };
 }

@@ -324,7 +324,8 @@ function sendReviews(reviews) {
       const same = image.instances.findIndex((one) => one.key === key);
       selected = added >= 0 ? added : Math.max(same, 0);
       show();
-      showStatus(progressText());
+      if (!drawing || !guide) showStatus(progressText());
+      guide?.saved();
       const knownPhrases = [...$("phrases").children].map((option) => option.value);
       const newPhrases = image.instances.map((one) => one.phrase).filter((phrase) => !knownPhrases.includes(phrase));
       $("phrases").append(...[...new Set(newPhrases)].map((phrase) => element("option", { value: phrase })));
