@@ -59,6 +59,11 @@ class DetectorConfig:
             _check_templates(self.phrase_templates, "phrase_templates")
 
     @property
+    def works_on_embeddings(self) -> bool:
+        """Whether it needs the segmenter, whose embeddings it reads, and CLIP, which embeds phrases for it."""
+        return self.kind == "one-stage"
+
+    @property
     def threshold(self) -> float:
         """`box_threshold`, or that of published examples for this kind."""
         default = _PUBLISHED_THRESHOLDS.get(self.kind, 0.3)
@@ -254,7 +259,7 @@ class PipelineConfig:
     @property
     def needs_clip(self) -> bool:
         """Whether CLIP is used at all: also by a one-stage detector, whose phrases it embeds."""
-        is_embedded = self.needs_detector and self.detector.kind == "one-stage"
+        is_embedded = self.needs_detector and self.detector.works_on_embeddings
         return self.needs_text_prompt or self.needs_scores or is_embedded
 
     @property

@@ -189,7 +189,7 @@ def _detected_boxes(settings: "PipelineConfig", segmenter: "Segmenter", classes:
     from grounded.models.build import load_clip, load_detector, pick_device
 
     device = pick_device(settings.device)
-    clip = load_clip(settings, device) if settings.detector.kind == "one-stage" else None
+    clip = load_clip(settings, device) if settings.detector.works_on_embeddings else None
     detector = load_detector(settings, device, segmenter, clip)
     phrases = tuple(map(class_phrase, classes))
 

@@ -101,13 +101,13 @@ def first_mask_pairs(tracker: SeganyTracker, split: str, clips: int) -> Iterator
             yield pair(truth, follow(tracker, DrawnFrames(str(number), drawn), given))
 
 
-def text_pairs(video: VideoPipeline, split: str, clips: int) -> Iterator[ClipPair]:
-    """Drawn clips with the tracks of a text that names all their objects."""
+def text_pairs(video: VideoPipeline, split: str, clips: int) -> Iterator[tuple[ClipPair, bool]]:
+    """Drawn clips with the tracks of a text that names all their objects, and whether no two of these look alike."""
     for number in tqdm(range(clips), desc="text"):
         drawn, rng = draw_clip(split, number), np.random.default_rng(number)
         phrases = tuple(noun_phrase(noun, color, rng) for noun, color in dict.fromkeys(drawn.objects))
         found = follow_text(video, DrawnFrames(str(number), drawn), tuple(dict.fromkeys(phrases)))
-        yield pair(truth_of(str(number), drawn.labels), found)
+        yield pair(truth_of(str(number), drawn.labels), found), len(set(drawn.objects)) == len(drawn.objects)
 
 
 def figures_of(name: str, measured: VideoEvaluation) -> dict[str, float | None]:
@@ -183,8 +183,10 @@ def main(
         copied = evaluate_clips([pair(one.truth, FirstMasks.of(one.truth)) for one in pairs], "davis")
         figures["copying the first mask, J&F"] = copied.mean
     if text_clips:
-        pairs = list(text_pairs(VideoPipeline(pipeline, tracker), split, text_clips))
-        figures |= figures_of("text", evaluate_clips(pairs, match_ids=True))
+        found = list(text_pairs(VideoPipeline(pipeline, tracker), split, text_clips))
+        figures |= figures_of("text", evaluate_clips([one for one, _ in found], match_ids=True))
+        different = [one for one, is_different in found if is_different]
+        figures |= figures_of("text, no two alike", evaluate_clips(different, match_ids=True))
     if davis is not None:
         figures |= measure_davis(tracker, davis)
     for name, value in figures.items():

@@ -53,6 +53,7 @@ def build(
         from grounded.models.detectors.one_stage import OneStage
         from segany import Predictor
 
+        locate(config)  # before what else may be missing
         if not isinstance(segmenter, Predictor) or text_encoder is None:
             raise ConfigError("a one-stage detector works on the embeddings of a segmenter of kind segany, and of CLIP")
         return OneStage.from_pretrained(config.checkpoint, segmenter, text_encoder, config)

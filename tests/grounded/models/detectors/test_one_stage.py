@@ -160,11 +160,11 @@ def test_what_does_not_fit_is_said(head: OneStageHead, clip: ClipEncoder, predic
         OneStage(OneStageHead(OneStageConfig(text_dim=7)), predictor, clip)
     with pytest.raises(ConfigError, match="of 64 channels, got a segmenter with 128"):
         OneStage(OneStageHead(OneStageConfig(dim=64, text_dim=clip.dim)), predictor, clip)
-    with pytest.raises(ConfigError, match="segmenter of kind segany"):
-        detectors.build(DetectorConfig(kind="one-stage", checkpoint=str(tmp_path)))
     with pytest.raises(CheckpointError, match=FILE):
         detectors.locate(DetectorConfig(kind="one-stage", checkpoint=str(tmp_path)))
     (tmp_path / FILE).write_bytes(b"not safetensors")
+    with pytest.raises(ConfigError, match="segmenter of kind segany"):
+        detectors.build(DetectorConfig(kind="one-stage", checkpoint=str(tmp_path)))
     with pytest.raises(CheckpointError, match="not a one-stage detector"):
         load_head(tmp_path)
 
