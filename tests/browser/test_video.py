@@ -14,7 +14,7 @@ from tests.browser.tab import SECONDS, SegmentTab
 from tests.grounded.video.clips import write_clip
 from tests.grounded.video.drawn import drawn_clip, line
 
-COUNT, SIZE = 8, (320, 240)  # frames; width and height
+COUNT, SIZE = 32, (320, 240)  # frames, more than are done before a press on Pause arrives; width and height
 PATHS = {"dog": line((80, 170), (230, 180), COUNT), "pizza": line((250, 60), (90, 70), COUNT)}
 
 
@@ -50,6 +50,12 @@ def track(page: Any, text: str) -> None:
     page.click("#video-run")
 
 
+def click_once_enabled(page: Any, button: str) -> None:
+    """As a person does, while the page above the button still moves."""
+    page.wait_for_function("where => document.querySelector(where)?.disabled === false", arg=button)
+    page.dispatch_event(button, "click")
+
+
 def press(page: Any, x: float, y: float) -> None:
     """Press on the frame at a place in its pixels."""
     image = page.locator("#video-canvas img")
@@ -82,7 +88,7 @@ def test_a_clip_is_followed_paused_corrected_and_downloaded(
     track(page, "a dog. pizza")
     wait(page, f"of {COUNT} frames, 2 objects", "#video-progress")
     screenshot(tab, f"video-running-{size[0]}")
-    page.click("#video-pause")
+    click_once_enabled(page, "#video-pause")
     wait(page, "Paused")
     done = page.evaluate("+document.querySelector('#video-number input[type=range]').value") + 1
     assert 0 < done < COUNT
@@ -124,7 +130,7 @@ def test_a_clip_is_stopped_for_good(visit: Callable[..., SegmentTab], clip: Path
     upload(page, clip)
     track(page, "a dog")
     wait(page, f"of {COUNT} frames", "#video-progress")
-    page.click("#video-stop")
+    click_once_enabled(page, "#video-stop")
     wait(page, "Stopped")
     assert page.is_disabled("#video-go-on") and page.is_enabled("#video-run")
 
@@ -136,6 +142,9 @@ def test_what_is_no_clip_shows_an_error_and_is_removed(visit: Callable[..., Segm
     page.locator(".toast-close").last.click()
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
     page.set_input_files("#video-clip input[type=file]", str(tmp_path / "broken.mp4"))
-    assert "broken.mp4 cannot be read as a video" in tab.toast()
+    page.wait_for_function(  # the browser's own message may stand there, too
+        "text => [...document.querySelectorAll('.toast-body')].some(toast => toast.innerText.includes(text))",
+        arg="broken.mp4 cannot be read as a video",
+    )
     page.wait_for_selector("#video-clip input[type=file]", state="attached")
     upload(page, clip)
