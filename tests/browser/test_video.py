@@ -74,7 +74,9 @@ def download(page: Any, kind: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("size", [pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone")])
+@pytest.mark.parametrize(
+    "size", [pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone", marks=pytest.mark.long)]
+)
 def test_a_clip_is_followed_paused_corrected_and_downloaded(
     visit: Callable[..., SegmentTab],
     screenshot: Callable[[SegmentTab, str], None],

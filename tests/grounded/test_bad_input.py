@@ -242,7 +242,7 @@ class TestText:
         counts = result.stdout.split(" (")[1]
         assert "pizza: " in counts and counts.endswith(" other phrases: 0)\n") and len(counts) < 500
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_2000_phrases(self, pipeline: Pipeline):
         phrases = ["dog", *(f"tractor {i}" for i in range(1999))]
         instances = pipeline.segment(PICNIC, phrases)

@@ -50,7 +50,7 @@ def test_every_kind_of_prompt_teaches(folder: Path, few_prompts: None, frozen: b
     assert all((p.grad is None) is frozen for p in model.image_encoder.parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_at_a_larger_size(
     folder: Path, few_prompts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,7 @@ def test_data_without_all_images_is_not_simulated(data: Path, tmp_path: Path):
     assert result.exit_code in (1, 2) and "image" in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_loop_with_the_simulated_annotator(tmp_path: Path):
     data = write_scenes(tmp_path / "scenes", "test", 6)
     out = tmp_path / "engine"

@@ -192,7 +192,7 @@ def test_clips_that_cannot_be_tracked(tmp_path: Path):
     assert result.exit_code == 2 and "expected a TEXT, --masks or --prompts" in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_and_resumed(shots: Path, tmp_path: Path):
     command = [sys.executable, "-m", "grounded", "track", shots, "a dog", "--output", "none", "--device", "cpu"]
     process = subprocess.Popen([*command, "--out", tmp_path / "out"], cwd=ROOT, stderr=subprocess.DEVNULL)

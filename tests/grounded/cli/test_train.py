@@ -112,7 +112,7 @@ def test_a_text_prompt_from_the_command_line(tmp_path: Path, place: Path) -> Non
     assert segany.load(place / "small.safetensors", text_adapter=adapter).config.text_dim == 128
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_and_gone_on(tmp_path: Path, place: Path) -> None:
     """kill -9 in the middle, then the same command: the weights are those of a training that was never stopped."""
 

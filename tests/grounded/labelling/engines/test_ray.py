@@ -243,7 +243,7 @@ class TestOnACluster:
         assert contents(there) == {file: one for file, one in frames.items() if file in contents(there)}
         assert sum(file.startswith("poison") for file in contents(there)) == 3, "the frames before it are kept"
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_workers_killed_again_and_again_lose_nothing(self, tmp_path: Path) -> None:
         images = write_source(tmp_path / "in", 60)
         kill = CallAt(partial(kill_workers, notes(tmp_path)), 5, 13, 14, 31, 50)

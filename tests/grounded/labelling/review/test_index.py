@@ -128,7 +128,7 @@ def test_a_damaged_record_is_told_and_costs_only_what_follows(tmp_path: Path):
     assert index.error is not None and "bytes from its beginning" in index.error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_hundred_thousand_records(tmp_path: Path):
     folder = write_run(tmp_path)
     line = scored("NAME", 0.5, 0.25).to_line()

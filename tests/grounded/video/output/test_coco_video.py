@@ -83,7 +83,7 @@ def test_disk_is_full_half_way(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_masks(tmp_path: Path):
     import tracemalloc
 
