@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segany.training.losses import sigmoid_focal
-from segany.utils.boxes import cxcywh_to_xyxy
+from segany.utils.boxes import cxcywh_to_xyxy, generalised_iou
 
 Pairs = tuple[Int[Tensor, "m"], Int[Tensor, "m"]]
 """Rows of the predictions and of the truth that belong together."""
@@ -30,12 +30,7 @@ class Truth:
 
 def giou(first: Float[Tensor, "*#n 4"], second: Float[Tensor, "*#n 4"]) -> Float[Tensor, "*n"]:
     """Generalised IoU (Rezatofighi et al., 2019) of cxcywh boxes whose leading axes broadcast."""
-    a, b = cxcywh_to_xyxy(first), cxcywh_to_xyxy(second)
-    area_a, area_b = (a[..., 2:] - a[..., :2]).prod(-1), (b[..., 2:] - b[..., :2]).prod(-1)
-    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    outer = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = area_a + area_b - inner
-    return inner / union.clamp(min=1e-7) - (outer - union) / outer.clamp(min=1e-7)
+    return generalised_iou(cxcywh_to_xyxy(first), cxcywh_to_xyxy(second))[1]
 
 
 def pairwise_giou(first: Float[Tensor, "n 4"], second: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:

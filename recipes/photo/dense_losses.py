@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from grounded.models.detectors.one_stage_head import OneStageHead, cell_boxes
 from recipes.photo.augment import Batch
+from segany.utils.boxes import generalised_iou
 
 FOCUS = 1.5  # exponent of the focal loss on words, of the distance from the truth (Li et al., 2020, quality focal loss)
 MIDDLE = 0.6  # of a teacher's box along each side, in which it is taken to be right
@@ -74,18 +75,6 @@ def object_boxes(labels: Int64[Tensor, "b s s"]) -> Float[Tensor, "b 256 4"]:
     low = [extreme(values, "amin", float(side)) for values in (x, y)]
     high = [extreme(values, "amax", -1.0) + 1 for values in (x, y)]
     return torch.stack([*low, *high], dim=-1) / side
-
-
-def generalised_iou(a: Float[Tensor, "*n 4"], b: Float[Tensor, "*n 4"]) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU of pairs of xyxy boxes (Rezatofighi et al., 2019)."""
-
-    def area(corners: Tensor) -> Tensor:
-        return (corners[..., 2:] - corners[..., :2]).clamp(min=0).prod(dim=-1)
-
-    inner = area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1))
-    outer = area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1))
-    union, outer = (area(a) + area(b) - inner).clamp(min=1e-7), outer.clamp(min=1e-7)
-    return inner / union, inner / union - (outer - union) / outer
 
 
 def _edge_loss(edges: Float[Tensor, "b 16 h w"], labels: Int64[Tensor, "b s s"]) -> Tensor:

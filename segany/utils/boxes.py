@@ -38,6 +38,17 @@ def box_iou(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "
     return torch.where(union > 0, intersection / union, 0)
 
 
+def generalised_iou(
+    a: Float[Tensor, "*#n 4"], b: Float[Tensor, "*#n 4"]
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    """IoU and generalised IoU (Rezatofighi et al., 2019) of pairs of xyxy boxes, whose leading axes broadcast."""
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    outer = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    union = box_area(a) + box_area(b) - inner
+    iou = inner / union.clamp(min=1e-7)
+    return iou, iou - (outer - union) / outer.clamp(min=1e-7)
+
+
 def nms(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], iou_threshold: float) -> Int[Tensor, "k"]:
     """Non-maximum suppression: indices of the xyxy boxes that are kept, highest score first.
 

@@ -22,8 +22,6 @@ import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -37,18 +35,16 @@ from grounded.labelling.formats.annotations import (
     DAMAGED,
     AnnotatedImage,
     Annotation,
-    AnnotationReader,
     FindSize,
     LeftOut,
-    Notes,
     exported_marks,
     mark,
     marks,
-    read_json,
     read_label,
 )
 from grounded.labelling.formats.exporter import Exporter, within_folder
 from grounded.labelling.formats.image_sizes import size_of_first, stated_size, upright_size
+from grounded.labelling.formats.json_folder import JsonFolderReader
 from grounded.labelling.formats.outlines import ellipse_ring, outlines, part_to_rle, rectangle_ring, ring_to_rle
 from grounded.labelling.formats.png import decode_mask, encode_png
 from grounded.labelling.records import Record
@@ -170,71 +166,42 @@ def _shape(instances: Instances, row: int, kind: str, points: list[list[float]])
 # ---- Reading ----
 
 
-@dataclass(frozen=True)
-class LabelMeReader(AnnotationReader):
-    """Files within a folder, each read when its turn comes."""
+class LabelMeReader(JsonFolderReader):
+    """Files of LabelMe and X-AnyLabeling."""
 
-    root: Path
-    paths: tuple[Path, ...]
+    kind = "LabelMe file"
+    needs = "there are no shapes"
+    foreign = FOREIGN
 
-    @classmethod
-    def open(cls, path: Path) -> "LabelMeReader":
-        """Open one file, or all within a folder and its folders. Raises ResultError where there is none."""
-        if not path.is_dir():
-            if not _is_labelme(read_json(path)):
-                raise ResultError(f"{path} is not a LabelMe file: there are no shapes")
-            return cls(path.parent, (path,))
-        files = tuple(sorted(path.rglob("*.json")))
-        if not files:
-            raise ResultError(f"{path} holds no LabelMe file: there is no *.json")
-        return cls(path, files)
+    @staticmethod
+    def is_own(data: Any) -> bool:
+        return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
 
-    def files(self) -> tuple[Path, ...]:
-        return self.paths
+    @staticmethod
+    def entries(data: Mapping[str, Any]) -> list[Any]:
+        return list(data["shapes"])
 
-    def labels(self) -> tuple[str, ...]:
-        found: dict[str, None] = {}
-        for path in self.paths:
-            try:
-                data = read_json(path)
-            except ResultError:
-                continue  # `images` reports it
-            for shape in data["shapes"] if _is_labelme(data) else ():
-                with suppress(ResultError):
-                    found[read_label(_fields(shape).get("label"))] = None
-        return tuple(found)
+    @staticmethod
+    def read_entry_label(entry: Any) -> str:
+        return read_label(_fields(entry).get("label"))
 
-    def images(self, notes: Notes, find_size: FindSize | None = None) -> Iterator[AnnotatedImage]:
-        for path in self.paths:
-            relative = path.relative_to(self.root)
-            names: tuple[str, ...] = (relative.as_posix(),)
-            try:
-                data = read_json(path)
-                if not _is_labelme(data):
-                    notes.add(FOREIGN, path.name)
-                    continue
-                names = _image_names(data, relative) or names
-                size = _image_size(data, names, path, find_size)
-                yield _read_image(data, names, size, LeftOut(notes, names[0]))
-            except ResultError as error:
-                yield AnnotatedImage(names=names, error=str(error))
+    @staticmethod
+    def image_names(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+        """Names as the export gave it, and as the file has it, seen from the root."""
+        stated = str(data["imagePath"] or "").replace("\\", "/")
+        beside = os.path.normpath(os.path.join(path.parent.as_posix(), stated)).replace(os.sep, "/")
+        names = (data.get("picture"), beside if stated else None, stated)
+        return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
-
-def _is_labelme(data: Any) -> bool:
-    """Whether the contents of a JSON file are LabelMe's."""
-    return isinstance(data, dict) and isinstance(data.get("shapes"), list) and "imagePath" in data
+    @staticmethod
+    def read_image(
+        data: Mapping[str, Any], names: tuple[str, ...], path: Path, find_size: FindSize | None, left_out: LeftOut
+    ) -> AnnotatedImage:
+        return _read_image(data, names, _image_size(data, names, path, find_size), left_out)
 
 
 def _fields(shape: Any) -> Shape:
     return shape if isinstance(shape, Mapping) else {}
-
-
-def _image_names(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Return the image's name as the export gave it, and as the file has it, seen from the root."""
-    stated = str(data["imagePath"] or "").replace("\\", "/")
-    beside = os.path.normpath(os.path.join(path.parent.as_posix(), stated)).replace(os.sep, "/")
-    names = (data.get("picture"), beside if stated else None, stated)
-    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 
 def _image_size(

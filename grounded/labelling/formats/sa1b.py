@@ -11,29 +11,27 @@ without one are read as "unnamed".
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from grounded.data.instances import Instances
 from grounded.errors import MaskError, ResultError
 from grounded.labelling.formats.annotations import (
     DAMAGED,
     AnnotatedImage,
     Annotation,
-    AnnotationReader,
     FindSize,
     LeftOut,
-    Notes,
     exported_marks,
     mark,
     marks,
-    read_json,
     read_label,
 )
 from grounded.labelling.formats.exporter import Exporter, within_folder
 from grounded.labelling.formats.image_sizes import stated_size
+from grounded.labelling.formats.json_folder import JsonFolderReader
 from grounded.labelling.formats.table import as_score
 from grounded.labelling.records import Record
 from grounded.stages.fallback import UNNAMED
@@ -117,7 +115,7 @@ class Sa1bExporter(Exporter):
     def begin(self) -> None:
         self._number = 0
 
-    def add(self, record: Record, instances: Any, stem: str, file: str) -> None:
+    def add(self, record: Record, instances: Instances, stem: str, file: str) -> None:
         self._number += 1
         masks = [
             Sa1bMask(rle=rle, predicted_iou=float(predicted_iou), label=str(label))
@@ -134,104 +132,63 @@ class Sa1bExporter(Exporter):
 # ---- Reading ----
 
 
-@dataclass(frozen=True)
-class Sa1bReader(AnnotationReader):
-    """Files within a folder, each read when its turn comes."""
+class Sa1bReader(JsonFolderReader):
+    """Files of SA-1B."""
 
-    root: Path
-    paths: tuple[Path, ...]
+    kind = "file of SA-1B"
+    needs = "it must hold an image and annotations"
+    foreign = FOREIGN
 
-    @classmethod
-    def open(cls, path: Path) -> "Sa1bReader":
-        """Open one file, or all within a folder and its folders. Raises ResultError where there is none."""
-        if not path.is_dir():
-            if not _is_sa1b(read_json(path)):
-                raise ResultError(f"{path} is not a file of SA-1B: it must hold an image and annotations")
-            return cls(path.parent, (path,))
-        files = tuple(sorted(path.rglob("*.json")))
-        if not files:
-            raise ResultError(f"{path} holds no file of SA-1B: there is no *.json")
-        return cls(path, files)
+    @staticmethod
+    def is_own(data: Any) -> bool:
+        has_image = isinstance(data, dict) and isinstance(data.get("image"), dict)
+        return has_image and isinstance(data.get("annotations"), list)
 
-    def files(self) -> tuple[Path, ...]:
-        return self.paths
+    @staticmethod
+    def entries(data: Mapping[str, Any]) -> list[Any]:
+        return list(data["annotations"])
 
-    def labels(self) -> tuple[str, ...]:
-        found: dict[str, None] = {}
-        for path in self.paths:
+    @staticmethod
+    def read_entry_label(entry: Any) -> str:
+        if not isinstance(entry, Mapping):
+            raise ResultError(f"it must be an object, got {type(entry).__name__}")
+        return UNNAMED if entry.get("label") is None else read_label(entry["label"])
+
+    @staticmethod
+    def image_names(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+        """Names as the export gave it, as the file has it from the root on, and by the file's own name."""
+        stated = data["image"].get("file_name")
+        stated = stated.replace("\\", "/") if isinstance(stated, str) else ""
+        beside = (path.parent / stated).as_posix() if stated else None
+        names = (data.get("picture"), beside, stated, path.with_suffix(".jpg").as_posix())
+        return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+
+    @staticmethod
+    def read_image(
+        data: Mapping[str, Any], names: tuple[str, ...], path: Path, find_size: FindSize | None, left_out: LeftOut
+    ) -> AnnotatedImage:
+        size = stated_size(data["image"].get("height"), data["image"].get("width"))
+        if size is None:
+            raise ResultError("the image must have a width and a height in whole pixels")
+        annotations = []
+        for number, entry in enumerate(data["annotations"], start=1):
+            what = f"annotation {number}"
             try:
-                data = read_json(path)
-            except ResultError:
-                continue  # `images` reports it
-            for entry in data["annotations"] if _is_sa1b(data) else ():
-                if isinstance(entry, Mapping):
-                    with suppress(ResultError):
-                        found[_label(entry)] = None
-        return tuple(found)
-
-    def images(self, notes: Notes, find_size: FindSize | None = None) -> Iterator[AnnotatedImage]:
-        for path in self.paths:
-            relative = path.relative_to(self.root)
-            names: tuple[str, ...] = (relative.as_posix(),)
-            try:
-                data = read_json(path)
-                if not _is_sa1b(data):
-                    notes.add(FOREIGN, path.name)
-                    continue
-                names = _image_names(data, relative)
-                yield _read_image(data, names, LeftOut(notes, names[0]))
-            except ResultError as error:
-                yield AnnotatedImage(names=names, error=str(error))
-
-
-def _is_sa1b(data: Any) -> bool:
-    """Whether the contents of a JSON file are those of SA-1B."""
-    return isinstance(data, dict) and isinstance(data.get("image"), dict) and isinstance(data.get("annotations"), list)
-
-
-def _label(entry: Mapping[str, Any]) -> str:
-    return UNNAMED if entry.get("label") is None else read_label(entry["label"])
-
-
-def _image_names(data: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Names of the image as the export gave it, as the file has it from the root on, and by the file's own name."""
-    stated = data["image"].get("file_name")
-    stated = stated.replace("\\", "/") if isinstance(stated, str) else ""
-    beside = (path.parent / stated).as_posix() if stated else None
-    names = (data.get("picture"), beside, stated, path.with_suffix(".jpg").as_posix())
-    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
-
-
-def _read_image(data: Mapping[str, Any], names: tuple[str, ...], left_out: LeftOut) -> AnnotatedImage:
-    size = stated_size(data["image"].get("height"), data["image"].get("width"))
-    if size is None:
-        raise ResultError("the image must have a width and a height in whole pixels")
-    annotations = []
-    for number, entry in enumerate(data["annotations"], start=1):
-        what = f"annotation {number}"
-        try:
-            if not isinstance(entry, Mapping):
-                raise ResultError(f"it must be an object, got {type(entry).__name__}")
-            label, rle = _label(entry), check_rle(entry.get("segmentation"), size)
-        except (ResultError, MaskError) as error:
-            left_out.add(DAMAGED, what, error)
-            continue
-        if not rle_area([rle])[0]:
-            left_out.add(NO_PIXEL, what)
-            continue
-        instance = entry.get("instance")
-        annotations.append(
-            Annotation(
-                label=label,
-                rle=rle,
-                mark=instance if isinstance(instance, str) else None,
-                score=as_score(entry.get("predicted_iou")),
-            )
+                label = Sa1bReader.read_entry_label(entry)
+                rle = check_rle(entry.get("segmentation"), size)
+            except (ResultError, MaskError) as error:
+                left_out.add(DAMAGED, what, error)
+                continue
+            if not rle_area([rle])[0]:
+                left_out.add(NO_PIXEL, what)
+                continue
+            mark = entry["instance"] if isinstance(entry.get("instance"), str) else None
+            score = as_score(entry.get("predicted_iou"))
+            annotations.append(Annotation(label=label, rle=rle, mark=mark, score=score))
+        return AnnotatedImage(
+            names=names,
+            image_size=size,
+            annotations=tuple(annotations),
+            exported=exported_marks(data),
+            left_out=left_out.count,
         )
-    return AnnotatedImage(
-        names=names,
-        image_size=size,
-        annotations=tuple(annotations),
-        exported=exported_marks(data),
-        left_out=left_out.count,
-    )

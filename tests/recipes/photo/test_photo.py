@@ -13,10 +13,11 @@ from grounded.models.detectors.one_stage_head import OneStageConfig, OneStageHea
 from recipes.photo import augment
 from recipes.photo.augment import Batch, draw_batch, object_areas
 from recipes.photo.data import Photographs, read_photographs
-from recipes.photo.dense_losses import dense_losses, generalised_iou, object_boxes
+from recipes.photo.dense_losses import dense_losses, object_boxes
 from recipes.photo.models import PhotoModel
 from recipes.photo.prompt_losses import KINDS, ask_objects, prompt_losses
 from recipes.photo.train import PhotoSettings, PhotoTraining, compute_losses, may_be_absent, run
+from segany.utils.boxes import generalised_iou
 from segany.utils.rle import encode_rle
 
 SIDE, WORDS = 64, 384
@@ -136,20 +137,6 @@ def test_boxes_and_areas_of_objects():
     labels = square(8, 16, 24, 48)
     torch.testing.assert_close(object_boxes(labels)[0, 1], torch.tensor([8, 16, 24, 48]) / SIDE)
     assert object_areas(labels)[0, :3].tolist() == [0, 512, 0]
-
-
-@pytest.mark.parametrize(
-    ("other", "iou", "giou"),
-    [
-        pytest.param((0, 0, 2, 2), 1.0, 1.0, id="the same"),
-        pytest.param((1, 0, 3, 2), 1 / 3, 1 / 3, id="half"),
-        pytest.param((2, 0, 4, 2), 0.0, 0.0, id="side by side"),
-        pytest.param((4, 0, 6, 2), 0.0, -1 / 3, id="apart"),
-    ],
-)
-def test_generalised_iou(other: tuple[float, ...], iou: float, giou: float):
-    found = generalised_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor(other, dtype=torch.float32))
-    assert [float(one) for one in found] == pytest.approx([iou, giou], abs=1e-5)
 
 
 def test_the_head_learns_one_object():

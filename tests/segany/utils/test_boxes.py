@@ -99,3 +99,17 @@ def test_nms_of_as_many_boxes_as_a_fine_grid_of_points_gives():
 def test_nms_of_nothing():
     assert boxes.nms(torch.zeros(0, 4), torch.zeros(0), 0.5).shape == (0,)
     assert boxes.batched_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("other", "iou", "giou"),
+    [
+        pytest.param((0, 0, 2, 2), 1.0, 1.0, id="the same"),
+        pytest.param((1, 0, 3, 2), 1 / 3, 1 / 3, id="half"),
+        pytest.param((2, 0, 4, 2), 0.0, 0.0, id="side by side"),
+        pytest.param((4, 0, 6, 2), 0.0, -1 / 3, id="apart"),
+    ],
+)
+def test_generalised_iou(other: tuple[float, ...], iou: float, giou: float):
+    found = boxes.generalised_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor(other, dtype=torch.float32))
+    assert [float(one) for one in found] == pytest.approx([iou, giou], abs=1e-5)
