@@ -125,12 +125,8 @@ class Pipeline:
         device = build.pick_device(config.device)
         clip = build.load_clip(config, device) if load_all or config.needs_clip else None
         text_prompt = config.prompting.text_prompt if load_all or config.needs_text_prompt else "none"
-        detector, needs_detector = None, load_all or config.needs_detector
-        if needs_detector and not config.detector.works_on_embeddings:
-            detector = build.load_detector(config, device)
-        segmenter = build.load_segmenter(config, device)
-        if needs_detector and detector is None:
-            detector = build.load_detector(config, device, segmenter, clip)
+        needs_detector = load_all or config.needs_detector
+        detector, segmenter = build.load_detector_and_segmenter(config, device, clip, needs_detector)
         pipeline = cls(
             detector=detector,
             text_encoder=clip if text_prompt == "adapter" else None,

@@ -70,6 +70,18 @@ def load_detector(
     return detectors.build(config.detector, device, segmenter, text_encoder)
 
 
+def load_detector_and_segmenter(
+    config: PipelineConfig, device: torch.device, clip: "ClipEncoder | None", needs_detector: bool
+) -> tuple[Detector | None, Segmenter]:
+    """Load both, the detector first, whose absence is the likeliest, unless it works on the segmenter's embeddings."""
+    is_last = config.detector.works_on_embeddings
+    detector = load_detector(config, device) if needs_detector and not is_last else None
+    segmenter = load_segmenter(config, device)
+    if needs_detector and is_last:
+        detector = load_detector(config, device, segmenter, clip)
+    return detector, segmenter
+
+
 def load_clip(config: PipelineConfig, device: torch.device) -> "ClipEncoder":
     """Load the CLIP model of `config.clip`, which serves text prompts and scores alike."""
     from grounded.models.clip import ClipEncoder
