@@ -1,6 +1,4 @@
-"""The app as a Hugging Face Space runs it; GROUNDED_CONFIG names another configuration than tiny."""
-
-import os
+"""The app as a Hugging Face Space runs it; GROUNDED_CONFIG names another configuration than photo."""
 
 from grounded.ui import serving  # first, since ZeroGPU wants to be imported before anything that may start CUDA
 
@@ -8,7 +6,7 @@ serving.prepare()
 
 from grounded.ui.app import appearance, build_demo  # noqa: E402 (Gradio notes its folder when it is imported)
 
-actions = serving.load_models(os.environ.get("GROUNDED_CONFIG", "tiny"))
+actions = serving.load_models()
 demo = build_demo(actions)
 
 if __name__ == "__main__":

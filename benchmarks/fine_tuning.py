@@ -20,11 +20,13 @@ import numpy as np
 from grounded.cli.train import train
 from grounded.data.class_names import normalise_name
 from grounded.training.log import read_log
+from grounded.training.one_stage import is_one_stage
 
 LEARNED, HELD_OUT = 100, 30  # images
 Kind = Literal["segmenter", "detector"]
 BARS: dict[Kind, tuple[str, float]] = {"segmenter": ("box IoU", 0.03), "detector": ("AP50", 0.15)}
 RATES = {"segmenter": 2e-4, "detector": 3e-4}
+ONE_STAGE_RATE = 1e-3
 TRIED = 6  # steps whose time tells how many fit into the minutes
 SHARE = 0.9  # of the minutes for steps; the rest is encoding and measuring
 
@@ -72,9 +74,10 @@ def fine_tune(
     kind: Kind, base: str, split: Split, out: Path, steps: int, options: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Train, and return the rows of the log."""
+    rate = ONE_STAGE_RATE if kind == "detector" and is_one_stage(base) else RATES[kind]
     arguments = ["--data", split.learned, "--images", split.images, "--validation", split.held_out]
     arguments += ["--validation-images", split.images, "--from", base, "--out", out, "--steps", steps]
-    arguments += ["--rate", RATES[kind], "--validate-every", max(1, steps // 4)]
+    arguments += ["--rate", rate, "--validate-every", max(1, steps // 4)]
     own = ["--backbone-rate", "1"] if kind == "detector" and base == "tiny" else []
     train.main([kind, *map(str, arguments), *own, *options], standalone_mode=False)
     return read_log(out)
@@ -95,8 +98,8 @@ def seconds_per_step(kind: Kind, base: str, split: Split, folder: Path, options:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--class", "label", required=True, help="Which class to learn; it needs 130 images.")
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="[default: the folder of DATA]")
-@click.option("--segmenter", default="tiny", show_default=True, help="As --from of `grounded train segmenter`.")
-@click.option("--detector", default="tiny", show_default=True, help="As --from of `grounded train detector`.")
+@click.option("--segmenter", default="photo", show_default=True, help="As --from of `grounded train segmenter`.")
+@click.option("--detector", default="photo", show_default=True, help="As --from of `grounded train detector`.")
 @click.option("--minutes", default=20.0, show_default=True, help="Of each training.")
 @click.option("--steps", type=int, help="Steps of each training, in the place of the minutes.")
 @click.option("--only", type=click.Choice(["segmenter", "detector"]))

@@ -1,6 +1,6 @@
 """Free-form text in, labelled instance masks out.
 
-pipeline = grounded.Pipeline.from_config("tiny")
+pipeline = grounded.Pipeline.from_config()
 instances = pipeline.segment("image.png", "a dog. pizza")
 grounded.draw("image.png", instances).save("overlay.png")
 """

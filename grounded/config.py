@@ -5,6 +5,7 @@ Every field has a default that suits published weights, and a comment that gives
 that name the key and the file.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields, is_dataclass
@@ -20,12 +21,14 @@ from grounded.utils.validation import Count, Fraction, TextTuple, checked_datacl
 
 Mode = Literal["box", "text", "box+text"]
 TextPrompt = Literal["adapter", "dense-clip", "none"]
-FallbackSource = Literal["none", "automatic", "text"]
+FallbackSource = Literal["none", "automatic", "text", "objects"]
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the presets inside the package; a clone and an editable install have them beside it.
 _CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _BUNDLED = "bundled:"
+DEFAULT_PRESET = "photo"
+DEFAULT_VARIABLE = "GROUNDED_CONFIG"  # of the environment: another preset or file, for programs, commands and the app
 # Of a score of Grounding DINO's best token and of OWL's phrase, in the examples of their authors.
 _PUBLISHED_THRESHOLDS = {"grounding-dino": 0.3, "groundingdino-py": 0.3, "owl": 0.1}
 _NAME = re.compile(r"[\w-]+")
@@ -197,20 +200,25 @@ class RefinementConfig:
 class FallbackConfig:
     """How masks are found for phrases that the detector missed."""
 
-    source: FallbackSource = "none"  # automatic masks ranked by CLIP, or text-prompted masks
+    # Which masks CLIP ranks: automatic ones, text-prompted ones, or those of objects that a one-stage detector finds
+    # without names, which are few and cost next to nothing.
+    source: FallbackSource = "none"
     fallback_threshold: Fraction = 0.6  # lowest CLIP score accepted: every mask of the image is a candidate
     points_per_side: Count = 16  # of the automatic mask generator; fine enough for what is worth naming
     pred_iou_thresh: Fraction = 0.8  # of the generator, below its default for ViT-H: CLIP checks every mask again
     stability_score_thresh: Fraction = 0.9  # likewise
     max_instances: Count = 10  # per phrase, best first
+    max_objects: Count = 40  # without names, best first, for source objects
 
 
 @checked_dataclass
 class VideoConfig:
     """How objects are followed through clips. Read by `VideoPipeline` alone."""
 
-    kind: Literal["segany", "sam2", "edgetam", "sam3"] = "segany"  # segany works on the embeddings of the segmenter
-    # bundled:tiny, a local folder or file, or a hub id. Of kind segany: trained for the segmenter.
+    # segany and propagation work on the embeddings of the segmenter; propagation on those of any of kind segany.
+    kind: Literal["segany", "propagation", "sam2", "edgetam", "sam3"] = "segany"
+    # bundled:tiny, a local folder or file, or a hub id. Of kind segany: trained for the segmenter. Kind propagation has
+    # no weights and reads none.
     checkpoint: str = "bundled:tiny"
     key_frame_every: Count = 8  # frames; the detector looks for new objects on these, and after scene cuts
     scene_cut_threshold: Fraction = 0.35  # difference of two frames from which the later begins a scene; 1: never
@@ -220,6 +228,11 @@ class VideoConfig:
     presence_threshold: Fraction = 0.5  # lowest probability that an object is in sight, for its mask to be shown
     # Correct a track by the mask of its detection where the two differ more than this IoU; 1: always.
     correct_below_iou: Fraction = 0.75
+
+    @property
+    def weights(self) -> str | None:
+        """`checkpoint`, or None for a kind that has no weights of its own."""
+        return None if self.kind == "propagation" else self.checkpoint
 
 
 @checked_dataclass
@@ -240,6 +253,11 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if self.fallback.source == "text" and self.prompting.text_prompt == "none":
             raise ConfigError("fallback.source 'text' needs a prompting.text_prompt, got 'none'")
+        if self.fallback.source == "objects" and not (self.needs_detector and self.detector.works_on_embeddings):
+            raise ConfigError(
+                "fallback.source 'objects' needs a detector of kind one-stage and a mode with boxes, "
+                f"got kind {self.detector.kind} and mode {self.prompting.mode}"
+            )
 
     @property
     def needs_detector(self) -> bool:
@@ -286,17 +304,23 @@ class PipelineConfig:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
-def load(source: str | PathLike[str] | PipelineConfig) -> PipelineConfig:
+def default_source() -> str:
+    """The preset or file that is taken where none is named: that in `DEFAULT_VARIABLE`, or `DEFAULT_PRESET`."""
+    return os.environ.get(DEFAULT_VARIABLE) or DEFAULT_PRESET
+
+
+def load(source: str | PathLike[str] | PipelineConfig | None = None) -> PipelineConfig:
     """Read a preset by name ("tiny") or a YAML file by path; a `PipelineConfig` is returned as it is.
 
-    A string of letters, digits, `_` and `-` is the name of a preset; anything else is a path.
+    A string of letters, digits, `_` and `-` is the name of a preset; anything else is a path. None is the default, see
+    `default_source`.
 
     Raises:
         ConfigError: no such preset or file, or its contents are wrong.
     """
     if isinstance(source, PipelineConfig):
         return source
-    path = _find(source)
+    path = _find(default_source() if source is None else source)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -21,6 +21,7 @@ from grounded.data.protocols import (
     Detector,
     EmbeddingDetector,
     MaskPromptable,
+    ObjectDetector,
     RegionScorer,
     Segmenter,
     TextEncoder,
@@ -31,9 +32,9 @@ from grounded.interactive.everything import everything
 from grounded.models import build
 from grounded.models.checkpoints import resolve_models
 from grounded.stages.cache import StageCache
-from grounded.stages.detect import detect, detect_embedded, note_unread, select
+from grounded.stages.detect import detect, detect_embedded, detect_objects, note_unread, select
 from grounded.stages.encode import check_embedding, encode, encode_window
-from grounded.stages.fallback import accept, automatic_masks, missing_phrases
+from grounded.stages.fallback import accept, automatic_masks, missing_phrases, object_masks
 from grounded.stages.prompt import (
     PromptGroup,
     TextPrompts,
@@ -104,7 +105,7 @@ class Pipeline:
     @own_precision()
     def from_config(
         cls,
-        source: str | PathLike[str] | PipelineConfig = "tiny",
+        source: str | PathLike[str] | PipelineConfig | None = None,
         *,
         load_all: bool = False,
         **overrides: Any,
@@ -112,7 +113,8 @@ class Pipeline:
         """Load the models that a configuration names and has a use for.
 
         Args:
-            source: a preset ("tiny"), the path of a YAML file, or a configuration.
+            source: a preset ("base"), the path of a YAML file, or a configuration. None is the preset `photo`, or what
+                the environment variable GROUNDED_CONFIG names.
             load_all: load the others too, so that `with_config` can switch on what uses them.
             overrides: fields to replace, as in `grounded.config.override`: `box_threshold=0.4`, `mode="text"`,
                 `device="cuda"`, `detector={"checkpoint": "folder"}`, `filtering={"enabled": True}`.
@@ -305,6 +307,9 @@ class Pipeline:
             group = prompt_phrases(text, missing, self.config.prompting.multimask_output)
             candidates = run(segment, self.segmenter, embedding, group, phrases, group.multimask_output)
             candidates = run(clean, candidates, area) if area else candidates
+        elif config.source == "objects":
+            objects = run(detect_objects, self.detector, embedding, config.max_objects)
+            candidates = run(object_masks, self.segmenter, embedding, objects, image, area)
         else:
             grid = config.points_per_side, config.pred_iou_thresh, config.stability_score_thresh
             candidates = run(automatic_masks, self.segmenter, embedding, image, *grid, area)
@@ -433,6 +438,7 @@ class Pipeline:
             words,
             stopwatch,
             scorer=self.scorer,
+            detector=self.detector if isinstance(self.detector, ObjectDetector) else None,
             naming_threshold=naming_threshold,
             embedding=embedding,
             progress=progress,

@@ -1,6 +1,6 @@
 """Promptable segmentation: Segment Anything in PyTorch, with points, boxes, masks and text as prompts.
 
-predictor = segany.Predictor(segany.load("tiny"))
+predictor = segany.Predictor(segany.load("photo"))
 embedding = predictor.encode("image.png")
 prediction = predictor.predict(embedding, segany.Prompts(boxes=[[10, 20, 110, 90]]))
 prediction.best().masks  # (n, 1, height, width) bool

@@ -28,7 +28,8 @@ from segany.modeling.prompt_encoder import PromptEncoder
 from segany.precision import own_precision, resolve_dtype
 from segany.state_dict import POSITION_CODE, TEXT_PREFIX, decoder_sizes, is_mobile_sam
 
-BUNDLED = {"tiny": Path(__file__).parent / "weights" / "tiny.safetensors"}
+_WEIGHTS = Path(__file__).parent / "weights"
+BUNDLED = {name: _WEIGHTS / f"{name}.safetensors" for name in ("photo", "tiny")}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _HUB_FILE = re.compile(r"(\w[\w.-]*/[\w.-]+)/([\w.-]+)")
@@ -36,7 +37,7 @@ _HUB_FILE = re.compile(r"(\w[\w.-]*/[\w.-]+)/([\w.-]+)")
 
 @own_precision()
 def load(
-    source: PathLike = "tiny",
+    source: PathLike = "photo",
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     text_dim: int | None = None,
@@ -51,7 +52,7 @@ def load(
 
     Args:
         source: one of
-            "tiny", the weights bundled with this package, trained on drawn scenes only;
+            "photo" or "tiny", the weights bundled with this package, trained on photographs and on drawn scenes;
             a `.pth` file as published by Meta, MobileSAM's `mobile_sam.pt`, or SAM-HQ's `sam_hq_vit_*.pth`;
             such weights as a training script saved them: within other entries, with any prefix, beside an optimizer;
             of weights and their average over training (EMA), the average is taken;

@@ -68,6 +68,7 @@ _NETWORKS: tuple[tuple[str, str], ...] = (
         r"text\.transformer\.resblocks|transformer\.resblocks|token_embedding\.weight|"
         r"vision_model\.(?:encoder|embeddings)\.|text_model\.(?:encoder|embeddings)\.)",
     ),
+    ("a one-stage detector of grounded", r"^head\.(?:tower\.\d+|word|sides|quality)\."),
     (
         "YOLO",
         r"^ultralytics\.|^models\.yolo\.|^(?:model\.)*model\.\d+\.(?:conv|cv1|m)\.|(?:^|\.)backbone\.backbone\.stem\.",
@@ -84,6 +85,7 @@ _BELONGS = {
     "SAM 3": "another architecture: it is read with kind: sam3 in the section video of a configuration",
     "Grounding DINO": "which belongs to the detector",
     "OWL-ViT or OWLv2": "which belongs to the detector",
+    "a one-stage detector of grounded": "which belongs to the detector",
     "CLIP": "which belongs to the clip section of a configuration",
     SEGMENT_ANYTHING: "which belongs to the segmenter",
     "a Segment Anything adapter (LoRA)": "which belongs on top of a base checkpoint: segany.load(base, adapter=...)",

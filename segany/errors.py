@@ -21,6 +21,10 @@ class ForeignEmbeddingError(SegAnyError, ValueError):
     """An image embedding was made by another model."""
 
 
+class ForeignMemoryError(CheckpointError):
+    """A video memory was trained for another image model."""
+
+
 class ImageError(SegAnyError, ValueError):
     """An image cannot be read, or is not of a supported kind."""
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from grounded.cli.options import config_option
 from grounded.config import load
 from grounded.errors import ConfigError, describe_error
 
 
 @click.command()
-@click.option("--config", default="tiny", show_default=True, help="Name of a preset, or path of a YAML file.")
+@config_option
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets other machines in."
 )

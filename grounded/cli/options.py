@@ -5,10 +5,17 @@ from typing import Any, TypeVar
 
 import click
 
-from grounded.config import PipelineConfig, load, override
+from grounded.config import DEFAULT_PRESET, DEFAULT_VARIABLE, PipelineConfig, default_source, load, override
 from grounded.query import Parameter, QuerySettings, query_parameter
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+config_option = click.option(
+    "--config",
+    default=default_source,
+    show_default=f"{DEFAULT_PRESET}, or {DEFAULT_VARIABLE} of the environment",
+    help="Name of a preset, or path of a YAML file.",
+)
 
 # Fields of `QuerySettings`, in the order in which help lists them.
 _SETTINGS = (
@@ -27,7 +34,7 @@ _SETTINGS = (
 def pipeline_options(command: F) -> F:
     """Decorate a command with --config, --device and an option for each setting; `read_config` takes their values."""
     options = (
-        click.option("--config", default="tiny", show_default=True, help="Name of a preset, or path of a YAML file."),
+        config_option,
         *(_setting_option(query_parameter(name)) for name in _SETTINGS),
         click.option("--device", help="auto, cpu, cuda, cuda:1, ..."),
     )
@@ -65,7 +72,7 @@ def _setting_option(setting: Parameter) -> Callable[[F], F]:
 def segmenter_options(command: F) -> F:
     """Decorate a command with --config, --segmenter and --device; `read_segmenter` takes their values."""
     options = (
-        click.option("--config", default="tiny", show_default=True, help="Name of a preset, or path of a YAML file."),
+        config_option,
         click.option(
             "--segmenter",
             metavar="CHECKPOINT",

@@ -60,8 +60,8 @@ def _data_options(command: F) -> F:
     return command
 
 
-def _step_options(steps: int, rate: float) -> Callable[[F], F]:
-    """Decorate a command with --steps and --rate."""
+def _step_options(steps: int, rate: float | None) -> Callable[[F], F]:
+    """Decorate a command with --steps and --rate; without a rate the command has its own."""
 
     def decorate(command: F) -> F:
         command = click.option("--rate", type=click.FloatRange(0, min_open=True), default=rate, show_default=True)(
@@ -81,7 +81,7 @@ _cache = click.option("--cache", metavar="DIR", type=_FOLDER, help="Where embedd
 @train.command()
 @_data_options
 @_step_options(steps=500, rate=1e-4)
-@click.option("--from", "base", default="tiny", show_default=True, help="tiny, a file, a folder or a hub id.")
+@click.option("--from", "base", default="photo", show_default=True, help="photo, tiny, a file, a folder or a hub id.")
 @click.option(
     "--train",
     "parts",
@@ -147,7 +147,7 @@ def segmenter(**options: Any) -> None:
 @train.command(name="text-prompt")
 @_data_options
 @_step_options(steps=1000, rate=8e-4)
-@click.option("--from", "base", default="tiny", show_default=True, help="tiny, a file, a folder or a hub id.")
+@click.option("--from", "base", default="photo", show_default=True, help="photo, tiny, a file, a folder or a hub id.")
 @click.option("--clip", help="CLIP checkpoint, as in a configuration. [default: that of the preset]")
 @click.option("--train-decoder", is_flag=True, help="Let the mask decoder learn, too; the adapter then holds it.")
 @click.option("--crops", type=click.IntRange(1), default=4, show_default=True, help="Of each object, embedded by CLIP.")
@@ -210,15 +210,22 @@ def text_prompt(**options: Any) -> None:
 
 @train.command()
 @_data_options
-@_step_options(steps=500, rate=1e-4)
-@click.option("--from", "base", default="tiny", show_default=True, help="tiny, a folder, or a hub id.")
+@_step_options(steps=500, rate=None)
+@click.option(
+    "--from",
+    "base",
+    default="photo",
+    show_default=True,
+    help="photo or another preset with a one-stage detector; or a Grounding DINO: tiny, a folder, or a hub id.",
+)
 @click.option(
     "--train",
     "part",
     type=click.Choice(["all", "detector", "lora"]),
     default="all",
     show_default=True,
-    help="What learns: everything, all but the image and text backbones, or low-rank updates and the heads.",
+    help="What learns of a Grounding DINO: everything, all but the image and text backbones, or low-rank updates and "
+    "the heads.",
 )
 @click.option("--lora-rank", type=click.IntRange(1), default=8, show_default=True)
 @click.option(
@@ -226,23 +233,63 @@ def text_prompt(**options: Any) -> None:
     type=click.FloatRange(0),
     default=0.1,
     show_default=True,
-    help="Learning rate of the backbones, as a multiple of --rate.",
+    help="Learning rate of the backbones of a Grounding DINO, as a multiple of --rate.",
 )
 @click.option("--denoising/--no-denoising", default=True, show_default=True, help="Also learn from noised true boxes.")
-@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Images a step.")
+@click.option("--batch", type=click.IntRange(1), help="Images a step. [default: 4; of a one-stage detector 8]")
 @click.option("--phrases", type=click.IntRange(1), default=20, show_default=True, help="Most classes in a prompt.")
 @click.option("--image-size", type=click.IntRange(32), help="Shorter edge in pixels. [default: the checkpoint's]")
 @_flip
-def detector(**options: Any) -> None:
-    """Fine-tune a Grounding DINO or MM Grounding DINO.
+@_cache
+@click.pass_context
+def detector(context: click.Context, **options: Any) -> None:
+    """Fine-tune a one-stage detector, a Grounding DINO or an MM Grounding DINO.
 
     Classes of the data that an image does not have are asked as well, and taken to be absent from it. The best state on
     held-out images is in --out as model/, a folder for `detector: {checkpoint: ...}`, and preset.yaml for --config.
+
+    Of a one-stage detector the head alone learns, on embeddings that are computed once; the names that it knows are
+    kept. Its rate is 1e-3 unless one is given, that of a Grounding DINO 1e-4.
     """
+    from grounded.training.one_stage import is_one_stage
+
+    if is_one_stage(options["base"]):
+        given = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
+        wrong = [name for name in _DINO_ALONE if context.get_parameter_source(name) in given]
+        if wrong:
+            option = "train" if wrong[0] == "part" else wrong[0].replace("_", "-")
+            raise click.UsageError(f"--{option} is for a Grounding DINO, which {options['base']} does not have")
+        _train_one_stage(options)
+    else:
+        _train_grounding_dino(options)
+
+
+# Parameters of `detector` that mean nothing for a one-stage detector.
+_DINO_ALONE = ("part", "lora_rank", "backbone_rate", "denoising", "phrases", "image_size")
+
+
+def _train_one_stage(options: dict[str, Any]) -> None:
+    from grounded.training import one_stage as training
+
+    options = {**options, "rate": options["rate"] or 1e-3, "preset": options["preset"] or options["base"]}
+    with open_session(options, needed="box") as session:
+        loop = session.loop_settings(weight_decay=0.03)
+        images = options["batch"] or 8
+        settings = training.OneStageSettings(base=options["base"], images=images, flip=options["flip"], loop=loop)
+        session.begin(settings.to_dict())
+        built = training.OneStageTraining.build(
+            settings, session.learned, session.held_out, session.out, session.processes, options["cache"]
+        )
+        session.show_notes()
+        session.fill("encoding images", built.embeddings, built.keys())
+        session.finish(training.run, built, "AP50")
+
+
+def _train_grounding_dino(options: dict[str, Any]) -> None:
     from grounded.training import detector as training
     from grounded.training.detector_batches import DetectorBatchSettings
 
-    with open_session(options, needed="box") as session:
+    with open_session({**options, "rate": options["rate"] or 1e-4}, needed="box") as session:
         settings = training.DetectorSettings(
             base=options["base"],
             part=options["part"],
@@ -251,7 +298,7 @@ def detector(**options: Any) -> None:
             denoising=options["denoising"],
             loop=session.loop_settings(clip_norm=0.1, weight_decay=1e-4),
             batches=DetectorBatchSettings(
-                images=options["batch"],
+                images=options["batch"] or 4,
                 phrases=options["phrases"],
                 flip=options["flip"],
                 image_size=options["image_size"],

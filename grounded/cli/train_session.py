@@ -28,7 +28,8 @@ class Session:
 
         self.options, self.notes, self._shown = options, Notes(), 0
         self.processes: Processes = Processes.open(options["device"])
-        self.preset: str = options["preset"] or ("tiny" if options["base"].split(":")[-1] == "tiny" else "base")
+        name = options["base"].split(":")[-1]
+        self.preset: str = options["preset"] or (name if name in ("photo", "tiny") else "base")
         self._checked = None
         if not options["check"]:
             if options["out"] is None:

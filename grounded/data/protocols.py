@@ -61,6 +61,15 @@ class EmbeddingDetector(Detector, Protocol):
 
 
 @runtime_checkable
+class ObjectDetector(Protocol):
+    """A detector that also finds objects without being told their names."""
+
+    def detect_objects(self, embedding: Any, most: int) -> Detections:
+        """Return at most so many boxes, best first, as detections of a single phrase for anything."""
+        ...
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Embeds phrases, as text prompts of the segmenter."""
 

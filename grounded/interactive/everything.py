@@ -11,15 +11,18 @@ from grounded.data.display import ImageReference
 from grounded.data.image import ImageLike, SourceImage, open_image
 from grounded.data.instances import Instances
 from grounded.data.phrases import parse
-from grounded.data.protocols import RegionScorer, Segmenter
+from grounded.data.protocols import ObjectDetector, RegionScorer, Segmenter
 from grounded.errors import ConfigError
 from grounded.stages.encode import check_embedding
-from grounded.stages.fallback import UNNAMED
-from grounded.stages.verify import with_clip_scores
+from grounded.stages.fallback import UNNAMED, object_masks
+from grounded.stages.verify import suppress, with_clip_scores
 from grounded.utils.timing import Stopwatch
 from segany import AutomaticMaskGenerator, Predictor
 
 __all__ = ["UNNAMED", "everything"]
+
+MOST_OBJECTS = 40  # of a detector, best first
+SAME_IOU = 0.7  # of two masks, above which the weaker one goes
 
 
 def everything(
@@ -29,6 +32,7 @@ def everything(
     stopwatch: Stopwatch | None = None,
     *,
     scorer: RegionScorer | None = None,
+    detector: ObjectDetector | None = None,
     naming_threshold: float = 0.3,
     embedding: Any | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -41,6 +45,8 @@ def everything(
         words: names to choose from, as the text of `Pipeline.segment`; none names nothing.
         stopwatch: receives the seconds of each stage.
         scorer: compares masks with words; needed where there are any.
+        detector: adds the masks of the objects that it finds without names, where it expects an IoU of at least
+            `pred_iou_thresh`.
         naming_threshold: least CLIP score of a name; other masks are called "unnamed".
         embedding: of this image, by this segmenter; None encodes the image.
         progress: called with (points done, points in all) while masks are made; what it raises ends the search.
@@ -72,7 +78,16 @@ def everything(
         masks = generator.generate(image.pixels, progress or False, embedding=embedding)
     phrases, unnamed = (*names, UNNAMED), np.full(len(masks), len(names), np.int64)
     found = Instances.from_masks(phrases, image.size, masks.rles, unnamed, masks.predicted_iou.numpy(), "automatic")
-    if names and scorer is not None and len(masks):
+    if detector is not None:
+        with watch.stage("objects"):
+            objects = detector.detect_objects(embedding, MOST_OBJECTS)
+            objects = objects[objects.score >= generator.pred_iou_thresh]
+            added = object_masks(segmenter, embedding, objects, image, generator.min_mask_region_area)
+            unnamed = np.full(len(added), len(names), np.int64)
+            added = Instances.from_masks(phrases, image.size, added.rles, unnamed, added.predicted_iou, "automatic")
+            found = Instances.concatenate([found, added])
+            found = found[suppress(found.rles, found.scores, found.phrase_ids, SAME_IOU)]
+    if names and scorer is not None and len(found):
         with watch.stage("score"):
             probabilities = scorer.score(image.pixels, found.rles, names)
         found = _named(found, probabilities, naming_threshold)

@@ -55,7 +55,7 @@ def open_clip_run(
         source=str(source) if is_address(str(source)) else str(Path(source).absolute()),
         phrases=tuple(dict.fromkeys([*phrases, *labels])),
         configuration=config,
-        models={**video.pipeline.models, "video": video.config.checkpoint},
+        models={**video.pipeline.models, "video": video.config.weights},
         config=fingerprint({"phrases": phrases, "prompts": [asdict(prompt) for prompt in prompts], "config": settings}),
         phrase_scores=False,
     )

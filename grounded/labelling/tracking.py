@@ -45,7 +45,8 @@ def track_clip(
     """
     assert item.clip is not None
     config, video = clip_config(run), run.configuration.get("video", {})
-    models = {**run.models, "video": video.get("checkpoint")}
+    weights = None if video.get("kind") == "propagation" else video.get("checkpoint")
+    models = {**run.models, "video": weights}
     labels: dict[int, str] = {}
     for frame in before.values():
         labels |= _labels(frame)

@@ -57,7 +57,8 @@ def locate(part: str, config: PipelineConfig) -> Path | HubModel:
 
 def offered_parts(config: PipelineConfig) -> tuple[str, ...]:
     """Return `PARTS`, and `VIDEO` where the configuration names weights for clips that are not bundled."""
-    return (*PARTS, VIDEO) if bundled_name(config.video.checkpoint) is None else PARTS
+    weights = config.video.weights
+    return PARTS if weights is None or bundled_name(weights) is not None else (*PARTS, VIDEO)
 
 
 def used_parts(config: PipelineConfig) -> tuple[str, ...]:

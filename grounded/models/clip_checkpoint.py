@@ -8,12 +8,14 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
 import torch
+from open_clip.hf_configs import arch_dict
 from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 
@@ -40,6 +42,7 @@ _VOCABULARIES = (
     "vocab.json",
 )
 _TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
+_ENCODER_FILE = "config.json"  # describes a text encoder of `transformers`
 
 
 class ClipCheckpoint(NamedTuple):
@@ -130,7 +133,8 @@ def _resolve(source: str | PathLike[str]) -> _Found:
 
 def _hub_model(repo_id: str, revision: str | None) -> HubModel:
     needed = ((_CONFIG_FILE,), _WEIGHT_FILES)
-    return HubModel(repo_id, needed, _TOKENIZER_FILES, _INSTEAD, revision, others=_other_models)
+    optional = (*_TOKENIZER_FILES, _ENCODER_FILE)
+    return HubModel(repo_id, needed, optional, _INSTEAD, revision, others=_other_models)
 
 
 def _hub_model_of_tag(model: str, tag: str, revision: str | None) -> HubModel:
@@ -167,7 +171,7 @@ def _text_models(text_config: Mapping[str, Any], folder: Path | None = None) -> 
     others = []
     if tokenizer and (folder is None or not _has_tokenizer(folder)):
         others.append(_tokenizer_model(tokenizer))
-    if encoder:
+    if encoder and (folder is None or not _has_encoder(folder)):
         others.append(_encoder_model(encoder))
     return tuple(others)
 
@@ -175,16 +179,25 @@ def _text_models(text_config: Mapping[str, Any], folder: Path | None = None) -> 
 def _tokenizer_model(repo_id: str) -> HubModel:
     # Some tokenizers are told by the type of the model in config.json.
     return HubModel(
-        repo_id, (_VOCABULARIES,), (*_TOKENIZER_FILES, "config.json"), "it is the tokenizer of the CLIP model"
+        repo_id, (_VOCABULARIES,), (*_TOKENIZER_FILES, _ENCODER_FILE), "it is the tokenizer of the CLIP model"
     )
 
 
 def _encoder_model(repo_id: str) -> HubModel:
-    return HubModel(repo_id, (("config.json",),), instead="it describes the text encoder of the CLIP model")
+    return HubModel(repo_id, ((_ENCODER_FILE,),), instead="it describes the text encoder of the CLIP model")
 
 
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _VOCABULARIES)
+
+
+def _has_encoder(folder: Path) -> bool:
+    """Whether a folder describes a text encoder that `open_clip` can build, and not for instance a whole CLIP."""
+    try:
+        description = json.loads((folder / _ENCODER_FILE).read_text(encoding="utf-8"))
+        return description["model_type"] in arch_dict
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 # ---- Loading ----
@@ -205,7 +218,8 @@ def _load_model(
 ) -> tuple[Any, Callable[[Any], Tensor]]:
     options: dict[str, Any] = {"device": device}
     if encoder := text_config.get("hf_model_name"):
-        here = str(_encoder_model(encoder).find())
+        is_here = found.model is None and _has_encoder(folder)
+        here = str(folder if is_here else _encoder_model(encoder).find())
         options["text_cfg"] = {**text_config, "hf_model_name": here, "hf_model_pretrained": False}
     if found.model is None:
         model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}", **options)
@@ -228,13 +242,26 @@ def _load_tokenizer(found: _Found, folder: Path, text_config: Mapping[str, Any])
         tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(found.model or f"local-dir:{folder}")
         return tokenizer
     place = folder if found.model is None and _has_tokenizer(folder) else _tokenizer_model(repo_id).find()
-    return HFTokenizer(
+    read = HFTokenizer(
         str(place),
         context_length=text_config.get("context_length", 77),
         tokenizer_mode=text_config.get("tokenizer_mode"),
         local_files_only=True,
         **text_config.get("tokenizer_kwargs", {}),
     )
+    return _WithoutPadding(read) if text_config.get("hf_model_name") else read
+
+
+@dataclass(frozen=True)
+class _WithoutPadding:
+    """Leaves out the columns that are padding in all texts: encoders of `transformers` mask it, but take their time."""
+
+    tokenizer: HFTokenizer
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenizer(texts)
+        is_text = (tokens != self.tokenizer.tokenizer.pad_token_id).any(dim=0).nonzero()
+        return tokens[:, : int(is_text[-1]) + 1] if len(is_text) else tokens
 
 
 def _describe_weights(folder: Path) -> str | None:

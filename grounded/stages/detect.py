@@ -4,7 +4,7 @@ from typing import Any
 
 from grounded.data.detections import Detections
 from grounded.data.image import SourceImage
-from grounded.data.protocols import Detector, EmbeddingDetector, NotingDetector
+from grounded.data.protocols import Detector, EmbeddingDetector, NotingDetector, ObjectDetector
 from grounded.errors import PromptError
 
 
@@ -16,6 +16,11 @@ def detect(detector: Detector, image: SourceImage, phrases: tuple[str, ...]) -> 
 def detect_embedded(detector: EmbeddingDetector, embedding: Any, phrases: tuple[str, ...]) -> Detections:
     """Return the boxes that a detector finds for the phrases in the image of an embedding, best first, in pixels."""
     return detector.detect_embedded(embedding, phrases)
+
+
+def detect_objects(detector: ObjectDetector, embedding: Any, most: int) -> Detections:
+    """Return the boxes of at most so many objects without names, best first, as detections of one phrase."""
+    return detector.detect_objects(embedding, most)
 
 
 def select(detections: Detections, phrases: tuple[str, ...], box_threshold: float | None) -> Detections:

@@ -5,17 +5,22 @@ detector was never taught.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from grounded.config import FallbackConfig
+from grounded.data.detections import Detections
 from grounded.data.image import SourceImage
 from grounded.data.instances import Instances
 from grounded.data.protocols import Segmenter
 from grounded.errors import ConfigError
+from grounded.stages.refine import clean
 from grounded.stages.verify import suppress, with_clip_scores
-from segany import AutomaticMaskGenerator, ImageEmbedding, Predictor
+from segany import AutomaticMaskGenerator, ImageEmbedding, Predictor, Prompts
+from segany.utils.rle import encode_rle
 
 UNNAMED = "unnamed"  # the phrase of a mask that has no name yet
 # Of two accepted masks of a phrase, one that lies in the other is a part of it: the wheel also looks like the car.
@@ -55,6 +60,17 @@ def automatic_masks(
     masks = generator.generate(image.pixels, embedding=embedding)
     ids = np.zeros(len(masks), np.int64)
     return Instances.from_masks((UNNAMED,), image.size, masks.rles, ids, masks.predicted_iou.numpy(), "automatic")
+
+
+def object_masks(
+    segmenter: Segmenter, embedding: Any, objects: Detections, image: SourceImage, min_mask_region_area: int = 0
+) -> Instances:
+    """Return the masks in the boxes of objects without names, under no phrase."""
+    masks = segmenter.predict(embedding, Prompts(boxes=torch.from_numpy(objects.boxes)), multimask_output=False)
+    rles, ids = encode_rle(masks.masks[:, 0]), np.zeros(len(objects), np.int64)
+    predicted_iou = masks.predicted_iou[:, 0].float().cpu().numpy()
+    found = Instances.from_masks((UNNAMED,), image.size, rles, ids, predicted_iou, "automatic")
+    return clean(found, min_mask_region_area) if min_mask_region_area else found
 
 
 def accept(

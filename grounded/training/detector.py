@@ -130,7 +130,7 @@ class DetectorTraining:
         pairs = []
         for image in self.held_out.images:
             (found,) = detector.detect([image.open()], [names])
-            pairs.append(_pair(image, names, found))
+            pairs.append(pair_detections(image, names, found))
         precision = average_precision(pairs, "box").overall
         return {"AP50": precision.at_50 or 0.0, "AP": precision.mean or 0.0}
 
@@ -249,7 +249,7 @@ def _only(data: TrainingData, known: Mapping[str, Any]) -> TrainingData:
     return replace(data, images=images, classes=tuple(name for name in data.classes if name in known))
 
 
-def _pair(image: TrainingImage, names: list[str], found: Detections) -> ImagePair:
+def pair_detections(image: TrainingImage, names: list[str], found: Detections) -> ImagePair:
     """Detections of an image beside its objects."""
     height, width = image.size
     nothing = rle_from_runs([height * width], image.size)  # boxes are compared, not masks

@@ -139,7 +139,7 @@ def run(
             save_text_adapter(model, new / ADAPTER_FILE, settings.decoder, clip=settings.clip)
         section = {
             "kind": "segany",
-            "checkpoint": "bundled:tiny" if base == "tiny" else base,
+            "checkpoint": f"bundled:{base}" if base in ("photo", "tiny") else base,
             "text_adapter": str((folder / MODEL / ADAPTER_FILE).resolve()),
         }
         clip = {"checkpoint": settings.clip, "templates": list(settings.templates)}

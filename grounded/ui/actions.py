@@ -48,7 +48,7 @@ class Actions:
 
     @classmethod
     def from_config(
-        cls, source: str | PathLike[str] | PipelineConfig = "tiny", limits: Limits | None = None
+        cls, source: str | PathLike[str] | PipelineConfig | None = None, limits: Limits | None = None
     ) -> "Actions":
         """Load all models of a configuration, since a user may switch on the ones that it leaves out.
 

@@ -1,6 +1,7 @@
 """Inputs, buttons and event options that several tabs share."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
+from grounded.config import PipelineConfig
 from grounded.query import QuerySettings, query_parameter
 from grounded.ui.actions import LOWEST_BOX_THRESHOLD, Actions
 from grounded.ui.serving import MODELS
@@ -30,6 +32,7 @@ CONTROLS = (
 )
 # The examples lie beside the package; a wheel has none.
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+_DRAWN_WORLD = "bundled:tiny"  # the segmenter that knows drawings alone
 
 
 def image_input(elem_id: str) -> gr.Image:
@@ -46,16 +49,28 @@ def image_input(elem_id: str) -> gr.Image:
     )
 
 
+@dataclass(frozen=True)
+class ExampleTexts:
+    """What to ask of the example images, by their files: photographs, or drawings for networks that know no others."""
+
+    photographs: Mapping[str, str]
+    drawings: Mapping[str, str]
+
+    def for_config(self, config: PipelineConfig) -> Mapping[str, str]:
+        """Those that fit the models."""
+        return self.drawings if config.segmenter.checkpoint == _DRAWN_WORLD else self.photographs
+
+
 def example_buttons(image: gr.Image, text: gr.Textbox, texts: Mapping[str, str], prefix: str = "") -> None:
     """Inside a layout: lay out and wire a button for each example image, which fills in its text as well.
 
     Args:
         image: where the example goes.
         text: where its text goes.
-        texts: name of the example -> its text.
+        texts: file of the example -> its text.
         prefix: keeps the ids apart from those of another tab.
     """
-    found = [(path, words) for name, words in texts.items() if (path := _EXAMPLES / f"{name}.png").is_file()]
+    found = [(path, words) for name, words in texts.items() if (path := _EXAMPLES / name).is_file()]
     if not found:
         return
     gr.Markdown("Examples", elem_classes="caption")
@@ -104,6 +119,8 @@ def settings_controls(actions: Actions, prefix: str = "") -> list[Any]:
     defaults = actions.defaults
     modes = [("box", "box")]
     fallbacks = [("none", "none"), ("automatic masks", "automatic")]
+    if actions.config.detector.works_on_embeddings:
+        fallbacks.append(("objects without names", "objects"))
     if actions.config.prompting.text_prompt != "none":
         modes += [("text", "text"), ("box and text", "box+text")]
         fallbacks += [("text prompt", "text")]

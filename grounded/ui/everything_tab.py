@@ -17,6 +17,7 @@ from grounded.ui.components import (
     ONE_AT_A_TIME,
     QUIET,
     STATE_SECONDS,
+    ExampleTexts,
     clear_failed_upload,
     enable_button,
     example_buttons,
@@ -35,11 +36,18 @@ from segany.utils.rle import rle_area
 MAX_SHOWN = 100  # masks in the image: each is an image of its own for the browser
 COLUMNS = ("#", "name", "CLIP", "predicted IoU", "area, px")
 _MAX_REGION_AREA = 5000  # pixels
-_EXAMPLE_WORDS = {
-    "picnic": "dog. pizza. butterfly. tree",
-    "shelf": "clock. guitar. cactus. book",
-    "street": "car. bus. bicycle. tree. house",
-}
+_EXAMPLE_WORDS = ExampleTexts(
+    photographs={
+        "cat.jpg": "cat. dog. wall",
+        "astronaut.jpg": "person. helmet. flag. rocket",
+        "coffee.jpg": "cup. spoon. table",
+    },
+    drawings={
+        "picnic.png": "dog. pizza. butterfly. tree",
+        "shelf.png": "clock. guitar. cactus. book",
+        "street.png": "car. bus. bicycle. tree. house",
+    },
+)
 
 
 class EverythingOutputs(NamedTuple):
@@ -212,7 +220,7 @@ def everything_tab(actions: Actions) -> None:
             )
             run, cancel = run_and_cancel_buttons("Find everything", "everything-")
             progress = gr.HTML("", padding=False, elem_id="everything-progress")
-            example_buttons(image, names, _EXAMPLE_WORDS, "everything-")
+            example_buttons(image, names, _EXAMPLE_WORDS.for_config(actions.config), "everything-")
             with gr.Accordion("Settings", open=False, elem_id="everything-settings"):
                 controls = _search_controls(actions)
         with gr.Column(scale=3, min_width=320):

@@ -18,6 +18,7 @@ from grounded.ui.components import (
     ONE_AT_A_TIME,
     QUIET,
     STATE_SECONDS,
+    ExampleTexts,
     change_events,
     clear_failed_upload,
     example_buttons,
@@ -32,11 +33,14 @@ from grounded.ui.progress import StageProgress
 from grounded.ui.serving import MODELS, gpu
 from grounded.ui.state import AppState
 
-_EXAMPLE_TEXTS = {
-    "picnic": "a dog. pizza. a butterfly",
-    "shelf": "a clock. a guitar. a cactus",
-    "street": "a blue car. a bus. a bicycle",
-}
+_EXAMPLE_TEXTS = ExampleTexts(
+    photographs={"cat.jpg": "a cat", "astronaut.jpg": "a person. a rocket", "coffee.jpg": "a cup. a spoon"},
+    drawings={
+        "picnic.png": "a dog. pizza. a butterfly",
+        "shelf.png": "a clock. a guitar. a cactus",
+        "street.png": "a blue car. a bus. a bicycle",
+    },
+)
 _TOOL_TEXTS: dict[Tool, str] = {
     "select": "Select",
     "add point": "+ Add point",
@@ -330,7 +334,7 @@ def segment_tab(actions: Actions) -> None:
                 elem_id="text",
             )
             run = gr.Button("Run", variant="primary", elem_id="run")
-            example_buttons(image, text, _EXAMPLE_TEXTS)
+            example_buttons(image, text, _EXAMPLE_TEXTS.for_config(actions.config))
             with gr.Accordion("Settings", open=False, elem_id="settings"):
                 gr.Markdown("A change runs at once; only the stages that depend on it run again.", elem_classes="hint")
                 controls = settings_controls(actions)

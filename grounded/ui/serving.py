@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from grounded.config import default_source
 from grounded.errors import CheckpointError, ConfigError, GroundedError, describe_error
 from grounded.ui.actions import Actions
 from grounded.ui.state import Limits
@@ -86,13 +87,14 @@ def prepare() -> Path:
     return folder
 
 
-def load_models(source: str | PathLike[str] = "tiny", limits: Limits | None = None) -> Actions:
+def load_models(source: str | PathLike[str] | None = None, limits: Limits | None = None) -> Actions:
     """Load the models of a configuration and run them once, so that the first user need not wait; reports on stderr.
 
     Raises:
         ConfigError: the configuration is wrong.
         CheckpointError: weights are missing or do not fit.
     """
+    source = default_source() if source is None else source
     print(f"Loading the models of {source}", file=sys.stderr, flush=True)
     start = time.monotonic()
     try:

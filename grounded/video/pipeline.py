@@ -31,7 +31,9 @@ class VideoPipeline:
 
     @classmethod
     @own_precision()
-    def from_config(cls, source: str | PathLike[str] | PipelineConfig = "tiny", **overrides: Any) -> "VideoPipeline":
+    def from_config(
+        cls, source: str | PathLike[str] | PipelineConfig | None = None, **overrides: Any
+    ) -> "VideoPipeline":
         """Load the models that a configuration names: those of `Pipeline.from_config`, CLIP, and the video segmenter.
 
         Raises:

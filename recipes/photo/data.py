@@ -96,7 +96,7 @@ def read_photographs(
         ResultError: the file cannot be read.
         OSError: an image is missing or damaged.
     """
-    coco, entries = read_coco(folder / f"{name}.json"), _sources(folder / f"{name}.json")
+    coco, entries = read_coco(folder / f"{name}.json"), read_sources(folder / f"{name}.json")
     images = coco.images[:limit]
     taught = json.loads(hints.read_text()) if hints is not None else {}
     if vocabulary is None:
@@ -130,7 +130,7 @@ def read_photographs(
     return Photographs(pixels, labels, sizes, names, sources, boxes, tuple(vocabulary), source_names)
 
 
-def _sources(path: Path) -> dict[str | None, str]:
+def read_sources(path: Path) -> dict[str | None, str]:
     """The source of each image, by its file name, where the file states it."""
     images = json.loads(path.read_text())["images"]
     return {image["file_name"]: image["source"] for image in images if "source" in image}

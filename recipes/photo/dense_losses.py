@@ -7,11 +7,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from grounded.models.detectors.one_stage_head import OneStageHead, cell_boxes
+from grounded.models.detectors.one_stage_head import OneStageHead
+from grounded.training.one_stage_losses import CellTargets, cell_losses
 from recipes.photo.augment import Batch
-from segany.utils.boxes import generalised_iou
 
-FOCUS = 1.5  # exponent of the focal loss on words, of the distance from the truth (Li et al., 2020, quality focal loss)
 MIDDLE = 0.6  # of a teacher's box along each side, in which it is taken to be right
 
 
@@ -43,22 +42,14 @@ def dense_losses(
     hints = _hinted_cells(batch.hints, middle, side, grid, len(words))
     truth = object_boxes(batch.labels).gather(1, middle[..., None].expand(-1, -1, 4))
     truth = torch.where(hints.is_sure[..., None], hints.boxes, truth)
-    on = ((middle > 0) | hints.is_sure).float()
-    iou, giou = generalised_iou(cell_boxes(cells.reaches), truth)
-    parts["sides"] = 2.0 * ((1 - giou) * on).sum() / on.sum().clamp(min=1)
-    quality = iou.detach().clamp(0, 1) * on
-    parts["quality"] = F.binary_cross_entropy_with_logits(cells.quality.flatten(1), quality)
-    logits = head.logits(cells.words.flatten(2).transpose(1, 2), words)
     own = batch.names.gather(1, middle)
     named = F.one_hot(own.clamp(min=0), len(words)) * (own >= 0)[..., None]
-    target = torch.maximum(named.float(), hints.named.float())
+    target = named.bool() | hints.named
     known = (own >= 0) | hints.is_sure
-    counts = (absent[batch.sources][:, None] & ~hints.doubtful) | target.bool()
+    counts = (absent[batch.sources][:, None] & ~hints.doubtful) | target
     counts = counts & ~((middle > 0) & ~known)[..., None]  # an object without a name says nothing
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    loss = loss * (target - logits.sigmoid()).abs() ** FOCUS
-    parts["word"] = 0.5 * (loss * counts).sum() / known.sum().clamp(min=50)
-    return parts
+    targets = CellTargets(truth, (middle > 0) | hints.is_sure, target, counts)
+    return parts | cell_losses(head, cells, targets, words)
 
 
 def object_boxes(labels: Int64[Tensor, "b s s"]) -> Float[Tensor, "b 256 4"]:

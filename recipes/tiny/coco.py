@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from recipes.tiny.scenes import SPLITS, draw_scene
+from recipes.tiny.scenes import SPLITS, Recipe, draw_scene
+from recipes.tiny.vocabulary import nouns
 from segany.utils.rle import encode_rle, rle_area, rle_boxes
 
 
@@ -26,13 +27,31 @@ def faded(image: np.ndarray, saturation: float, contrast: float) -> np.ndarray:
     return (128 + (paled - 128) * contrast).clip(0, 255).astype(np.uint8)
 
 
-def write_scenes(folder: Path, split: str, count: int, saturation: float = 1.0, contrast: float = 1.0) -> Path:
-    """Draw the first scenes of a split and write them; returns the path of the annotation file."""
+def cast_of(noun: str, number: int) -> tuple[tuple[str, None], ...]:
+    """What a scene shows where each is to show one noun: that, and up to three others."""
+    rng = np.random.default_rng([71, number])
+    others = [other for other in nouns() if other != noun]
+    return ((noun, None), *((others[i], None) for i in rng.permutation(len(others))[: rng.integers(4)]))
+
+
+def write_scenes(
+    folder: Path, split: str, count: int, saturation: float = 1.0, contrast: float = 1.0, noun: str | None = None
+) -> Path:
+    """Draw the first scenes of a split and write them; returns the path of the annotation file.
+
+    Args:
+        folder: to write into.
+        split: "train", "validation" or "test".
+        count: of scenes.
+        saturation: of the colours, as a share.
+        contrast: likewise.
+        noun: one that every scene shows; None: whatever comes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     categories: dict[str, int] = {}
     coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
     for number in tqdm(range(count), unit="image", disable=None):
-        scene = draw_scene(split, number)
+        scene = draw_scene(split, number, None if noun is None else Recipe(cast=cast_of(noun, number)))
         name = f"{split}-{number:05d}.png"
         Image.fromarray(faded(scene.image, saturation, contrast)).save(folder / name)
         height, width = scene.image.shape[:2]
@@ -56,9 +75,10 @@ def write_scenes(folder: Path, split: str, count: int, saturation: float = 1.0, 
 @click.option("--scenes", "count", type=click.IntRange(1), default=40, show_default=True)
 @click.option("--saturation", type=click.FloatRange(0, 1), default=1.0, show_default=True)
 @click.option("--contrast", type=click.FloatRange(0, 1), default=1.0, show_default=True)
-def main(folder: Path, split: str, count: int, saturation: float, contrast: float) -> None:
+@click.option("--noun", type=click.Choice(nouns()), metavar="NOUN", help="One that every scene shows.")
+def main(folder: Path, split: str, count: int, saturation: float, contrast: float, noun: str | None) -> None:
     """Draw scenes into FOLDER, with their masks in FOLDER/instances.json."""
-    click.echo(write_scenes(folder, split, count, saturation, contrast))
+    click.echo(write_scenes(folder, split, count, saturation, contrast, noun))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Measure the bundled video memory and print a table: `python -m recipes.video.evaluate`.
+"""Measure how objects are followed, and print a table: `python -m recipes.video.evaluate` for the bundled memory.
 
 Drawn clips of a split that training never saw, and with `--davis FOLDER` clips of DAVIS 2016, by the measures of
-`grounded evaluate video`. `--json FILE` keeps the figures, `--weights FILE` takes a memory other than the bundled one.
+`grounded evaluate video`. `--json FILE` keeps the figures, `--weights FILE` takes a memory other than the bundled one,
+and `--kind propagation` follows objects without a memory.
 """
 
 import json
@@ -14,10 +15,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from grounded.data.protocols import VideoSegmenter
 from grounded.evaluation.video.clips import AnnotatedClip, ClipInMemory, FirstMasks, FrameObjects
 from grounded.evaluation.video.evaluate import VideoEvaluation, evaluate_clips
 from grounded.evaluation.video.indexed_masks import IndexedMasks
 from grounded.evaluation.video.sources import ClipPair
+from grounded.models import trackers
 from grounded.models.trackers.segany import SeganyTracker
 from grounded.pipeline import Pipeline
 from grounded.video.clip import Clip, ClipInfo, Frame
@@ -57,7 +60,7 @@ def truth_of(name: str, labels: np.ndarray) -> ClipInMemory:
     return ClipInMemory(name, {number: FrameObjects.from_index_map(frame) for number, frame in enumerate(labels)})
 
 
-def follow(tracker: SeganyTracker, clip: Clip, given: Mapping[int, RLE]) -> ClipInMemory:
+def follow(tracker: VideoSegmenter, clip: Clip, given: Mapping[int, RLE]) -> ClipInMemory:
     """The masks of objects in all frames, from those given in the first."""
     frames, tracking = {}, None
     for frame in clip.frames():
@@ -87,7 +90,7 @@ def pair(truth: AnnotatedClip, prediction: AnnotatedClip) -> ClipPair:
     return ClipPair(truth, prediction, truth.numbers)
 
 
-def first_mask_pairs(tracker: SeganyTracker, split: str, clips: int) -> Iterator[ClipPair]:
+def first_mask_pairs(tracker: VideoSegmenter, split: str, clips: int) -> Iterator[ClipPair]:
     """Drawn clips followed from the true masks of the objects in their first frames; others are no objects there."""
     for number in tqdm(range(clips), desc="first mask"):
         drawn = draw_clip(split, number)
@@ -140,7 +143,7 @@ def segment_frames(pipeline: Pipeline, clip: Clip, text: str, object_id: int) ->
     return ClipInMemory(clip.info.name, frames)
 
 
-def measure_davis(pipeline: Pipeline, tracker: SeganyTracker, folder: Path) -> dict[str, float | None]:
+def measure_davis(pipeline: Pipeline, tracker: VideoSegmenter, folder: Path) -> dict[str, float | None]:
     """J and F on clips of DAVIS 2016, from the true first masks; of copying these; of text in each frame; and speed.
 
     The text is the first word of the clip's name: "a car" for car-shadow.
@@ -168,6 +171,7 @@ def measure_davis(pipeline: Pipeline, tracker: SeganyTracker, folder: Path) -> d
 @click.option("--clips", default=40, show_default=True)
 @click.option("--text-clips", default=20, show_default=True)
 @click.option("--config", default="tiny", show_default=True, help="Preset of the other models.")
+@click.option("--kind", type=click.Choice(["segany", "propagation"]), help="Of video; else that of the preset.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Of the video memory; else those of the preset.")
 @click.option("--davis", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of DAVIS 2016.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
@@ -176,16 +180,19 @@ def main(
     clips: int,
     text_clips: int,
     config: str,
+    kind: str | None,
     weights: Path | None,
     davis: Path | None,
     json_file: Path | None,
 ) -> None:
     """Measure tracking on drawn clips, and on clips of DAVIS."""
-    pipeline = Pipeline.from_config(config, load_all=True)
+    overrides = {} if kind is None else {"video": {"kind": kind}}
+    pipeline = Pipeline.from_config(config, load_all=True, **overrides)
     predictor = pipeline.segmenter
     assert isinstance(predictor, Predictor)
+    tracker: VideoSegmenter
     if weights is None:
-        tracker = SeganyTracker.from_pretrained(pipeline.config.video.checkpoint, predictor)
+        tracker = trackers.build(pipeline.config.video, predictor.device, predictor)
     else:
         tracker = SeganyTracker(VideoPredictor(predictor, load_memory(weights, predictor.model)))
     figures: dict[str, float | None] = {}

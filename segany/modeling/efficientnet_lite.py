@@ -59,14 +59,14 @@ class EfficientNetLiteEncoder(nn.Module):
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
         x4, x8, x16, x32 = self.backbone(pixels.contiguous(memory_format=torch.channels_last))
         x = self.at16(x16) + _resize(self.at32(x32), x16)
-        tokens = x.flatten(2).transpose(1, 2) + self._positions(x.shape[-1])  # (b, cells, wide)
+        tokens = x.flatten(2).transpose(1, 2) + self.positions(x.shape[-1])  # (b, cells, wide)
         for block in self.blocks:
             tokens = block(tokens)
         x = self.norm(tokens).transpose(1, 2).unflatten(2, x16.shape[-2:])
         y = self.at8(x8) + self.down4(x4) + _resize(self.up16(x), x8)
         return self.out(y) + self.skip(y)
 
-    def _positions(self, side: int) -> Float[Tensor, "1 l c"]:
+    def positions(self, side: int) -> Float[Tensor, "1 l c"]:
         """The codes of side x side cells; training may show smaller images than the model frame."""
         stored = round(self.position.shape[1] ** 0.5)
         if side == stored:

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from segany.config import SegAnyConfig
-from segany.errors import CheckpointError
+from segany.errors import CheckpointError, ForeignMemoryError
 from segany.files import PathLike, read_safetensors, write_safetensors
 from segany.model import SegAny
 from segany.video.config import MemoryConfig
@@ -42,7 +42,8 @@ def load(source: PathLike, image_model: SegAny) -> VideoMemory:
         image_model: makes the embeddings and the masks of prompted frames.
 
     Raises:
-        CheckpointError: the weights are not found, cannot be read, do not fit, or belong to another image model.
+        CheckpointError: the weights are not found, cannot be read, or do not fit.
+        ForeignMemoryError: they belong to another image model.
     """
     path = BUNDLED.get(str(source), Path(source))
     if not path.is_file():
@@ -59,7 +60,7 @@ def load(source: PathLike, image_model: SegAny) -> VideoMemory:
     if image != image_model.config:
         ours, given = asdict(image), asdict(image_model.config)
         different = ", ".join(f"{key} {ours[key]}, not {given[key]}" for key in ours if ours[key] != given[key])
-        raise CheckpointError(f"{path}: was trained for another image model: {different}")
+        raise ForeignMemoryError(f"{path}: was trained for another image model: {different}")
     memory = VideoMemory(image, config)
     expected = memory.state_dict()
     wrong = [key for key in expected.keys() | state.keys() if key not in state or key not in expected]

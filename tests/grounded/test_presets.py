@@ -36,7 +36,7 @@ def test_sizes():
     assert len(checkpoints) == 1  # so that fast needs no download of its own
 
 
-@pytest.mark.parametrize("name", [name for name in config.preset_names() if name != "tiny"])
+@pytest.mark.parametrize("name", [name for name in config.preset_names() if name not in ("photo", "tiny")])
 def test_repositories_are_pinned_to_commits(name: str):
     settings = config.load(name)
     # Of these no commit is known here.

@@ -27,3 +27,8 @@ def test_fading() -> None:
     assert faded(image, 1.0, 1.0) is image
     assert faded(image, 0.0, 1.0)[0].tolist() == [[85, 85, 85], [60, 60, 60]]
     assert faded(image, 0.0, 0.5)[0].tolist() == [[106, 106, 106], [94, 94, 94]]
+
+
+def test_every_scene_shows_the_noun(tmp_path: Path) -> None:
+    truth = read_ground_truth(write_scenes(tmp_path, "test", 3, noun="robot"))
+    assert all("robot" in {one.label for one in truth.objects(file)} for file in truth.sizes)

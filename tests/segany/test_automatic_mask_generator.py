@@ -149,7 +149,7 @@ def find_unfiltered(sam) -> Callable[[int], dict[str, np.ndarray]]:
     return cache(lambda layers: generate_reference(sam, **EVERYTHING, crop_n_layers=layers))
 
 
-@pytest.fixture(params=[0, 1], ids=["whole image", "crops"])
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["whole image", "crops"])
 def candidates(request, find_unfiltered) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Arguments without any filter, and all masks that the reference finds with them."""
     return EVERYTHING | {"crop_n_layers": request.param}, find_unfiltered(request.param)
@@ -166,8 +166,8 @@ def test_same_candidates(sam, predictor, candidates):
 @pytest.mark.parametrize(
     ("candidates", "iou_quantile", "stability_quantile"),
     [
-        pytest.param(0, 0.7, None, id="predicted IoU"),
-        pytest.param(0, None, 0.6, id="stability"),
+        pytest.param(0, 0.7, None, id="predicted IoU", marks=pytest.mark.long),
+        pytest.param(0, None, 0.6, id="stability", marks=pytest.mark.long),
         pytest.param(0, 0.6, 0.5, id="both"),
         pytest.param(1, 0.6, 0.5, id="both, with crops"),
     ],

@@ -325,7 +325,7 @@ class TestSource:
         assert model.config == segany.PRESETS["tiny"]
 
     def test_bundled_weights_are_the_default(self):
-        assert segany.load().fingerprint() == segany.load("tiny").fingerprint()
+        assert segany.load().fingerprint() == segany.load("photo").fingerprint()
 
     @pytest.mark.parametrize(
         ("source", "message"),

@@ -174,11 +174,17 @@ class TestBundledModels:
     """The detector and the CLIP that grounded brings are recognised."""
 
     @pytest.mark.parametrize(
-        ("kind", "network"), [("detector", "Grounding DINO"), ("clip", "CLIP")], ids=["detector", "clip"]
+        ("folder", "network"),
+        [
+            ("detector", "Grounding DINO"),
+            ("photo-detector", "a one-stage detector"),
+            ("clip", "CLIP"),
+            ("photo-clip", "CLIP"),
+        ],
     )
-    def test_by_their_tensors(self, kind, network):
-        files = [path for path in (ROOT / "grounded" / "weights").rglob("*.safetensors") if kind in str(path)]
+    def test_by_their_tensors(self, folder, network):
+        files = list((ROOT / "grounded" / "weights" / folder).rglob("*.safetensors"))
         if not files:
-            pytest.skip(f"no bundled {kind}")
+            pytest.skip(f"no bundled {folder}")
         for file in files:
             assert describe_file(file).startswith(f"holds {network}"), file

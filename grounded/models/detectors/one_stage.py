@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -14,17 +15,17 @@ from grounded.data.detections import Detections
 from grounded.data.image import ImageLike
 from grounded.data.protocols import TextEncoder
 from grounded.errors import CheckpointError, ConfigError
-from grounded.models.detectors.base import open_inputs, select
+from grounded.models.detectors.base import open_inputs
 from grounded.models.detectors.one_stage_head import FILE, OneStageHead, cell_boxes, load_head
 from segany import ImageEmbedding, Predictor
 from segany.precision import own_precision
-from segany.utils.boxes import clip_boxes
+from segany.utils.boxes import batched_nms, clip_boxes, nms
 
 # Cosine with the nearest learnt name below which a phrase counts as not learnt: of synonyms it is above, of other
 # things of the same kind below.
 _LEARNT = 0.72
 _CLOSEST = 3  # learnt names that are told instead
-_MOST_CELLS = 1000  # of one image that go into non-maximum suppression, the best
+_MOST_CELLS = 300  # of a phrase that go into non-maximum suppression, the best
 
 
 class OneStage:
@@ -103,18 +104,50 @@ class OneStage:
         texts = self.text_encoder.encode(phrases).to(cells.words)
         scores = self.head.logits(cells.words.flatten(2)[0].T, texts).sigmoid()
         scores = scores * cells.quality.sigmoid().flatten().sqrt()[:, None]
-        best = scores.max(dim=1).values.topk(min(_MOST_CELLS, len(scores))).indices
-        boxes = self._to_pixels(cell_boxes(cells.reaches)[0, best], embedding)
-        chosen, phrase_ids = select(
-            boxes,
-            scores[best],
-            box_threshold=self.config.threshold,
-            nms_threshold=self.config.nms_threshold,
-            cross_phrase_nms=self.config.cross_phrase_nms,
-            max_detections=self.config.max_detections,
-        )
-        found = boxes[chosen], scores[best][chosen], phrase_ids
+        boxes = self._to_pixels(cell_boxes(cells.reaches)[0], embedding)
+        rows, phrase_ids = self._select(boxes, scores)
+        found = boxes[rows], scores[rows], phrase_ids
         return Detections(*(values.cpu().numpy() for values in found))
+
+    @torch.inference_mode()
+    @own_precision()
+    def detect_objects(self, embedding: ImageEmbedding, most: int) -> Detections:
+        """Find the objects in the image of an embedding whatever they are, by the quality of their boxes.
+
+        Returns:
+            at most so many detections of one phrase, that for anything, best first.
+        """
+        cells = self.head(embedding.features.to(self.predictor.device).float())
+        scores = cells.quality.sigmoid().flatten()
+        boxes = self._to_pixels(cell_boxes(cells.reaches)[0], embedding)
+        rows = torch.nonzero((boxes[:, 2:] > boxes[:, :2]).all(dim=1)).squeeze(1)  # those that lie in the image
+        best = rows[scores[rows].topk(min(_MOST_CELLS, len(rows))).indices]
+        kept = best[nms(boxes[best], scores[best], self.config.nms_threshold)][:most]
+        return Detections(boxes[kept].cpu().numpy(), scores[kept, None].cpu().numpy(), np.zeros(len(kept), np.int64))
+
+    def _select(
+        self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n p"]
+    ) -> tuple[Int[Tensor, "m"], Int[Tensor, "m"]]:
+        """Select cells for each phrase by itself, so that other phrases change nothing: rows and phrases, best first.
+
+        A cell may answer to several phrases, unlike a query of the other detectors.
+        """
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        rows, phrase_ids = torch.nonzero((scores >= self.config.threshold) & has_area[:, None]).unbind(1)
+        own = scores[rows, phrase_ids]
+        best = torch.cat(
+            [
+                each[own[each].argsort(descending=True, stable=True)[:_MOST_CELLS]]
+                for each in (torch.nonzero(phrase_ids == phrase).squeeze(1) for phrase in range(scores.shape[1]))
+            ]
+        )
+        rows, phrase_ids, own = rows[best], phrase_ids[best], own[best]
+        kept = batched_nms(boxes[rows], own, phrase_ids, self.config.nms_threshold)
+        kept = kept[own[kept].argsort(descending=True, stable=True)]
+        if self.config.cross_phrase_nms is not None:
+            kept = kept[nms(boxes[rows][kept], own[kept], self.config.cross_phrase_nms)]
+        kept = kept[: self.config.max_detections]
+        return rows[kept], phrase_ids[kept]
 
     def _to_pixels(self, boxes: Float[Tensor, "n 4"], embedding: ImageEmbedding) -> Float[Tensor, "n 4"]:
         """From sides of the model frame, of which the image covers the upper left part, to pixels of the image."""

@@ -23,22 +23,27 @@ def build(config: VideoConfig, device: "str | torch.device", segmenter: "Segment
 
     Args:
         config: the section `video`.
-        device: where to compute; that of `segmenter` for kind segany.
-        segmenter: of images, in the same pipeline. Kind segany works on its embeddings.
+        device: where to compute; that of `segmenter` for kinds segany and propagation.
+        segmenter: of images, in the same pipeline. Kinds segany and propagation work on its embeddings.
 
     Raises:
-        ConfigError: the kind does not go with the segmenter, or there are no such bundled weights.
+        ConfigError: the kind or the checkpoint does not go with the segmenter, or there are no such bundled weights.
         CheckpointError: the checkpoint cannot be read completely.
     """
-    if config.kind == "segany":
-        from grounded.models.trackers.segany import SeganyTracker
+    if config.kind in ("segany", "propagation"):
         from segany import Predictor
 
         if not isinstance(segmenter, Predictor):
             raise ConfigError(
-                f"video of kind segany needs a segmenter of kind segany, got a {type(segmenter).__name__}: set kind "
-                "and checkpoint of the section video, such as sam2 and facebook/sam2.1-hiera-tiny"
+                f"video of kind {config.kind} needs a segmenter of kind segany, got a {type(segmenter).__name__}: set "
+                "kind and checkpoint of the section video, such as sam2 and facebook/sam2.1-hiera-tiny"
             )
+        if config.kind == "propagation":
+            from grounded.models.trackers.propagation import PropagationTracker
+
+            return PropagationTracker(segmenter)
+        from grounded.models.trackers.segany import SeganyTracker
+
         return SeganyTracker.from_pretrained(config.checkpoint, segmenter)
     from grounded.models.sam2_checkpoint import TRACKERS
     from grounded.models.trackers.sam2 import Sam2Tracker
@@ -50,11 +55,13 @@ def locate(config: VideoConfig) -> "Path | HubModel":
     """Return where the checkpoint of `config` is: a local file or folder, or a repository that may need a download.
 
     Raises:
-        ConfigError: there are no such bundled weights.
+        ConfigError: there are no such bundled weights, or the kind has none.
         CheckpointError: a local file or folder is missing.
     """
     from pathlib import Path
 
+    if config.weights is None:
+        raise ConfigError(f"video of kind {config.kind} has no weights of its own: there is nothing to locate")
     if config.kind == "segany":
         from segany.video.checkpoint import BUNDLED
 

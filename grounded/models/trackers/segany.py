@@ -6,7 +6,9 @@ from PIL import Image
 
 from grounded.config import bundled_name
 from grounded.data.protocols import TrackedMask
+from grounded.errors import ConfigError, one_line
 from segany import ImageEmbedding, Predictor
+from segany.errors import ForeignMemoryError
 from segany.precision import own_precision
 from segany.utils.rle import RLE, decode_rle, encode_rle
 from segany.video.checkpoint import load
@@ -29,10 +31,18 @@ class SeganyTracker:
             predictor: of the image model that the memory was trained for.
 
         Raises:
-            CheckpointError: the weights are not found, cannot be read, or belong to another image model.
+            CheckpointError: the weights are not found, or cannot be read.
+            ConfigError: they belong to another image model.
         """
         source = bundled_name(checkpoint) or checkpoint
-        return cls(VideoPredictor(predictor, load(source, predictor.model)))
+        try:
+            memory = load(source, predictor.model)
+        except ForeignMemoryError as error:
+            raise ConfigError(
+                "video of kind segany needs a memory that was trained for the segmenter; kind: propagation, in the "
+                f"section video, needs none ({one_line(error, 200)})"
+            ) from error
+        return cls(VideoPredictor(predictor, memory))
 
     def start(self, image_size: tuple[int, int]) -> "SeganyTracking":
         """Begin a clip with frames of (height, width) pixels."""

@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -108,8 +109,9 @@ def test_a_repository_with_a_tokenizer(
     torch.testing.assert_close(encoder.encode(PHRASES), expected_embeddings(model, tokenizer), rtol=0, atol=1e-5)
 
 
-def test_a_text_encoder_that_another_repository_describes(
-    cache: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("together", [True, False], ids=["in the folder", "in another repository"])
+def test_a_text_encoder_with_its_description(
+    together: bool, cache: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     import transformers
 
@@ -128,16 +130,35 @@ def test_a_text_encoder_that_another_repository_describes(
     model = open_clip.model.CustomTextCLIP(16, config["vision_cfg"], text).eval()
     folder = save_weights(tmp_path / "model", model)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    with serve({"owner/clip": folder, "owner/tokenizer": tokenizer}) as (address, log):
+    if together:
+        for file in tokenizer.iterdir():
+            shutil.copy(file, folder)
+    with serve({"owner/clip": folder} | ({} if together else {"owner/tokenizer": tokenizer})) as (address, log):
         use_hub(monkeypatch, cache, address)
         locate("owner/clip").download()
         assert {"tokenizer.json", "config.json"} <= set(log)
     use_hub(monkeypatch, cache)
     encoder = ClipEncoder.from_pretrained("owner/clip", templates=["{}"])
+    assert encoder.tokenizer(PHRASES).shape[1] < CONTEXT, "padding costs time and changes nothing"
     tokens = HFTokenizer(str(tokenizer), context_length=CONTEXT)(PHRASES)
     with torch.no_grad():
         expected = model.encode_text(tokens, normalize=True)
     torch.testing.assert_close(encoder.encode(PHRASES), expected, rtol=0, atol=1e-5)
+    if together:  # a folder serves by itself, without any repository
+        use_hub(monkeypatch, tmp_path / "empty")
+        alone = ClipEncoder.from_pretrained(folder, templates=["{}"])
+        assert torch.equal(alone.encode(PHRASES), encoder.encode(PHRASES))
+        assert locate(folder) == folder
+
+
+def test_the_description_of_a_whole_clip_is_none_of_a_text_encoder(tmp_path: Path):
+    folder = builders.save_clip(tmp_path / "clip")
+    config = text_tokens_config()
+    config["text_cfg"]["hf_model_name"] = "owner/encoder"
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(CheckpointError, match="owner/encoder"):
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(

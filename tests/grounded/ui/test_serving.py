@@ -119,7 +119,7 @@ def test_addresses_stand_for_uploads(client: Client, found: dict[str, Any], fold
     [
         pytest.param("segment", {"text": " "}, "the text holds no phrase", id="empty text"),
         pytest.param("segment", {"image": "broken"}, "broken.png is not an image in a known format", id="broken"),
-        pytest.param("segment", {"image": None}, "the image must be an uploaded file", id="no file"),
+        pytest.param("segment", {"image": None}, "images and clips must be uploaded files", id="no file"),
         pytest.param(
             "segment",
             {"image": "http://127.0.0.1/a.png"},

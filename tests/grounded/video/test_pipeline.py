@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from grounded.errors import PromptError, VideoError
+from grounded.models.trackers.propagation import PropagationTracker
 from grounded.video.clip import ClipInfo, Frame
 from grounded.video.pipeline import VideoPipeline
 from grounded.video.prompts import ObjectPrompt
 from grounded.video.tracks import TrackedFrame
+from segany import Predictor
 from segany.utils.rle import RLE, encode_rle, rle_area
 from tests.grounded.video.drawn import DrawnClip, drawn_clip, line
 
@@ -213,6 +215,23 @@ def test_a_scene_cut_hides_tracks_until_they_are_recognised(video: VideoPipeline
     frames = list(with_settings(video, scene_cut_threshold=0.05).track(cut, TEXT))
     assert frames[3].is_key_frame
     assert [frame.instances.labels.tolist() for frame in frames[3:]] == [["a lemon"]] * 3
+
+
+@pytest.mark.slow
+def test_propagation_follows_text_prompts_and_corrections(video: VideoPipeline, clip: DrawnClip):
+    assert isinstance(video.pipeline.segmenter, Predictor)
+    without_memory = replace(video, segmenter=PropagationTracker(video.pipeline.segmenter))
+    frames = list(without_memory.track(clip, TEXT))
+    assert [frame.track_ids.tolist() for frame in frames] == [[1, 2]] * COUNT
+    assert min(ious(clip, frames, 1, DOG)) > 0.85 and min(ious(clip, frames, 2, LEMON)) > 0.85
+    both = list(without_memory.track(clip, prompts=[given(clip, DOG, 2)], start=2, direction="both"))
+    assert [frame.number for frame in both] == [2, 3, 4, 5, 1, 0]
+    assert min(ious(clip, both, 1, DOG)) > 0.85
+    strayed = {frame.number: frame for frame in frames}
+    for number in (3, 4, 5):
+        strayed[number] = swapped_mask(strayed[number], clip.rles[number][LEMON])
+    prompt = ObjectPrompt(frame=3, track_id=1, rle=clip.rles[3][DOG])
+    assert min(ious(clip, without_memory.correct(clip, strayed, [prompt]), 1, DOG)) > 0.85
 
 
 def test_a_text_that_is_never_seen_gives_empty_frames(video: VideoPipeline, clip: DrawnClip):

@@ -1,6 +1,7 @@
 """The one-stage detector on the embeddings of the bundled segmenter, with weights that tell what must come out."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,46 @@ def test_detecting_encodes_by_itself(head: OneStageHead, clip: ClipEncoder, pred
     alone = detector.detect_embedded(predictor.encode(image), NAMES)
     np.testing.assert_array_equal(both[0].boxes, alone.boxes)
     assert both[1].scores.shape[1] == 1
+
+
+def test_a_cell_may_answer_to_several_phrases(clip: ClipEncoder, predictor: Predictor, image: Image.Image):
+    config = DetectorConfig(kind="one-stage", max_detections=1000)
+    detector, embedding = OneStage(made_head(clip, "a dog"), predictor, clip, config=config), predictor.encode(image)
+    alone = detector.detect_embedded(embedding, ["a dog"])
+    twice = detector.detect_embedded(embedding, ["a dog", "a dog"])
+    for phrase in (0, 1):
+        np.testing.assert_allclose(twice[twice.phrase_ids == phrase].boxes, alone.boxes)
+    across = replace(config, cross_phrase_nms=0.5)
+    once = OneStage(made_head(clip, "a dog"), predictor, clip, config=across).detect_embedded(embedding, ["a dog"] * 2)
+    assert len(once) <= len(alone) < len(twice)
+
+
+def test_objects_without_names(clip: ClipEncoder, predictor: Predictor, image: Image.Image):
+    head = made_head(clip, "a dog", quality=1.0)
+    detector = OneStage(head, predictor, clip, config=DetectorConfig(kind="one-stage"))
+    embedding = predictor.encode(image)
+    objects = detector.detect_objects(embedding, 5)
+    assert len(objects) == 5 and set(objects.phrase_ids.tolist()) == {0}
+    np.testing.assert_allclose(objects.score, 1 / (1 + math.exp(-1)), rtol=1e-5)
+    assert len(detector.detect_objects(embedding, 10_000)) > 5
+
+
+def test_the_fallback_on_objects(clip: ClipEncoder, predictor: Predictor, image: Image.Image):
+    config = override(
+        load("tiny"),
+        detector={"kind": "one-stage", "checkpoint": "none"},
+        mode="box",
+        filtering={"enabled": False},
+        fallback={"source": "objects", "fallback_threshold": 0.0, "max_objects": 3},
+    )
+    detector = OneStage(made_head(clip, "a dog"), predictor, clip, config=replace(config.detector, max_detections=2))
+    pipeline = Pipeline(detector, None, predictor, config, build.region_scorer(clip, config))
+    found = pipeline.segment(image, ["a dog", "a lemon"])
+    assert set(found.labels[found.sources == "detector"]) == {"a dog"}
+    lemons = found[found.labels == "a lemon"]
+    assert 0 < len(lemons) <= 3 and set(lemons.sources.tolist()) == {"automatic"}
+    with pytest.raises(ConfigError, match="needs a detector of kind one-stage and a mode with boxes"):
+        override(load("tiny"), fallback={"source": "objects"})
 
 
 def test_a_phrase_does_not_change_the_score_of_another(

@@ -31,7 +31,7 @@ NOTHING = encode_rle(torch.zeros(1, *SIZE, dtype=torch.bool))[0]
 
 
 # The last two are followed by the same code as sam2, and compared with transformers in test_sam2.py.
-KINDS = ["segany", "sam2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("edgetam", "sam3"))]
+KINDS = ["segany", "propagation", "sam2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("edgetam", "sam3"))]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -44,6 +44,13 @@ def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         sizes = MemoryConfig(memory_dim=16, attention_depth=1, attention_dim=16, attention_mlp_dim=32, fuser_depth=1)
         memory = VideoMemory(SEGMENTER, sizes).eval()
         return SeganyTracker(VideoPredictor(predictor, memory))
+    if request.param == "propagation":
+        from grounded.models.trackers.propagation import PropagationSettings, PropagationTracker
+
+        # Random weights are sure of nothing; so everything is believed.
+        signs = ("predicted_iou", "stability", "likeness", "agreement")
+        believed = {name: 0.0 for sign in signs for name in (sign, f"found_{sign}")}
+        return PropagationTracker(predictor, PropagationSettings(**believed))
     folder = sam2_models.save(request.param, tmp_path_factory.mktemp(request.param))
     return trackers.build(VideoConfig(kind=request.param, checkpoint=str(folder)), "cpu", predictor)
 
