@@ -36,7 +36,7 @@ def _plan_options(command: F) -> F:
     options = (
         click.option("--out", required=True, metavar="DIR", type=_FOLDER, help="Folder of the data engine."),
         click.option(
-            "--from", "base", default="tiny", show_default=True, help="A preset, or a Segment Anything checkpoint."
+            "--from", "base", default="photo", show_default=True, help="A preset, or a Segment Anything checkpoint."
         ),
         click.option(
             "--plan",

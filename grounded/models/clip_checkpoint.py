@@ -6,6 +6,7 @@ load, although it is cached.
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _VOCABULARIES = (
     "vocab.json",
 )
 _TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
+_QUIET = threading.RLock()
 _ENCODER_FILE = "config.json"  # describes a text encoder of `transformers`
 
 
@@ -274,9 +276,10 @@ def _describe_weights(folder: Path) -> str | None:
 def _quiet() -> Iterator[None]:
     """Silence the root logger, to which `open_clip` logs errors that it raises as well."""
     root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+    with _QUIET:  # two threads at once would restore each other's level
+        level = root.level
+        root.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            root.setLevel(level)

@@ -1,7 +1,8 @@
 """Choose the thresholds of the preset `photo` on photographs of the training data: `python -m recipes.photo.calibrate`.
 
-The detector's threshold and CLIP's are swept together over what the chain finds without them. Of the pairs at which few
-absent phrases come back with a mask, the one with the best F1 of masks is chosen.
+The detector's threshold and CLIP's are swept together over what the chain finds without them; of the pairs at which few
+absent phrases come back with a mask, those with the best F1 of masks come first. Then the threshold of the fallback is
+swept, which is asked for what the preset's own thresholds leave without a mask.
 """
 
 import sys
@@ -15,12 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from grounded import Pipeline
+from grounded.config import load
 from recipes.photo.measure_chain import LEAST_IOU
 from recipes.photo.validation import Example, Validation
 from recipes.tiny.measure import mask_iou
 
 BOX_THRESHOLDS = (0.06, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26, 0.3, 0.35)
 CLIP_THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+FALLBACK_THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 MOST_ABSENT = 0.08  # of absent phrases that come back with a mask
 
 
@@ -42,9 +45,21 @@ class Answers:
     absent: frozenset[int]
     objects: int
 
-    def at(self, box_threshold: float, clip_threshold: float) -> tuple[float, float, float]:
-        """Recall and precision of masks, and the share of absent phrases with a mask."""
+    def at(
+        self, box_threshold: float, clip_threshold: float, fallback: tuple["Answers", float] | None = None
+    ) -> tuple[float, float, float]:
+        """Recall and precision of masks, and the share of absent phrases with a mask.
+
+        Args:
+            box_threshold: least score of the detector.
+            clip_threshold: least score of CLIP.
+            fallback: what it answers to the same questions, and its own threshold.
+        """
         kept = [one for one in self.found if one.detector_score >= box_threshold and one.clip_score >= clip_threshold]
+        if fallback is not None:
+            others, threshold = fallback
+            answered = {one.question for one in kept}
+            kept += [one for one in others.found if one.question not in answered and one.clip_score >= threshold]
         right = len({(one.question, one.object) for one in kept if one.object >= 0})
         returned = len({one.question for one in kept} & self.absent)
         return right / max(self.objects, 1), right / max(len(kept), 1), returned / max(len(self.absent), 1)
@@ -80,11 +95,14 @@ def ask(pipeline: Pipeline, examples: Iterable[Example]) -> Answers:
 def main(folder: Path, config: str, count: int) -> None:
     """Print the pairs of thresholds, the best first."""
     pipeline = Pipeline.from_config(
-        config, box_threshold=BOX_THRESHOLDS[0], filtering={"enabled": True, "clip_threshold": 0.0}
+        config,
+        box_threshold=BOX_THRESHOLDS[0],
+        filtering={"enabled": True, "clip_threshold": 0.0},
+        fallback={"source": "none"},
     )
     drawn = Validation(folder, "train")
     drawn.files = [drawn.files[i] for i in np.random.default_rng(5).permutation(len(drawn.files))[:count]]
-    answers = ask(pipeline, tqdm(drawn, unit="image", file=sys.stderr, mininterval=2))
+    answers = ask(pipeline, tqdm(drawn, desc="detector", unit="image", file=sys.stderr, mininterval=2))
     rows = []
     for pair in product(BOX_THRESHOLDS, CLIP_THRESHOLDS):
         recall, precision, absent = answers.at(*pair)
@@ -96,6 +114,15 @@ def main(folder: Path, config: str, count: int) -> None:
         click.echo(f"| {box:g} | {clip:g} | {recall:.3f} | {precision:.3f} | {f1:.3f} | {absent:.3f} |")
     at_zero = answers.at(BOX_THRESHOLDS[0], 0.0)
     click.echo(f"without thresholds: recall {at_zero[0]:.3f}, precision {at_zero[1]:.3f}, absent {at_zero[2]:.3f}")
+    own = load(config)
+    objects = {"source": "objects", "fallback_threshold": 0.0, "max_instances": 3}
+    alone = Pipeline.from_config(config, box_threshold=1.0, fallback=objects)
+    others = ask(alone, tqdm(drawn, desc="fallback", unit="image", file=sys.stderr, mininterval=2))
+    click.echo(f"\n| fallback_threshold | recall | precision | {head[-1]} |\n|---|---|---|---|")
+    for threshold in (2.0, *FALLBACK_THRESHOLDS):
+        found = answers.at(own.detector.threshold, own.filtering.clip_threshold, (others, threshold))
+        name = "none" if threshold > 1 else f"{threshold:g}"
+        click.echo(f"| {name} | {found[0]:.3f} | {found[1]:.3f} | {found[2]:.3f} |")
 
 
 if __name__ == "__main__":

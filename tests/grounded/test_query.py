@@ -122,7 +122,8 @@ def test_ranges_are_those_of_the_configuration(name: str):
     parameter = query_parameter(name)
     ends = [value for value in (parameter.low, parameter.high) if value is not None]
     for value in [*parameter.choices, *map(parameter.type, ends)]:
-        QuerySettings(**{name: value}).apply(PipelineConfig())
+        kind = "one-stage" if value == "objects" else "grounding-dino"
+        QuerySettings(**{name: value}).apply(override(PipelineConfig(), detector={"kind": kind}))
     section, field = PLACES[name]
     beyond = [parameter.low - 1] if parameter.low is not None else ["other"]
     beyond += [parameter.high + 1] if parameter.high is not None else []

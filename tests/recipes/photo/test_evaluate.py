@@ -55,6 +55,9 @@ def test_thresholds_on_what_was_found():
     answers = Answers(found, frozenset({1}), objects=2)
     assert answers.at(0.0, 0.0) == (1.0, pytest.approx(2 / 3), 1.0)
     assert answers.at(0.4, 0.5) == (0.5, 1.0, 0.0)
+    others = Answers((Found(0, np.nan, 0.9, 1), Found(1, np.nan, 0.6, -1)), frozenset({1}), objects=2)
+    assert answers.at(0.4, 0.5, (others, 0.5)) == (0.5, 0.5, 1.0)  # the first question has an answer already
+    assert answers.at(0.95, 0.5, (others, 0.8)) == (0.5, 1.0, 0.0)
 
 
 class NamesAreNumbers:
