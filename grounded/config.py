@@ -253,10 +253,9 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if self.fallback.source == "text" and self.prompting.text_prompt == "none":
             raise ConfigError("fallback.source 'text' needs a prompting.text_prompt, got 'none'")
-        if self.fallback.source == "objects" and not (self.needs_detector and self.detector.works_on_embeddings):
+        if self.fallback.source == "objects" and not self.detector.works_on_embeddings:
             raise ConfigError(
-                "fallback.source 'objects' needs a detector of kind one-stage and a mode with boxes, "
-                f"got kind {self.detector.kind} and mode {self.prompting.mode}"
+                f"fallback.source 'objects' needs a detector of kind one-stage, got kind {self.detector.kind}"
             )
 
     @property
@@ -345,7 +344,7 @@ def override(config: PipelineConfig, **overrides: Any) -> PipelineConfig:
     An override is a field of one section by its own name (`box_threshold=0.4`, `mode="text"`), `device`, or a section
     with a mapping or a section value (`detector={"checkpoint": "folder"}`), which is needed for names that several
     sections share. With another `kind` of detector, its threshold and templates become the published ones unless they
-    are overridden too.
+    are overridden too, and a fallback on its objects is switched off.
 
     Raises:
         ConfigError: unknown or shared name, wrong type, or a value out of range.
@@ -367,6 +366,8 @@ def override(config: PipelineConfig, **overrides: Any) -> PipelineConfig:
     if data["detector"]["kind"] != config.detector.kind:
         # Those of another kind mean nothing for this one.
         data["detector"] |= dict.fromkeys({"box_threshold", "phrase_templates"} - given)
+        if data["fallback"]["source"] == "objects" == config.fallback.source:
+            data["fallback"]["source"] = "none"  # unlike the one before, this kind may not find objects without names
     return from_dict(data, where="overrides")
 
 

@@ -39,13 +39,21 @@ def build_demo(actions: Actions) -> gr.Blocks:
     return demo
 
 
+# What the bundled networks know, by the checkpoint of the segmenter.
+_BUNDLED = {
+    "bundled:photo": "they know about 140 everyday things, best people, pets, farm animals, vehicles and furniture",
+    "bundled:tiny": "they know drawn scenes only, not photographs",
+}
+
+
 def header(actions: Actions) -> str:
     """The title, the models and the limits of uploads, as Markdown."""
     limits, models = actions.limits, actions.config.models
     names = ", ".join(f"{stage} `{split_revision(name)[0]}`" for stage, name in models.items() if name)
     text = f"Models: {names}."
-    if any(str(checkpoint).startswith("bundled:") for checkpoint in models.values()):
-        text = "**tiny**, the models that come with the package: they know drawn scenes only, not photographs."
+    for checkpoint, known in _BUNDLED.items():
+        if models["segmenter"] == checkpoint:
+            text = f"These are the small models that come with the package: {known}."
     return (
         "# Grounded SegAny\n"
         "Say what to find in an image, and get a labelled mask of every instance. \n"

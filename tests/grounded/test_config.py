@@ -263,3 +263,11 @@ def test_templates_of_a_detector_that_takes_none():
         DetectorConfig(phrase_templates=("{}",))
     with pytest.raises(ConfigError, match=r"phrase_templates must each contain \{\} exactly once, got 'a'"):
         DetectorConfig(kind="owl", phrase_templates=("a",))
+
+
+def test_another_detector_switches_the_fallback_on_objects_off():
+    photo = config.load("photo")
+    assert photo.fallback.source == "objects"
+    assert config.override(photo, mode="text").fallback.source == "objects"
+    changed = config.override(photo, detector={"kind": "owl", "checkpoint": "somewhere"})
+    assert changed.fallback.source == "none" and changed.detector.threshold == 0.1

@@ -139,7 +139,7 @@ def test_the_fallback_on_objects(clip: ClipEncoder, predictor: Predictor, image:
     assert set(found.labels[found.sources == "detector"]) == {"a dog"}
     lemons = found[found.labels == "a lemon"]
     assert 0 < len(lemons) <= 3 and set(lemons.sources.tolist()) == {"automatic"}
-    with pytest.raises(ConfigError, match="needs a detector of kind one-stage and a mode with boxes"):
+    with pytest.raises(ConfigError, match="needs a detector of kind one-stage, got kind grounding-dino"):
         override(load("tiny"), fallback={"source": "objects"})
 
 
