@@ -15,7 +15,9 @@ import yaml
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from tests.data import PICNIC, ROOT
+from tests.data import ROOT
+
+CAT = ROOT / "examples" / "cat.jpg"
 
 
 @pytest.mark.slow
@@ -41,18 +43,18 @@ def test_the_app_starts_answers_and_leaves_nothing(tmp_path: Path):
                 said.append(process.stderr.readline())
                 assert said[-1], "".join(said)
             assert said[-1] == f"The app is at http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
-            assert "Loading the models of tiny\n" in said and "Warming up\n" in said
+            assert "Loading the models of photo\n" in said and "Warming up\n" in said
             client = Client(f"http://127.0.0.1:{port}/", verbose=False)
-            result = client.predict(handle_file(PICNIC), "a dog", api_name="/segment")
-            assert [instance["phrase"] for instance in result["instances"]] == ["a dog"]
-            assert len(list(temporary.rglob("picnic.png"))) >= 1
+            result = client.predict(handle_file(CAT), "a cat", api_name="/segment")
+            assert [instance["phrase"] for instance in result["instances"]] == ["a cat"]
+            assert len(list(temporary.rglob("cat.jpg"))) >= 1
             for settings, message in (
                 ({"box_threshold": "much"}, "box_threshold must be float or null, got str 'much'"),
                 ({"mode": ["box"]}, "mode must be one of box, text, box+text"),
                 ({"text": 7}, "text must be a string"),
             ):
                 with pytest.raises(AppError, match=re.escape(message)):
-                    client.predict(**{"image": handle_file(PICNIC), "text": "a dog", **settings}, api_name="/segment")
+                    client.predict(**{"image": handle_file(CAT), "text": "a cat", **settings}, api_name="/segment")
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 143
             assert "Traceback" not in process.stderr.read()
