@@ -40,7 +40,7 @@ _EXAMPLE_WORDS = ExampleTexts(
     photographs={
         "cat.jpg": "cat. dog. wall",
         "astronaut.jpg": "person. helmet. flag. rocket",
-        "coffee.jpg": "cup. spoon. table",
+        "hopper.jpg": "person. flag. glasses",
     },
     drawings={
         "picnic.png": "dog. pizza. butterfly. tree",

@@ -34,7 +34,7 @@ from grounded.ui.serving import MODELS, gpu
 from grounded.ui.state import AppState
 
 _EXAMPLE_TEXTS = ExampleTexts(
-    photographs={"cat.jpg": "a cat", "astronaut.jpg": "a person. a rocket", "coffee.jpg": "a cup. a spoon"},
+    photographs={"cat.jpg": "a cat", "astronaut.jpg": "a person. a horse", "hopper.jpg": "a person. glasses"},
     drawings={
         "picnic.png": "a dog. pizza. a butterfly",
         "shelf.png": "a clock. a guitar. a cactus",
