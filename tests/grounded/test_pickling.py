@@ -108,12 +108,14 @@ def test_spawned_workers(bundled: Pipeline):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_data_loader(bundled: Pipeline):
     loader = DataLoader(Segmented(bundled), batch_size=None, num_workers=1, multiprocessing_context="spawn")
     assert list(loader) == counts([bundled.segment(PICNIC, text) for text in TEXTS])
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_joblib(bundled: Pipeline):
     joblib = pytest.importorskip("joblib")
     results = joblib.Parallel(n_jobs=2)(joblib.delayed(bundled.segment)(PICNIC, text) for text in TEXTS)

@@ -71,6 +71,7 @@ def _train_one_of_two(rank: int, port: int, out: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_learn_what_one_learns_from_all_their_batches(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

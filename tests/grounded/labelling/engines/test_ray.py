@@ -228,6 +228,7 @@ class TestOnACluster:
         assert len(list(notes(tmp_path).iterdir())) in (3, 4)
 
     @pytest.mark.slow
+    @pytest.mark.long
     def test_clips_are_those_of_one_process_whatever_dies(self, tmp_path: Path) -> None:
         for seed, name in enumerate(("a", "b", "poison")):
             standin.write_clip_folder(tmp_path / "in" / name, 9, seed=seed)
@@ -313,6 +314,7 @@ class TestOnACluster:
             labelled(label_ray, write_source(tmp_path / "in", 3), spec, tmp_path / "out", workers=1)
 
     @pytest.mark.slow
+    @pytest.mark.long
     def test_workers_that_die_of_everything_end_the_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ray_workers, "_MAX_DEATHS", 3)
         images = write_source(tmp_path / "in", 1, *(f"{number}-poison" for number in range(6)))
@@ -325,6 +327,7 @@ class TestOnACluster:
             labelled(label_ray, write_source(tmp_path / "in", 1), Bright(tmp_path), tmp_path / "out", workers=3)
 
     @pytest.mark.slow
+    @pytest.mark.long
     def test_models(self, tmp_path: Path) -> None:
         from grounded.labelling.vocabulary import Vocabulary
 

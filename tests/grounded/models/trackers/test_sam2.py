@@ -164,6 +164,7 @@ class TestMetaFiles:
     """The published image encoder of the smallest size, at the published image size, with random weights."""
 
     @pytest.mark.slow
+    @pytest.mark.long
     def test_a_file_equals_the_folder(self, tmp_path: Path):
         found = []
         for source in sam2_models.save_published_size(tmp_path):
