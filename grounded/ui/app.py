@@ -51,9 +51,8 @@ def header(actions: Actions) -> str:
     limits, models = actions.limits, actions.config.models
     names = ", ".join(f"{stage} `{split_revision(name)[0]}`" for stage, name in models.items() if name)
     text = f"Models: {names}."
-    for checkpoint, known in _BUNDLED.items():
-        if models["segmenter"] == checkpoint:
-            text = f"These are the small models that come with the package: {known}."
+    if known := _BUNDLED.get(str(models["segmenter"])):
+        text = f"These are the small models that come with the package: {known}."
     return (
         "# Grounded SegAny\n"
         "Say what to find in an image, and get a labelled mask of every instance. \n"

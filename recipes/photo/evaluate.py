@@ -5,7 +5,6 @@ FOLDER holds `voc-val.json`, `coco-val.json` and `train.json` with their images,
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,17 +12,14 @@ import click
 from tqdm import tqdm
 
 from grounded import Pipeline
-from grounded.labelling.formats.coco_file import read_coco
 from grounded.utils.files import atomic_files, json_bytes
-from recipes.photo.data import SAME
 from recipes.photo.measure_chain import LOWEST_SCORE, measure_chain, measure_detector
 from recipes.photo.measure_clip import measure_clip
 from recipes.photo.measure_prompts import measure_prompts
-from recipes.photo.validation import Example, Validation
+from recipes.photo.validation import Example, Validation, rare_names
 
 PARTS = ("prompts", "detector", "chain", "clip", "rare names")
 SPLITS = ("voc-val", "coco-val")
-RARE = 40  # boxes of the training data, below which a name is rare
 # What the weights are asked to reach: split -> part -> figure -> (least, most).
 BARS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     "voc-val": {
@@ -40,18 +36,6 @@ BARS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
     },
 }
 Results = dict[str, dict[str, dict[str, float]]]  # split -> part -> figure
-
-
-def rare_names(folder: Path, split: str) -> list[str]:
-    """The names of a split that have fewer than `RARE` objects in the training data."""
-    train = read_coco(folder / "train.json")
-    counts: Counter[str] = Counter()
-    for entries in train.annotations.values():
-        counts.update(train.categories[entry["category_id"]] for entry in entries)
-    merged: Counter[str] = Counter()
-    for name, count in counts.items():
-        merged[SAME.get(name, name)] += count
-    return [name for name in Validation(folder, split).vocabulary if merged[name] < RARE]
 
 
 def measure(

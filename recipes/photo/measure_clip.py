@@ -5,7 +5,6 @@ sets.
 """
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from grounded.data.protocols import ImageTextEncoder
 from grounded.labelling.formats.coco_file import read_coco
 from grounded.models.clip import ClipEncoder
 from recipes.photo.clip_crops import Crop, list_boxes
+from recipes.photo.validation import rare_names
 from recipes.photo.vocabulary import TEMPLATES
 
 SMALLEST = 24 * 24  # pixels of an object's area
 MARGIN = 0.05  # around a box, of its longer side
-RARE = 40  # boxes in the training data, below which a name is rare
 _BATCH = 64
 
 
@@ -47,8 +46,7 @@ def measure_clip(
     if limit is not None:
         crops = [crops[row] for row in np.random.default_rng(0).permutation(len(crops))[:limit]]
     ranks = rank_names(encoder, crops, names)
-    trained = _count_boxes(folder, "train")
-    return _summarise(ranks, [crop.name for crop in crops], {name for name in names if trained[name] < RARE})
+    return _summarise(ranks, [crop.name for crop in crops], set(rare_names(folder, split)))
 
 
 def rank_names(encoder: ImageTextEncoder, crops: Sequence[Crop], names: Sequence[str]) -> np.ndarray:
@@ -62,12 +60,6 @@ def rank_names(encoder: ImageTextEncoder, crops: Sequence[Crop], names: Sequence
         right = scores.gather(1, own[start : start + _BATCH, None])
         ranks.append((scores > right).sum(dim=1))
     return torch.cat(ranks).cpu().numpy()
-
-
-def _count_boxes(folder: Path, split: str) -> Counter[str]:
-    coco = read_coco(folder / f"{split}.json")
-    entries = (entry for listed in coco.annotations.values() for entry in listed)
-    return Counter(coco.categories.get(entry.get("category_id"), "") for entry in entries)
 
 
 def _summarise(ranks: np.ndarray, names: Sequence[str], rare: set[str]) -> dict[str, float]:

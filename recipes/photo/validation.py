@@ -1,5 +1,6 @@
 """Photographs with known objects, and what is asked of each: the names that it shows and some that it does not."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,13 @@ import numpy as np
 from PIL import Image
 
 from grounded.evaluation.dataset import GroundTruthObject, read_ground_truth
+from grounded.labelling.formats.coco_file import read_coco
 from recipes.photo.data import SAME
 from recipes.photo.models import SIDE
 from segany.utils.rle import decode_rle
 
 ABSENT = 8  # names asked of each photograph that it does not show
+RARE = 40  # objects in the training data, below which a name is rare
 LEAST_AREA = 160  # of an object, in pixels of the model frame; smaller ones are neither asked for nor counted
 
 
@@ -79,3 +82,15 @@ class Validation:
                 names = tuple(name for name, _ in kept)
                 present = tuple(sorted(set(names)))
                 yield Example(file, image, tuple(one for _, one in kept), names, present, tuple(absent))
+
+
+def rare_names(folder: Path, split: str) -> list[str]:
+    """The names of a split that have fewer than `RARE` objects in the training data."""
+    train = read_coco(folder / "train.json")
+    counts: Counter[str] = Counter()
+    for entries in train.annotations.values():
+        counts.update(train.categories.get(entry.get("category_id"), "") for entry in entries)
+    merged: Counter[str] = Counter()
+    for name, count in counts.items():
+        merged[SAME.get(name, name)] += count
+    return [name for name in Validation(folder, split).vocabulary if merged[name] < RARE]

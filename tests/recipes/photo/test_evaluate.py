@@ -9,12 +9,12 @@ import torch
 import segany
 from grounded.models.detectors.one_stage_head import load_head
 from recipes.photo.calibrate import Answers, Found
-from recipes.photo.evaluate import rare_names, table
+from recipes.photo.evaluate import table
 from recipes.photo.export import export
 from recipes.photo.measure_chain import Ranking
 from recipes.photo.measure_prompts import measure_prompts
 from recipes.photo.models import PhotoModel
-from recipes.photo.validation import Validation
+from recipes.photo.validation import Validation, rare_names
 
 
 def test_photographs_are_asked_for_what_they_show_and_for_what_not(folder: Path):
