@@ -1,7 +1,8 @@
 """The losses of the one-stage detector: what each cell of an embedding is, and where its object ends.
 
 The box of a cell learns by generalised IoU, its quality by the IoU that it reaches, and its embedding by a focal loss
-against the embeddings of names (Li et al., 2020, quality focal loss, with hard targets).
+against the embeddings of names (Li et al., 2020, quality focal loss, with hard targets). A large object covers hundreds
+of cells and a small one a dozen: the cells of an object weigh less the more of them there are.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from segany.utils.boxes import generalised_iou
 FOCUS = 1.5  # exponent of the distance from the truth
 _FEWEST = 50  # cells by which the loss of words is divided at least, so that images with little in them count little
 _BOXES, _WORDS = 2.0, 0.5  # weights
+_BALANCE = 0.75  # 0: all cells weigh alike; 1: all objects do
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +49,24 @@ def cell_losses(
         words: embeddings of the v names, of unit length.
     """
     on = targets.has_box.float()
+    weights = cell_weights(targets)
     iou, giou = generalised_iou(cell_boxes(cells.reaches), targets.boxes)
     quality = iou.detach().clamp(0, 1) * on
     logits = head.logits(cells.words.flatten(2).transpose(1, 2), words)
-    loss = focal_loss(logits, targets.named.float()) * targets.counts
+    loss = focal_loss(logits, targets.named.float()) * targets.counts * weights[..., None]
     return {
-        "sides": _BOXES * ((1 - giou) * on).sum() / on.sum().clamp(min=1),
-        "quality": F.binary_cross_entropy_with_logits(cells.quality.flatten(1), quality),
+        "sides": _BOXES * ((1 - giou) * on * weights).sum() / on.sum().clamp(min=1),
+        "quality": F.binary_cross_entropy_with_logits(cells.quality.flatten(1), quality, weights),
         "word": _WORDS * loss.sum() / targets.named.any(dim=-1).sum().clamp(min=_FEWEST),
     }
+
+
+def cell_weights(targets: CellTargets) -> Float[Tensor, "b n"]:
+    """Return the weights of cells: 1 beside all objects, and 1 on average on those, more on small ones."""
+    cells = targets.boxes.shape[1] * (targets.boxes[..., 2:] - targets.boxes[..., :2]).clamp(min=0).prod(dim=-1)
+    weights = cells.clamp(min=1) ** -_BALANCE * targets.has_box
+    mean = weights.sum() / targets.has_box.sum().clamp(min=1)
+    return torch.where(targets.has_box, weights / mean.clamp(min=1e-9), 1.0)
 
 
 def focal_loss(logits: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
