@@ -113,6 +113,7 @@ class SegAnyConfig:
     hq: bool = False  # SAM-HQ: one more output token, which sees features of an early layer of the image encoder
     hq_token_only: bool = False  # give SAM-HQ's mask by itself, instead of its sum with that of Segment Anything
     text_dim: int | None = None  # width of CLIP embeddings; None is the published SAM, which has no text prompt
+    dense_prompts: bool = False  # boxes and clicks are given to the image's cells as maps too, beside their tokens
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, in 0..255
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -199,7 +200,7 @@ class SegAnyConfig:
 # Encoders other than a plain ViT, by the field that describes them.
 _OTHER_ENCODERS: dict[str, type] = {"tiny_vit": TinyViTConfig, "efficientnet_lite": EfficientNetLiteConfig}
 # Fields that are written only where they are set.
-_LEFT_OUT = (*_OTHER_ENCODERS, "hq", "hq_token_only")
+_LEFT_OUT = (*_OTHER_ENCODERS, "hq", "hq_token_only", "dense_prompts")
 # Fields that a plain ViT requires and another encoder must not set.
 _PLAIN_VIT = ("encoder_dim", "encoder_depth", "encoder_heads", "global_blocks")
 

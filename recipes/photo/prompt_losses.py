@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from recipes.photo.augment import Batch, object_areas
 from segany import SegAny
 from segany.modeling.prompt_encoder import PADDING_LABEL, PromptEncoder, PromptTokens
+from segany.modeling.prompt_maps import box_maps
 from segany.training.losses import best_of_masks, iou_loss, mask_loss
 from segany.utils.masks import masks_to_boxes
 from segany.utils.points import random_error_point, random_point
@@ -140,11 +141,12 @@ def _decode(
         one if rows is None else one[rows] for one in (asked.boxes, asked.text, asked.use_box, asked.use_text)
     )
     tokens, valid = all_tokens(encoder, points, labels, boxes, use_box, text, use_text)
-    grid = features.shape[-1]
     if masks is None:
-        dense = encoder.no_mask_embed.weight[:, :, None, None].expand(-1, -1, grid, grid)
+        filled = encoder.mask_downscaling(box_maps(boxes, encoder.config.image_size, encoder.config.low_res_size))
+        dense = torch.where(use_box[:, None, None, None], filled, encoder.no_mask_embed.weight[:, :, None, None])
     else:
         dense = encoder.mask_downscaling(masks)
+    dense = dense + encoder.encode_clicks(points, labels)
     prompts = PromptTokens(sparse=tokens, dense=dense, valid=valid)
     logits, ious = model.mask_decoder(
         features, encoder.dense_position_code(), prompts, None if multimask_output else False

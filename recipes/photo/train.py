@@ -36,7 +36,7 @@ class PhotoSettings:
     batch: int = 8
     prompts: int = 24
     rate: float = 2.5e-4
-    head_rate: float = 3.0  # times the rate
+    head_rate: float = 3.0  # times the rate; of the codes of clicks too, which begin at nothing
     backbone_rate: float = 0.4  # likewise
     warmup: int = 40
     average: float = 0.998  # of the averaged weights, kept at every step
@@ -90,9 +90,8 @@ def make_optimizer(both: PhotoModel, settings: PhotoSettings) -> torch.optim.Opt
         if not parameter.requires_grad:
             continue
         is_plain = parameter.ndim < 2 or any(part in name for part in ("embed", "token", "position"))
-        factor = (
-            settings.backbone_rate if ".backbone." in name else settings.head_rate if name.startswith("head.") else 1.0
-        )
+        is_fast = name.startswith("head.") or ".click_downscaling." in name
+        factor = settings.backbone_rate if ".backbone." in name else settings.head_rate if is_fast else 1.0
         factor = 1.0 if is_plain and not name.startswith("head.") else factor
         groups.setdefault((factor, 0.0 if is_plain else 0.03), []).append(parameter)
     listed = [

@@ -54,7 +54,7 @@ class FastDecoder:
         return self.position_code.device
 
     def project_image(self, features: Float[Tensor, "1 c h w"]) -> SharedImage:
-        """Compute the part of decoding that all prompts of one image share, unless they have a mask prompt."""
+        """Compute the part of decoding that all prompts of one image share, unless they change it (`PromptEncoder.has_dense`)."""
         cells = to_cells(features.float() + self.model.prompt_encoder.no_mask_embed.weight[:, :, None, None])
         first = self.blocks[0]
         return SharedImage(
@@ -92,8 +92,8 @@ class FastDecoder:
         if not is_absorbing_cheaper(tokens.shape[1], decoder.transformer.final_attn_token_to_image):
             tokens, cells = decoder.attend(features.float(), self.position_code, encoded)
         else:
-            has_mask_prompt = prompts.masks is not None
-            image = to_cells(features.float() + encoded.dense).to(self.dtype) if has_mask_prompt else shared
+            has_dense = self.model.prompt_encoder.has_dense(prompts)
+            image = to_cells(features.float() + encoded.dense).to(self.dtype) if has_dense else shared
             tokens, cells = self._attend(tokens, image, valid)
         kernels, predicted_iou = decoder.predict_kernels(tokens, multimask_output)
         return DeferredPrediction(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from segany.config import SegAnyConfig
 from segany.errors import PromptError
 from segany.modeling.layers import LayerNorm2d
+from segany.modeling.prompt_maps import box_maps, click_maps
 from segany.prompts import Prompts
 
 BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = range(4)  # `point_embeddings`; the first two are also labels
@@ -45,15 +46,12 @@ class PromptEncoder(nn.Module):
         self.pe_layer = PositionCode(dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
-        self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, hidden // 4, kernel_size=2, stride=2),
-            LayerNorm2d(hidden // 4),
-            nn.GELU(),
-            nn.Conv2d(hidden // 4, hidden, kernel_size=2, stride=2),
-            LayerNorm2d(hidden),
-            nn.GELU(),
-            nn.Conv2d(hidden, dim, kernel_size=1),
-        )
+        self.mask_downscaling = _downscaling(1, hidden, dim)
+        if config.dense_prompts:
+            self.click_downscaling = _downscaling(2, hidden, dim)
+            # At first clicks change nothing, so that weights trained without these maps can go on with them.
+            for parameter in self.click_downscaling[-1].parameters():
+                nn.init.zeros_(parameter)
         self.no_mask_embed = nn.Embedding(1, dim)
         if config.text_dim is not None:
             self.text_projection = nn.Linear(config.text_dim, dim)
@@ -86,9 +84,14 @@ class PromptEncoder(nn.Module):
         all_valid = torch.cat(valid, dim=1)
         return PromptTokens(
             sparse=torch.cat(sparse, dim=1),
-            dense=self._encode_masks(prompts.masks),
+            dense=self._encode_dense(prompts),
             valid=None if bool(all_valid.all()) else all_valid,
         )
+
+    def has_dense(self, prompts: Prompts) -> bool:
+        """Whether these prompts change the image's cells, which prompts of one image cannot share then."""
+        maps = self.config.dense_prompts and (prompts.boxes is not None or prompts.points is not None)
+        return maps or prompts.masks is not None
 
     def dense_position_code(self) -> Float[Tensor, "1 c h w"]:
         """Position code of every cell of the image embedding, in float32."""
@@ -120,6 +123,22 @@ class PromptEncoder(nn.Module):
         unit_variance = F.normalize(text, dim=-1) * math.sqrt(width)
         return self.text_projection(unit_variance.to(self.text_projection.weight.dtype)) + self.text_type_embed.weight
 
+    def _encode_dense(self, prompts: Prompts) -> Float[Tensor, "#n c h w"]:
+        masks, config = prompts.masks, self.config
+        if masks is None and config.dense_prompts and prompts.boxes is not None:
+            masks = box_maps(prompts.boxes, config.image_size, config.low_res_size)
+        dense = self._encode_masks(masks)
+        if config.dense_prompts and prompts.points is not None and prompts.point_labels is not None:
+            dense = dense + self.encode_clicks(prompts.points, prompts.point_labels)
+        return dense
+
+    def encode_clicks(self, points: Float[Tensor, "n k 2"], labels: Int[Tensor, "n k"]) -> Float[Tensor, "n c h w"]:
+        """What clicks add to the image's cells where `dense_prompts` is on; nothing where all are padding."""
+        sizes = self.config.image_size, self.config.low_res_size
+        maps = [click_maps(points, labels == label, *sizes) for label in (FOREGROUND, BACKGROUND)]
+        codes = self.click_downscaling(torch.stack(maps, dim=1).to(self.no_mask_embed.weight.dtype))
+        return codes * (labels != PADDING_LABEL).any(dim=1)[:, None, None, None]
+
     def _encode_masks(self, masks: Float[Tensor, "n 1 lh lw"] | None) -> Float[Tensor, "#n c h w"]:
         if masks is None:
             side = self.config.grid_size
@@ -128,6 +147,19 @@ class PromptEncoder(nn.Module):
         if masks.shape[-2:] != (side, side):
             raise PromptError(f"masks must be (n, 1, {side}, {side}) for this model, got {tuple(masks.shape)}")
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
+
+
+def _downscaling(channels: int, hidden: int, dim: int) -> nn.Sequential:
+    """From maps at the size of low-resolution masks to codes of the embedding's cells."""
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden // 4, kernel_size=2, stride=2),
+        LayerNorm2d(hidden // 4),
+        nn.GELU(),
+        nn.Conv2d(hidden // 4, hidden, kernel_size=2, stride=2),
+        LayerNorm2d(hidden),
+        nn.GELU(),
+        nn.Conv2d(hidden, dim, kernel_size=1),
+    )
 
 
 class PositionCode(nn.Module):

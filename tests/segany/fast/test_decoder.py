@@ -22,10 +22,10 @@ def features():
     return torch.randn(1, 64, 16, 16, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.fixture(scope="module")
-def model() -> SegAny:
+@pytest.fixture(scope="module", params=[False, True], ids=["", "dense prompts"])
+def model(request) -> SegAny:
     torch.manual_seed(0)
-    return reference.perturb(SegAny(FEW_HEADS))
+    return reference.perturb(SegAny(replace(FEW_HEADS, dense_prompts=request.param)))
 
 
 @pytest.fixture(scope="module")
