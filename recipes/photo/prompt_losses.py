@@ -20,7 +20,7 @@ from segany.training.losses import best_of_masks, iou_loss, mask_loss
 from segany.utils.masks import masks_to_boxes
 from segany.utils.points import random_error_point, random_point
 
-KINDS = {"point": 0.28, "box": 0.34, "text": 0.08, "text + point": 0.14, "text + box": 0.16}  # shares of the prompts
+KINDS = {"point": 0.28, "box": 0.22, "text": 0.16, "text + point": 0.14, "text + box": 0.2}  # shares of the prompts
 MIN_AREA = 160  # pixels of the frame that an object must have to be asked for
 JITTER = 0.05  # of a box's corners, in its sides; of four boxes in five
 

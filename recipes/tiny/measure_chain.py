@@ -18,7 +18,7 @@ from recipes.tiny.vocabulary import is_held_out, noun_phrase
 
 
 class PhraseAveragePrecision:
-    """COCO mask AP in which every phrase asked of a image is an image of its own, so a false positive on an absent
+    """COCO mask AP in which every phrase asked of an image is an image of its own, so a false positive on an absent
     phrase costs.
     """
 

@@ -74,7 +74,7 @@ class Shard:
 
 
 def framed_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """The size of a image whose longer side is resized to `side`."""
+    """The size of an image whose longer side is resized to `side`."""
     scale = side / max(height, width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
