@@ -1,11 +1,13 @@
 """Measure `photo` on validation photographs and print a table: `python -m recipes.photo.evaluate --data FOLDER`.
 
 FOLDER holds `voc-val.json`, `coco-val.json` and `train.json` with their images, as in `recipes.photo.data`.
-`--config tiny` measures another preset in the same way; `--json FILE` keeps the figures.
+`--config tiny` measures another preset in the same way; `--json FILE` keeps the figures, and `--beside FILE` shows
+those of an earlier measurement in a column of their own.
 """
 
+import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ from tqdm import tqdm
 
 from grounded import Pipeline
 from grounded.utils.files import atomic_files, json_bytes
+from recipes.bars import Bar, bar_cells
 from recipes.photo.measure_chain import LOWEST_SCORE, measure_chain, measure_detector
 from recipes.photo.measure_clip import measure_clip
 from recipes.photo.measure_prompts import measure_prompts
@@ -21,7 +24,7 @@ from recipes.photo.validation import Example, Validation, rare_names
 PARTS = ("prompts", "detector", "chain", "clip", "rare names")
 SPLITS = ("voc-val", "coco-val")
 # What the weights are asked to reach: split -> part -> figure -> (least, most).
-BARS: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
+BARS: dict[str, dict[str, dict[str, Bar]]] = {
     "voc-val": {
         "prompts": {"box": (0.70, 1), "one point, best of three": (0.62, 1), "text": (0.65, 1)},
         "detector": {"AP50": (0.42, 1)},
@@ -71,18 +74,26 @@ def measure(
     return {part: measures[part]() for part in PARTS if part in parts}
 
 
-def table(results: Results) -> str:
-    """The figures as a Markdown table, with the bar of each and whether it was reached."""
-    lines = ["| photographs | measure | value | bar | |", "|---|---|---|---|---|"]
+def table(results: Results, beside: Mapping[str, Results] | None = None) -> str:
+    """The figures as a Markdown table, with the bar of each and whether it was reached.
+
+    Args:
+        results: the figures.
+        beside: those of other presets on the same photographs, by their names: a column each.
+    """
+    others = beside or {}
+    head = ["photographs", "measure", "value", "bar", "", *others]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for split, parts in results.items():
         for part, figures in parts.items():
             for name, value in figures.items():
-                bar = BARS.get(split, {}).get(part, {}).get(name)
-                shown, reached = "", ""
-                if bar is not None:
-                    shown = f"≥ {bar[0]:g}" if bar[1] == 1 else f"≤ {bar[1]:g}"
-                    reached = "yes" if bar[0] <= value <= bar[1] else "no"
-                lines.append(f"| {split} | {part}: {name} | {value:.3f} | {shown} | {reached} |")
+                known = [other.get(split, {}).get(part, {}).get(name) for other in others.values()]
+                cells = [
+                    *(split, f"{part}: {name}", f"{value:.3f}"),
+                    *bar_cells(value, BARS.get(split, {}).get(part, {}).get(name)),
+                    *("" if one is None else f"{one:.3f}" for one in known),
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -93,6 +104,12 @@ def table(results: Results) -> str:
 @click.option("--config", default="photo", show_default=True, help="A preset, or a YAML file.")
 @click.option("--limit", type=click.IntRange(1), help="Photographs of a split, the first.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option(
+    "--beside",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Show the figures of such a file too; may be given again.",
+)
 def main(
     folder: Path,
     splits: tuple[str, ...],
@@ -100,11 +117,13 @@ def main(
     config: str,
     limit: int | None,
     json_path: Path | None,
+    beside: tuple[Path, ...],
 ) -> None:
     """Measure the bundled weights on photographs that no training has seen."""
     asked = parts or PARTS
     results = {split: measure(folder, split, config, asked, limit) for split in splits or SPLITS}
-    click.echo(table(results))
+    others = [json.loads(path.read_text()) for path in beside]
+    click.echo(table(results, {other["config"]: other["results"] for other in others}))
     if json_path is not None:
         with atomic_files() as write:
             write(json_path, json_bytes({"config": config, "limit": limit, "results": results}))

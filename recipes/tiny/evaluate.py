@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from grounded import Pipeline
+from recipes.bars import Bar, bar_cells
 from recipes.tiny import measure
 from recipes.tiny.measure_chain import measure_chain, measure_unseen_pairs
 from recipes.tiny.measure_clip import measure_clip
@@ -43,7 +44,7 @@ PARTS = (
 )
 NEGATIVES = "negative phrases that yield a mask"
 # What the weights are asked to reach: figure -> (least, most).
-BARS: dict[str, dict[str, tuple[float, float]]] = {
+BARS: dict[str, dict[str, Bar]] = {
     "chain": {
         "recall at IoU 0.5": (0.90, 1),
         "mean IoU of the matched": (0.88, 1),
@@ -105,11 +106,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
     lines = ["| measure | value | bar | |", "|---|---|---|---|"]
     for part, figures in results.items():
         for name, value in figures.items():
-            bar = BARS.get(part, {}).get(name)
-            shown, reached = "", ""
-            if bar is not None:
-                shown = f"≥ {bar[0]:g}" if bar[1] == 1 else f"≤ {bar[1]:g}"
-                reached = "yes" if bar[0] <= value <= bar[1] else "no"
+            shown, reached = bar_cells(value, BARS.get(part, {}).get(name))
             lines.append(f"| {TITLES[part]}: {name} | {value:.3f} | {shown} | {reached} |")
     return "\n".join(lines)
 

@@ -93,3 +93,10 @@ def test_table_says_what_was_reached():
     lines = table({"voc-val": {"prompts": {"box": 0.71, "text and box": 0.8}}}).splitlines()
     assert lines[2] == "| voc-val | prompts: box | 0.710 | ≥ 0.7 | yes |"
     assert lines[3] == "| voc-val | prompts: text and box | 0.800 |  |  |"
+
+
+def test_another_preset_has_a_column_beside():
+    results = {"voc-val": {"prompts": {"box": 0.71, "text": 0.5}, "clip": {"top-1": 0.8}}}
+    lines = table(results, {"tiny": {"voc-val": {"prompts": {"box": 0.2}}}}).splitlines()
+    assert lines[0] == "| photographs | measure | value | bar |  | tiny |"
+    assert [line.split(" | ")[-1] for line in lines[2:]] == ["0.200 |", " |", " |"]
