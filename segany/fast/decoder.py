@@ -54,7 +54,7 @@ class FastDecoder:
         return self.position_code.device
 
     def project_image(self, features: Float[Tensor, "1 c h w"]) -> SharedImage:
-        """Compute the part of decoding that all prompts of one image share, unless they have dense codes of their own."""
+        """Compute the part of decoding that all prompts of one image share, unless they have dense codes."""
         cells = to_cells(features.float() + self.model.prompt_encoder.no_mask_embed.weight[:, :, None, None])
         first = self.blocks[0]
         return SharedImage(
