@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     tensors = load_file(folder / "whole.safetensors")
     torch.save({"model": {f"module.{key}": value for key, value in tensors.items()}, "epoch": 3}, folder / "run.pth")
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """What was left out of a checkpoint would be said a thousand times; other tests want to hear it."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("name", ["whole.safetensors", "plain.pth", "run.pth"])
