@@ -38,10 +38,8 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["whole.safetensors", "plain.pth", "run.pth"])
 @pytest.mark.parametrize("count", FUZZ_COUNTS)
-def test_checkpoints(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int):
-    # What was left out of a checkpoint would be said a thousand times; other tests want to hear it.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
-
+@pytest.mark.usefixtures("quiet")
+def test_checkpoints(files: dict[str, bytes], tmp_path: Path, name: str, count: int):
     def read(content: bytes) -> None:
         (tmp_path / name).write_bytes(content)
         segany.load(tmp_path / name)
