@@ -89,12 +89,16 @@ def table(results: Results, beside: Mapping[str, Results] | None = None) -> str:
             for name, value in figures.items():
                 known = [other.get(split, {}).get(part, {}).get(name) for other in others.values()]
                 cells = [
-                    *(split, f"{part}: {name}", f"{value:.3f}"),
+                    *(split, f"{part}: {name}", _show(value)),
                     *bar_cells(value, BARS.get(split, {}).get(part, {}).get(name)),
-                    *("" if one is None else f"{one:.3f}" for one in known),
+                    *("" if one is None else _show(one) for one in known),
                 ]
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _show(value: float) -> str:
+    return f"{value:.3f}" if value <= 1 else f"{value:g}"  # a share, or how many crops there are
 
 
 @click.command()

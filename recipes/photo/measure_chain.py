@@ -16,7 +16,7 @@ from recipes.photo.validation import Example
 from recipes.tiny.measure import mask_iou
 
 LEAST_IOU = 0.5
-LOWEST_SCORE = 0.03  # of detections that count in their AP
+LOWEST_SCORE = 0.02  # of detections that count in their AP
 
 
 @dataclass

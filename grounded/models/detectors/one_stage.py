@@ -96,14 +96,14 @@ class OneStage:
         """Find phrases in the image of an embedding by the predictor.
 
         Returns:
-            the detections, best first. Scores are the probability of the phrase times the root of the box's quality.
+            the detections, best first. Scores are the probability of the phrase times the box's quality, as in FCOS.
         """
         if not phrases:
             return Detections.empty(0)
         cells = self.head(embedding.features.to(self.predictor.device).float())
         texts = self.text_encoder.encode(phrases).to(cells.words)
         scores = self.head.logits(cells.words.flatten(2)[0].T, texts).sigmoid()
-        scores = scores * cells.quality.sigmoid().flatten().sqrt()[:, None]
+        scores = scores * cells.quality.sigmoid().flatten()[:, None]
         boxes = self._to_pixels(cell_boxes(cells.reaches)[0], embedding)
         rows, phrase_ids = self._select(boxes, scores)
         found = boxes[rows], scores[rows], phrase_ids

@@ -78,12 +78,12 @@ def test_boxes_lie_around_their_cells(clip: ClipEncoder, predictor: Predictor, i
     assert (found.boxes >= 0).all() and (found.boxes <= [240, 120, 240, 120]).all()
 
 
-def test_scores_are_the_phrase_times_the_root_of_quality(clip: ClipEncoder, predictor: Predictor, image: Image.Image):
+def test_scores_are_the_phrase_times_quality(clip: ClipEncoder, predictor: Predictor, image: Image.Image):
     config = DetectorConfig(kind="one-stage", box_threshold=0.0)
     detector = OneStage(made_head(clip, "a dog", quality=0.0), predictor, clip, config=config)
     found = detector.detect_embedded(predictor.encode(image), ["a dog"])
     likely = torch.sigmoid(torch.tensor(math.exp(3.0) - 15.0)).item()
-    np.testing.assert_allclose(found.score, likely * math.sqrt(0.5), atol=1e-4)
+    np.testing.assert_allclose(found.score, likely * 0.5, atol=1e-4)
 
 
 def test_overlapping_cells_are_one_detection(clip: ClipEncoder, predictor: Predictor, image: Image.Image):
