@@ -61,8 +61,9 @@ def measure(
         return measure_detector(low, examples())
 
     def rare() -> dict[str, float]:
-        found = measure_chain(pipeline, examples(rare_names(folder, split)))
-        return {"recall at IoU 0.5": found["recall at IoU 0.5"]}
+        names = rare_names(folder, split)
+        found = measure_chain(pipeline, examples(names)) if names else {}
+        return {name: value for name, value in found.items() if name == "recall at IoU 0.5"}
 
     measures: dict[str, Callable[[], dict[str, float]]] = {
         "prompts": prompts,
