@@ -2,23 +2,26 @@
 
 The box of a cell learns by generalised IoU, its quality by the IoU that it reaches, and its embedding by a focal loss
 against the embeddings of names (Li et al., 2020, quality focal loss, with hard targets). A large object covers hundreds
-of cells and a small one a dozen: the cells of an object weigh less the more of them there are.
+of cells and a small one a dozen: the cells of an object weigh less the more of them there are. Where the head refines
+boxes, some cells of every object and the likeliest mistakes are looked at again, with the same losses.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from grounded.models.detectors.one_stage_head import Cells, OneStageHead, cell_boxes
+from grounded.models.detectors.one_stage_head import Cells, OneStageHead, take_rows
 from segany.utils.boxes import generalised_iou
 
 FOCUS = 1.5  # exponent of the distance from the truth
 _FEWEST = 50  # cells by which the loss of words is divided at least, so that images with little in them count little
 _BOXES, _WORDS = 2.0, 0.5  # weights
 _BALANCE = 0.75  # 0: all cells weigh alike; 1: all objects do
+_REFINED = 128  # cells on objects of an embedding, and beside them, that are looked at again
+_GOLDEN = 0.6180339887  # its multiples scatter evenly
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,29 +39,74 @@ class CellTargets:
     named: Bool[Tensor, "b n v"]
     counts: Bool[Tensor, "b n v"]
 
+    def at(self, rows: Int64[Tensor, "b m"]) -> "CellTargets":
+        """Return those of m cells of each embedding."""
+        return CellTargets(*(take_rows(values, rows) for values in vars(self).values()))
 
-def cell_losses(
-    head: OneStageHead, cells: Cells, targets: CellTargets, words: Float[Tensor, "v d"]
+
+def detector_losses(
+    head: OneStageHead,
+    features: Float[Tensor, "b c h w"],
+    cells: Cells,
+    targets: CellTargets,
+    words: Float[Tensor, "v d"],
 ) -> dict[str, Tensor]:
-    """Return the parts of the loss by name: "sides", "quality" and "word".
+    """Return the parts of the loss by name: those of `cell_losses`, and as "refined ..." those of refined boxes.
 
     Args:
-        head: gives logits from embeddings.
-        cells: its answers.
+        head: the network.
+        features: the embeddings.
+        cells: its answers for all of their cells.
         targets: the truth.
         words: embeddings of the v names, of unit length.
     """
+    parts = cell_losses(head, cells, targets, words, cell_weights(targets))
+    if head.refinement is None:
+        return parts
+    rows = cells_to_refine(head, cells, targets, words)
+    refined, own = head.refine(features, cells, rows), targets.at(rows)
+    again = cell_losses(head, refined, own, words, torch.ones_like(refined.quality))
+    return parts | {f"refined {name}": value for name, value in again.items()}
+
+
+def cell_losses(
+    head: OneStageHead,
+    cells: Cells,
+    targets: CellTargets,
+    words: Float[Tensor, "v d"],
+    weights: Float[Tensor, "b n"],
+) -> dict[str, Tensor]:
+    """Return the parts of the loss of these cells, of given weights: "sides", "quality" and "word"."""
     on = targets.has_box.float()
-    weights = cell_weights(targets)
-    iou, giou = generalised_iou(cell_boxes(cells.reaches), targets.boxes)
+    iou, giou = generalised_iou(cells.boxes, targets.boxes)
     quality = iou.detach().clamp(0, 1) * on
-    logits = head.logits(cells.words.flatten(2).transpose(1, 2), words)
-    loss = focal_loss(logits, targets.named.float()) * targets.counts * weights[..., None]
+    loss = focal_loss(head.logits(cells.words, words), targets.named.float()) * targets.counts * weights[..., None]
     return {
         "sides": _BOXES * ((1 - giou) * on * weights).sum() / on.sum().clamp(min=1),
-        "quality": F.binary_cross_entropy_with_logits(cells.quality.flatten(1), quality, weights),
+        "quality": F.binary_cross_entropy_with_logits(cells.quality, quality, weights),
         "word": _WORDS * loss.sum() / targets.named.any(dim=-1).sum().clamp(min=_FEWEST),
     }
+
+
+@torch.no_grad()
+def cells_to_refine(
+    head: OneStageHead, cells: Cells, targets: CellTargets, words: Float[Tensor, "v d"]
+) -> Int64[Tensor, "b m"]:
+    """Return which cells of each embedding to look at again: as many on objects as beside them.
+
+    Those on objects are scattered over them, more to a large one but not in proportion; those beside are the ones with
+    the highest scores.
+    """
+    count = min(_REFINED, cells.quality.shape[1] // 2)
+    steps = torch.arange(cells.quality.shape[1], device=words.device)
+    scattered = ((steps + 1) * _GOLDEN).frac().clamp(1e-6, 1 - 1e-6)
+    # The highest of log weight plus Gumbel noise are a sample by weight (Vieira, 2014); the noise is that of the place.
+    keys = cell_weights(targets).log() - (-scattered.log()).log()
+    on = keys.masked_fill(~targets.has_box, -torch.inf).topk(count).indices
+    probability = (head.logits(cells.words, words) - torch.where(targets.counts, 0.0, torch.inf)).amax(dim=-1).sigmoid()
+    scores = probability * cells.quality.sigmoid()
+    beside = scores.masked_fill(targets.has_box, -1.0).topk(count).indices
+    return torch.cat([on, beside], dim=1)
 
 
 def cell_weights(targets: CellTargets) -> Float[Tensor, "b n"]:
@@ -86,8 +134,18 @@ def kept_loss(
 
     Learning without forgetting (Li and Hoiem, 2016): what was learnt before needs no images of its own.
     """
+
+    def distance(own: Cells, old: Cells) -> Tensor:
+        target = before.logits(old.words, words).sigmoid()
+        return _WORDS * focal_loss(head.logits(own.words, words), target).sum() / target.sum().clamp(min=_FEWEST)
+
     with torch.no_grad():
         old = before(features)
-        target = before.logits(old.words.flatten(2).transpose(1, 2), words).sigmoid()
-    loss = focal_loss(head.logits(cells.words.flatten(2).transpose(1, 2), words), target)
-    return _WORDS * loss.sum() / target.sum().clamp(min=_FEWEST)
+    if head.refinement is None:
+        return distance(cells, old)
+    # Of refined boxes, the answers where the old head is the surest.
+    with torch.no_grad():
+        sure = before.logits(old.words, words).amax(dim=-1).sigmoid() * old.quality.sigmoid()
+        rows = sure.topk(min(2 * _REFINED, sure.shape[1])).indices
+        old_refined = before.refine(features, old, rows)
+    return distance(cells, old) + distance(head.refine(features, cells, rows), old_refined)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from grounded.models.detectors.one_stage_head import OneStageHead
+from grounded.models.detectors.one_stage_head import OneStageConfig, OneStageHead
 from segany import SegAny
 from segany.config import EfficientNetLiteConfig, SegAnyConfig
 from segany.modeling.efficientnet_lite import EfficientNetLiteEncoder
@@ -28,6 +28,8 @@ CONFIG = SegAnyConfig(
     pixel_mean=(127.0, 127.0, 127.0),
     pixel_std=(128.0, 128.0, 128.0),
 )
+LATER = ("click_downscaling", "refinement")  # parts that change nothing before training: older weights lack them
+HEAD = OneStageConfig(points=7)
 
 
 class PhotoModel(nn.Module):
@@ -35,7 +37,7 @@ class PhotoModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model, self.head = SegAny(CONFIG), OneStageHead()
+        self.model, self.head = SegAny(CONFIG), OneStageHead(HEAD)
 
     @property
     def encoder(self) -> EfficientNetLiteEncoder:
@@ -67,7 +69,7 @@ class PhotoModel(nn.Module):
         for name, part in (("model", self.model), ("head", self.head)):
             own = {key: value.float() for key, value in state[name].items()}
             missing, unknown = part.load_state_dict(own, strict=False)
-            if unknown or any("click_downscaling" not in key for key in missing):
+            if unknown or any(not any(later in key for later in LATER) for key in missing):
                 raise ValueError(f"{path} is not of this network: missing {missing}, unknown {unknown}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from grounded.data.image import ImageLike
 from grounded.data.protocols import TextEncoder
 from grounded.errors import CheckpointError, ConfigError
 from grounded.models.detectors.base import open_inputs
-from grounded.models.detectors.one_stage_head import FILE, OneStageHead, cell_boxes, load_head
+from grounded.models.detectors.one_stage_head import FILE, Cells, OneStageHead, load_head
 from segany import ImageEmbedding, Predictor
 from segany.precision import own_precision
 from segany.utils.boxes import batched_nms, clip_boxes, nms
@@ -25,7 +25,7 @@ from segany.utils.boxes import batched_nms, clip_boxes, nms
 # things of the same kind below.
 _LEARNT = 0.72
 _CLOSEST = 3  # learnt names that are told instead
-_MOST_CELLS = 300  # of a phrase that go into non-maximum suppression, the best
+_MOST_CELLS = 300  # of a phrase that are looked at again and go into non-maximum suppression, the best
 
 
 class OneStage:
@@ -100,13 +100,19 @@ class OneStage:
         """
         if not phrases:
             return Detections.empty(0)
-        cells = self.head(embedding.features.to(self.predictor.device).float())
-        texts = self.text_encoder.encode(phrases).to(cells.words)
-        scores = self.head.logits(cells.words.flatten(2)[0].T, texts).sigmoid()
-        scores = scores * cells.quality.sigmoid().flatten()[:, None]
-        boxes = self._to_pixels(cell_boxes(cells.reaches)[0], embedding)
-        rows, phrase_ids = self._select(boxes, scores)
-        found = boxes[rows], scores[rows], phrase_ids
+        features = embedding.features.to(self.predictor.device).float()
+        texts = self.text_encoder.encode(phrases).to(features)
+        cells = self.head(features)
+        # Each phrase has its own cells, so that other phrases change nothing; all are looked at again together.
+        first = self._scores(cells, texts).masked_fill(~self._in_image(cells, embedding)[:, None], 0)
+        promising = torch.zeros_like(first, dtype=torch.bool)
+        promising.scatter_(0, first.topk(min(_MOST_CELLS, len(first)), dim=0).indices, value=True)
+        rows = torch.nonzero(promising.any(dim=1)).squeeze(1)
+        cells = self.head.refine(features, cells, rows[None])
+        boxes = self._to_pixels(cells.boxes[0], embedding)
+        scores = self._scores(cells, texts).masked_fill(~(promising[rows] & _has_area(boxes)[:, None]), 0)
+        kept, phrase_ids = self._select(boxes, scores)
+        found = boxes[kept], scores[kept], phrase_ids
         return Detections(*(values.cpu().numpy() for values in found))
 
     @torch.inference_mode()
@@ -117,31 +123,32 @@ class OneStage:
         Returns:
             at most so many detections of one phrase, that for anything, best first.
         """
-        cells = self.head(embedding.features.to(self.predictor.device).float())
-        scores = cells.quality.sigmoid().flatten()
-        boxes = self._to_pixels(cell_boxes(cells.reaches)[0], embedding)
-        rows = torch.nonzero((boxes[:, 2:] > boxes[:, :2]).all(dim=1)).squeeze(1)  # those that lie in the image
-        best = rows[scores[rows].topk(min(_MOST_CELLS, len(rows))).indices]
-        kept = best[nms(boxes[best], scores[best], self.config.nms_threshold)][:most]
+        features = embedding.features.to(self.predictor.device).float()
+        cells = self.head(features)
+        first = cells.quality[0].masked_fill(~self._in_image(cells, embedding), -torch.inf)
+        rows = first.topk(min(_MOST_CELLS, len(first))).indices
+        cells = self.head.refine(features, cells, rows[None])
+        boxes, scores = self._to_pixels(cells.boxes[0], embedding), cells.quality[0].sigmoid()
+        boxes, scores = boxes[_has_area(boxes)], scores[_has_area(boxes)]
+        kept = nms(boxes, scores, self.config.nms_threshold)[:most]
         return Detections(boxes[kept].cpu().numpy(), scores[kept, None].cpu().numpy(), np.zeros(len(kept), np.int64))
+
+    def _scores(self, cells: Cells, texts: Float[Tensor, "p d"]) -> Float[Tensor, "n p"]:
+        return self.head.logits(cells.words[0], texts).sigmoid() * cells.quality[0].sigmoid()[:, None]
+
+    def _in_image(self, cells: Cells, embedding: ImageEmbedding) -> Bool[Tensor, "n"]:
+        """Which boxes overlap the image, that covers only a part of the frame."""
+        return _has_area(self._to_pixels(cells.boxes[0], embedding))
 
     def _select(
         self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n p"]
     ) -> tuple[Int[Tensor, "m"], Int[Tensor, "m"]]:
-        """Select cells for each phrase by itself, so that other phrases change nothing: rows and phrases, best first.
+        """Select boxes for each phrase by itself: rows and phrases, best first.
 
         A cell may answer to several phrases, unlike a query of the other detectors.
         """
-        has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        rows, phrase_ids = torch.nonzero((scores >= self.config.threshold) & has_area[:, None]).unbind(1)
+        rows, phrase_ids = torch.nonzero((scores >= self.config.threshold) & (scores > 0)).unbind(1)
         own = scores[rows, phrase_ids]
-        best = torch.cat(
-            [
-                each[own[each].argsort(descending=True, stable=True)[:_MOST_CELLS]]
-                for each in (torch.nonzero(phrase_ids == phrase).squeeze(1) for phrase in range(scores.shape[1]))
-            ]
-        )
-        rows, phrase_ids, own = rows[best], phrase_ids[best], own[best]
         kept = batched_nms(boxes[rows], own, phrase_ids, self.config.nms_threshold)
         kept = kept[own[kept].argsort(descending=True, stable=True)]
         if self.config.cross_phrase_nms is not None:
@@ -169,6 +176,10 @@ class OneStage:
                 closest = ", ".join(self.names[row] for row in rows)
                 notes.append(f"the detector has not learnt {phrase!r}; closest: {closest}; results may be wrong")
         return tuple(notes)
+
+
+def _has_area(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, "n"]:
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
 
 
 def locate(source: str | PathLike[str]) -> Path:

@@ -2,7 +2,8 @@
 
 Dense one-stage detection as FCOS has it (Tian et al., 2019: the distances from a cell to the sides of its box, and a
 quality that ranks boxes), with an embedding in the space of phrases in place of classes, as in open-vocabulary
-detectors (Zhou et al., 2022).
+detectors (Zhou et al., 2022). A cell sees the sides of a large object from afar: the boxes of promising cells are
+refined from what the embedding shows at points all over them (as Zhang et al., 2021, VarifocalNet, refine theirs).
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, Shaped
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -35,19 +36,31 @@ class OneStageConfig:
     kernel: int = 5
     groups: int = 12  # of the group norms
     text_dim: int = 384  # of phrase embeddings
+    points: int = 0  # along a side of a box, at which its refinement looks; 0: boxes are not refined
+    point_dim: int = 48  # channels of the embedding that it sees there
+    refined_width: int = 256  # of its layers
 
 
 class Cells(NamedTuple):
-    """What the cells of b embeddings show.
+    """What n cells of b embeddings show; of a whole embedding n = h * w.
 
     words    of unit length, in the space of phrases
-    reaches  to the left, top, right and bottom side of the object's box, in sides of the model frame
+    boxes    of the objects, xyxy in sides of the model frame
     quality  logit of the IoU of that box with the object's
     """
 
-    words: Float[Tensor, "b d h w"]
-    reaches: Float[Tensor, "b 4 h w"]
-    quality: Float[Tensor, "b h w"]
+    words: Float[Tensor, "b n d"]
+    boxes: Float[Tensor, "b n 4"]
+    quality: Float[Tensor, "b n"]
+
+    def at(self, rows: Int64[Tensor, "b m"]) -> "Cells":
+        """Return these m cells of each embedding."""
+        return Cells(*(take_rows(values, rows) for values in self))
+
+
+def take_rows(values: Shaped[Tensor, "b n *d"], rows: Int64[Tensor, "b m"]) -> Shaped[Tensor, "b m *d"]:
+    """Return these m rows of each of b."""
+    return values[torch.arange(len(values), device=values.device)[:, None], rows]
 
 
 class OneStageHead(nn.Module):
@@ -66,6 +79,7 @@ class OneStageHead(nn.Module):
         self.quality = nn.Conv2d(config.width, 1, 1)
         self.fore = nn.Conv2d(config.width, 1, 1)
         self.edge = nn.Conv2d(config.dim, 16, 1)
+        self.refinement = BoxRefinement(config) if config.points else None
         # Cosines to logits: of a phrase at first rarely anything but absent, as in the focal loss (Lin et al., 2017).
         self.scale = nn.Parameter(torch.tensor(2.7))
         self.bias = nn.Parameter(torch.tensor(-6.0))
@@ -79,14 +93,67 @@ class OneStageHead(nn.Module):
     def read(self, hidden: Float[Tensor, "b k h w"]) -> Cells:
         """Answer from the output of the tower."""
         return Cells(
-            words=nn.functional.normalize(self.word(hidden).float(), dim=1),
-            reaches=self.sides(hidden).float().exp().clamp(max=_MAX_REACH),
-            quality=self.quality(hidden)[:, 0].float(),
+            words=nn.functional.normalize(self.word(hidden).float().flatten(2).transpose(1, 2), dim=-1),
+            boxes=cell_boxes(self.sides(hidden).float().exp().clamp(max=_MAX_REACH)),
+            quality=self.quality(hidden).float().flatten(1),
         )
+
+    def refine(self, features: Float[Tensor, "b c h w"], cells: Cells, rows: Int64[Tensor, "b m"]) -> Cells:
+        """Look again at the boxes of m cells of each embedding; without a refinement the answers stay as they are."""
+        chosen = cells.at(rows)
+        return chosen if self.refinement is None else self.refinement(features, chosen)
 
     def logits(self, words: Float[Tensor, "*n d"], phrases: Float[Tensor, "p d"]) -> Float[Tensor, "*n p"]:
         """Return the logit of each of p phrases for each of n cells, both of unit length."""
         return words @ phrases.T * self.scale.exp() + self.bias
+
+
+class BoxRefinement(nn.Module):
+    """Moves the sides of a box, and changes what it shows, by the embedding at a grid of points on and around it.
+
+    Before training it changes nothing. Its gradients reach the embedding, but not the boxes that it starts from.
+    """
+
+    _SPAN = 1.4  # of the grid, in sides of the box: what lies just outside tells where an object ends
+
+    def __init__(self, config: OneStageConfig) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(config.dim, config.point_dim, 1)
+        width = config.refined_width
+        self.layers = nn.Sequential(
+            nn.Linear(config.point_dim * config.points**2 + 2, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+        )
+        self.word, self.sides, self.quality = (
+            nn.Linear(width, config.text_dim),
+            nn.Linear(width, 4),
+            nn.Linear(width, 1),
+        )
+        for last in (self.word, self.sides, self.quality):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        steps = torch.linspace(-self._SPAN / 2, self._SPAN / 2, config.points)
+        grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).flatten(0, 1)
+        self.register_buffer("grid", grid, persistent=False)
+        self.grid: Tensor
+
+    def forward(self, features: Float[Tensor, "b c h w"], cells: Cells) -> Cells:
+        """Refine the boxes of n cells of each embedding."""
+        boxes = cells.boxes.detach()
+        centres, sizes = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+        height, width = features.shape[-2:]
+        points = centres[..., None, :] + self.grid * sizes[..., None, :]  # (b, n, points, 2), in sides of the frame
+        places = points * (2 * max(height, width) / points.new_tensor([width, height])) - 1
+        seen = nn.functional.grid_sample(self.narrow(features).float(), places, align_corners=False)
+        read = torch.cat([seen.permute(0, 2, 1, 3).flatten(2), sizes.clamp(min=1e-3).log()], dim=-1)
+        hidden = self.layers(read)
+        return Cells(
+            words=nn.functional.normalize(cells.words + self.word(hidden), dim=-1),
+            boxes=boxes + self.sides(hidden) * sizes.repeat(1, 1, 2),
+            quality=cells.quality + self.quality(hidden)[..., 0],
+        )
 
 
 def _tower_block(inner: int, outer: int, config: OneStageConfig) -> nn.Sequential:

@@ -24,13 +24,13 @@ from tests.grounded.training.drawn import SIZE, SMALL
 LOOP = LoopSettings(steps=3, learning_rate=1e-2, validate_every=3, save_every=1, log_every=1, precision="float32")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
+@pytest.fixture(scope="module", params=[0, 3], ids=["plain", "refined"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_base: Path) -> Path:
     """A preset with a head of random weights that knows two names, one of them of the data."""
     folder = tmp_path_factory.mktemp("one_stage")
     torch.manual_seed(3)
     width = Pipeline.from_config("tiny", mode="box+text").text_encoder.dim  # type: ignore[union-attr]
-    head = OneStageHead(OneStageConfig(dim=SMALL.prompt_dim, width=24, groups=4, text_dim=width))
+    head = OneStageHead(OneStageConfig(dim=SMALL.prompt_dim, width=24, groups=4, text_dim=width, points=request.param))
     save_head(head, ["a lamp", "disk"], torch.randn(2, width), folder / FILE)
     preset = {
         "detector": {"kind": "one-stage", "checkpoint": str(folder), "box_threshold": 0.3},

@@ -1,13 +1,16 @@
 """The losses of the one-stage detector: what cells of small and of large objects weigh, and images without objects."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from grounded.models.detectors.one_stage_head import OneStageConfig, OneStageHead
-from grounded.training.one_stage_losses import CellTargets, cell_losses, cell_weights
+from grounded.training.one_stage_losses import CellTargets, cell_weights, cells_to_refine, detector_losses, kept_loss
 
 GRID, NAMES = 16, 3
 CONFIG = OneStageConfig(dim=8, width=12, groups=3, text_dim=6)
+PARTS = {"sides", "quality", "word"}
 
 
 def targets(sides: list[int]) -> CellTargets:
@@ -33,15 +36,46 @@ def test_cells_of_a_small_object_weigh_more() -> None:
     assert bool((weights[~asked.has_box] == 1).all())
 
 
+def words() -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(NAMES, CONFIG.text_dim), dim=-1)
+
+
+@pytest.mark.parametrize("points", [0, 3])
 @pytest.mark.parametrize("sides", [[0], [3], [16, 1]])
-def test_losses_are_finite_and_reach_every_part(sides: list[int]) -> None:
+def test_losses_are_finite_and_reach_every_part(sides: list[int], points: int) -> None:
     torch.manual_seed(0)
-    head = OneStageHead(CONFIG)
-    cells = head(torch.randn(len(sides), CONFIG.dim, GRID, GRID))
-    words = torch.nn.functional.normalize(torch.randn(NAMES, CONFIG.text_dim), dim=-1)
-    parts = cell_losses(head, cells, targets(sides), words)
-    assert set(parts) == {"sides", "quality", "word"} and all(part.isfinite() for part in parts.values())
+    head = OneStageHead(replace(CONFIG, points=points))
+    features = torch.randn(len(sides), CONFIG.dim, GRID, GRID)
+    parts = detector_losses(head, features, head(features), targets(sides), words())
+    assert set(parts) == PARTS | {f"refined {name}" for name in PARTS if points}
+    assert all(part.isfinite() for part in parts.values())
     assert (parts["sides"] == 0) == (sides == [0])
     torch.stack(list(parts.values())).sum().backward()
     reached = {name for name, parameter in head.named_parameters() if parameter.grad is not None}
-    assert {"word.weight", "sides.weight", "quality.weight", "scale", "bias"} <= reached
+    last = ("word.weight", "sides.weight", "quality.weight")
+    assert {*last, "scale", "bias"} <= reached
+    assert not points or {f"refinement.{name}" for name in last} <= reached
+
+
+def test_cells_to_refine_are_of_all_objects_and_of_the_likeliest_mistakes() -> None:
+    torch.manual_seed(0)
+    head = OneStageHead(CONFIG)
+    cells, asked, names = head(torch.randn(3, CONFIG.dim, GRID, GRID)), targets([2, 14, 0]), words()
+    cells.quality[:, -1], cells.words[:, -1] = 9.0, names[1]  # the last cell is on no object, but sure of itself
+    rows = cells_to_refine(head, cells, asked, names)
+    on, beside = rows.chunk(2, dim=1)
+    assert asked.has_box.gather(1, on).sum(dim=1).tolist() == [4, on.shape[1], 0]
+    assert not asked.has_box.gather(1, beside[:1]).any() and (beside[:, 0] == GRID * GRID - 1).all()
+    columns = on[1] % GRID
+    assert columns.unique().numel() == 14 and on[1].unique().numel() == on.shape[1]
+
+
+@pytest.mark.parametrize("points", [0, 3])
+def test_a_head_that_has_not_changed_keeps_what_it_learnt(points: int) -> None:
+    torch.manual_seed(0)
+    head, other = (OneStageHead(replace(CONFIG, points=points)) for _ in range(2))
+    features, names = torch.randn(2, CONFIG.dim, GRID, GRID), words()
+    same, changed = (kept_loss(one, one(features), head, features, names) for one in (head, other))
+    assert same < changed
+    changed.backward()
+    assert other.word.weight.grad is not None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from grounded.models.detectors.one_stage_head import OneStageConfig, OneStageHead, cell_boxes
+from grounded.models.detectors.one_stage_head import OneStageConfig, OneStageHead
 from recipes.photo import augment
 from recipes.photo.augment import Batch, draw_batch, object_areas
 from recipes.photo.data import Photographs, read_photographs
@@ -99,13 +99,14 @@ def test_boxes_and_areas_of_objects():
     assert object_areas(labels)[0, :3].tolist() == [0, 512, 0]
 
 
-def test_the_head_learns_one_object():
+@pytest.mark.parametrize("points", [0, 3])
+def test_the_head_learns_one_object(points: int):
     """The losses fall, and in the end the cells in the object say its name and its box."""
     torch.manual_seed(0)
     labels = square(8, 16, 40, 48)
     words = F.normalize(torch.randn(3, 16), dim=1)
     batch, absent = batch_of(labels, [1]), torch.ones(1, 3, dtype=torch.bool)
-    head = OneStageHead(OneStageConfig(dim=32, width=24, text_dim=16))
+    head = OneStageHead(OneStageConfig(dim=32, width=24, text_dim=16, points=points))
     features = torch.randn(1, 32, 8, 8)
     optimizer = torch.optim.AdamW(head.parameters(), 1e-2)
     first = last = None
@@ -118,11 +119,12 @@ def test_the_head_learns_one_object():
         first = first or last
     assert first is not None and last is not None and last < 0.4 * first
     cells = head.eval()(features)
-    scores = head.logits(cells.words.flatten(2)[0].T, words).sigmoid()
+    cells = head.refine(features, cells, torch.arange(64)[None])
+    scores = head.logits(cells.words[0], words).sigmoid()
     inside = (labels[0, 4::8, 4::8] > 0).flatten()
     assert (scores[inside].argmax(1) == 1).all() and scores[inside, 1].min() > scores[~inside].max()
     truth = torch.tensor([8, 16, 40, 48]) / SIDE
-    assert generalised_iou(cell_boxes(cells.reaches)[0][inside], truth)[0].min() > 0.6
+    assert generalised_iou(cells.boxes[0][inside], truth)[0].min() > 0.6
 
 
 def test_prompts_of_every_kind():

@@ -16,6 +16,7 @@ from grounded.models.clip import ClipEncoder
 from grounded.models.detectors.one_stage import OneStage
 from grounded.models.detectors.one_stage_head import (
     FILE,
+    Cells,
     OneStageConfig,
     OneStageHead,
     cell_boxes,
@@ -39,10 +40,18 @@ def predictor() -> Predictor:
     return build.load_segmenter(load("tiny"), torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def head(clip: ClipEncoder) -> OneStageHead:
+@pytest.fixture(scope="module", params=[0, 3], ids=["plain", "refined"])
+def head(request: pytest.FixtureRequest, clip: ClipEncoder) -> OneStageHead:
+    return random_head(OneStageConfig(text_dim=clip.dim, points=request.param))
+
+
+def random_head(config: OneStageConfig) -> OneStageHead:
     torch.manual_seed(0)
-    return OneStageHead(OneStageConfig(text_dim=clip.dim)).eval()
+    head = OneStageHead(config).eval()
+    if head.refinement is not None:  # as made, it changes nothing
+        for layer in (head.refinement.word, head.refinement.sides, head.refinement.quality):
+            torch.nn.init.normal_(layer.weight, std=0.01)
+    return head
 
 
 def made_head(clip: ClipEncoder, phrase: str, quality: float = 8.0) -> OneStageHead:
@@ -147,10 +156,49 @@ def test_a_phrase_does_not_change_the_score_of_another(
     head: OneStageHead, clip: ClipEncoder, predictor: Predictor, image: Image.Image
 ):
     cells = head(predictor.encode(image).features)
-    words = cells.words.flatten(2)[0].T
+    words = cells.words[0]
     together, alone = head.logits(words, clip.encode(NAMES)), head.logits(words, clip.encode(NAMES[:1]))
     torch.testing.assert_close(together[:, :1], alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(words.norm(dim=1), torch.ones(len(words)))
+
+
+def test_other_phrases_change_no_detection(
+    head: OneStageHead, clip: ClipEncoder, predictor: Predictor, image: Image.Image
+):
+    config = DetectorConfig(kind="one-stage", box_threshold=1e-6, max_detections=10_000)
+    detector, embedding = OneStage(head, predictor, clip, config=config), predictor.encode(image)
+    alone, together = (detector.detect_embedded(embedding, names) for names in (NAMES[:1], NAMES))
+    own = together[together.phrase_ids == 0]
+    assert 0 < len(own) == len(alone) < len(together)
+    np.testing.assert_allclose(own.boxes, alone.boxes, atol=1e-2)
+    np.testing.assert_allclose(own.scores[:, 0], alone.scores[:, 0], rtol=1e-3)
+
+
+def test_refined_boxes_move_by_their_sides():
+    """As made, a refinement changes nothing; then its answers are in sides of each box."""
+    config = OneStageConfig(points=3)
+    head, features = OneStageHead(config).eval(), torch.randn(2, config.dim, 4, 6)
+    cells, rows = head(features), torch.tensor([[0, 5, 23], [7, 7, 1]])
+    for before, after in zip(cells.at(rows), head.refine(features, cells, rows), strict=True):
+        torch.testing.assert_close(before, after)
+    assert head.refinement is not None
+    torch.nn.init.constant_(head.refinement.sides.bias, 0.5)
+    boxes, moved = cells.at(rows).boxes, head.refine(features, cells, rows).boxes
+    torch.testing.assert_close(moved, boxes + 0.5 * (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2))
+
+
+def test_a_refinement_looks_at_its_box():
+    """What the embedding shows elsewhere makes no difference, on a map that is not square either."""
+    config = OneStageConfig(points=3)
+    head = random_head(config)
+    assert head.refinement is not None
+    cells = Cells(torch.ones(1, 1, config.text_dim), torch.tensor([[[0.25, 0.25, 0.5, 0.5]]]), torch.zeros(1, 1))
+    features = torch.randn(1, config.dim, 8, 16)
+    near, far = features.clone(), features.clone()
+    near[..., 5, 6], far[..., 1, 12] = 9.0, 9.0  # the box covers rows and columns 4 to 7
+    plain, seen, unseen = (head.refinement(one, cells).boxes for one in (features, near, far))
+    torch.testing.assert_close(plain, unseen)
+    assert not torch.allclose(plain, seen)
 
 
 def test_cells_of_a_map_that_is_not_square():
