@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import grounded
@@ -16,6 +17,7 @@ from segany.modeling.efficientnet_lite import EfficientNetLiteEncoder
 
 SEGMENTER = Path(segany.__file__).parent / "weights" / "photo.safetensors"
 DETECTOR = Path(grounded.__file__).parent / "weights" / "photo-detector"
+_LARGE = 10_000  # numbers in a tensor
 
 
 def export(weights: Path, vocabulary: Path, segmenter: Path, detector: Path, side: int = SIDE) -> int:
@@ -31,6 +33,7 @@ def export(weights: Path, vocabulary: Path, segmenter: Path, detector: Path, sid
     """
     both = PhotoModel()
     both.load_weights(weights)
+    round_matrices(both)
     learnt = torch.load(vocabulary, weights_only=True)
     shown = [row for row, count in enumerate(learnt.get("count", [1] * len(learnt["names"]))) if count]
     names = [learnt["names"][row] for row in shown]
@@ -38,6 +41,17 @@ def export(weights: Path, vocabulary: Path, segmenter: Path, detector: Path, sid
     detector.mkdir(parents=True, exist_ok=True)
     save_head(both.head, names, F.normalize(learnt["embeddings"][shown].float(), dim=1), detector / FILE)
     return len(names)
+
+
+@torch.no_grad()
+def round_matrices(module: nn.Module) -> None:
+    """Round the large weights to eight significant bits, those of bfloat16: a wheel compresses them by a fifth more.
+
+    Results change as little as the products of other kernels do; the statistics of batch norms and the like stay.
+    """
+    for parameter in module.parameters():
+        if parameter.numel() >= _LARGE:
+            parameter.copy_(parameter.bfloat16())
 
 
 def with_side(model: SegAny, side: int) -> SegAny:

@@ -82,6 +82,7 @@ def test_exported_weights_are_read_and_measured(folder: Path, tmp_path: Path):
     head, names, embeddings = load_head(written[1])
     assert names == ("dog",) and embeddings.norm().item() == pytest.approx(1, abs=1e-3)
     assert torch.equal(head.word.bias, both.head.word.bias.half().float())
+    assert torch.equal(head.word.weight, both.head.word.weight.half().bfloat16().float())
     predictor = segany.Predictor(segany.load(written[0]))
     assert predictor.model.config.image_size == 96
     figures = measure_prompts(predictor, NamesAreNumbers(), Validation(folder, "train"))
