@@ -216,7 +216,7 @@ class VideoConfig:
     """How objects are followed through clips. Read by `VideoPipeline` alone."""
 
     # segany and propagation work on the embeddings of the segmenter; propagation on those of any of kind segany.
-    kind: Literal["segany", "propagation", "sam2", "edgetam", "sam3"] = "segany"
+    kind: Literal["segany", "propagation", "sam2", "edgetam", "sam3"] = "propagation"
     # bundled:tiny, a local folder or file, or a hub id. Of kind segany: trained for the segmenter. Kind propagation has
     # no weights and reads none.
     checkpoint: str = "bundled:tiny"

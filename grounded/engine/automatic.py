@@ -48,7 +48,7 @@ class AutomaticStage:
         masks = find_masks(self.predictor, image, self.settings)
         number, name = self.names[file]
         data = annotation_file(number, image.path.name, masks.image_size, to_sa1b(masks))
-        data["picture"] = file  # the name in the run, as exports have it
+        data["image_name"] = file  # the name in the run, as exports have it
         write_atomically(self.folder / name, json.dumps(data, ensure_ascii=False).encode())
         return masks
 

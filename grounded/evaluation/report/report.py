@@ -35,7 +35,7 @@ def to_dict(evaluation: LabelEvaluation) -> dict[str, Any]:
             "bins": config.bins,
             "worst": config.worst,
         },
-        "pictures": {
+        "images": {
             "measured": len(dataset.pairs),
             "missing": list(dataset.missing),
             "missing_counted": dataset.missing_counted,
@@ -107,7 +107,7 @@ def _class_to_dict(evaluation: LabelEvaluation, label: str) -> dict[str, Any]:
 
 
 def _rate_to_dict(rate: FalsePositiveRate) -> dict[str, Any]:
-    return {"pictures": rate.images, "answered": rate.false_positives, "share": rate.rate}
+    return {"images": rate.images, "answered": rate.false_positives, "share": rate.rate}
 
 
 def to_markdown(evaluation: LabelEvaluation, images: Sequence[str] = ()) -> str:

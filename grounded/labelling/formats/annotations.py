@@ -235,7 +235,7 @@ def _guess_file(path: Path) -> str | None:
     columns = head.splitlines()[0].replace("\t", ",").replace('"', "").split(",") if suffix in (".csv", ".tsv") else []
     if {"annotator", "annotation_id"} & set(columns):
         raise ResultError(f"{path} is Label Studio's {suffix[1:].upper()} export, {WITHOUT_SIZES}")
-    return {"picture": "png", "file": "csv"}.get(next(iter(columns), ""))
+    return {"image_name": "png", "file": "csv"}.get(next(iter(columns), ""))
 
 
 def read_json(path: Path) -> Any:

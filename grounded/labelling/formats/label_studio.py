@@ -9,7 +9,7 @@ to which the images, or the folder `images`, have to be added as local storage.
 
 Coordinates are percentages of the upright image, which is how Label Studio shows it. Brushed masks keep parts and
 holes; polygons are one for each part, and a hole is joined to its outline. The id of a result identifies its instance,
-and of polygons the part: "0a1b2c3d4e5f.2". "picture" in the data is the name that the image has in the records, and
+and of polygons the part: "0a1b2c3d4e5f.2". "image_name" in the data is the name that the image has in the records, and
 "exported" the ids of all its instances.
 """
 
@@ -62,7 +62,7 @@ class _TaskExporter(Exporter):
         known = instances.scores[np.isfinite(instances.scores)]
         if len(known):  # Label Studio sorts tasks by it
             prediction["score"] = round(float(known.mean()), 4)
-        data = {"image": ADDRESS + quote(path), "picture": record.image.file, "exported": marks(instances)}
+        data = {"image": ADDRESS + quote(path), "image_name": record.image.file, "exported": marks(instances)}
         task = {"data": data, "predictions": [prediction]}
         self._write(self._separator + json.dumps(task, ensure_ascii=False, allow_nan=False).encode())
         self._separator = b",\n"

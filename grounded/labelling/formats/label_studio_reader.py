@@ -49,7 +49,7 @@ NO_IMAGE = "results of which it is not clear which image they are on, left out"
 NO_TASK = "entries that are no tasks, passed over"
 NO_PIXEL = "results without a pixel, left out"
 MORE_LABELS = "results of several labels, of which the first counts"
-_OWN_FIELDS = {"picture", "exported"}  # of a task's data, which are no addresses
+_OWN_FIELDS = {"image_name", "exported"}  # of a task's data, which are no addresses
 _EXPORTED_ID = re.compile(rf"([0-9a-f]{{{MARK_LENGTH}}})(?:\.\d+)?")
 
 Result: TypeAlias = dict[str, Any]  # a region of an image, or something else that was annotated
@@ -182,13 +182,13 @@ def _task_images(task: Task) -> list[_TaskImage]:
     images = [entry for entry in addresses if entry[0] == "image" or is_image(PurePosixPath(_path(entry[2])).name)]
     images = images or addresses[:1] or [("image", 0, "")]
     # What the upload and the export say is of a task's one image.
-    stated = (data.get("picture"), task.get("file_upload")) if len(images) == 1 else (None, None)
+    stated = (data.get("image_name"), task.get("file_upload")) if len(images) == 1 else (None, None)
     return [_TaskImage(key, index, _image_names(address, *stated)) for key, index, address in images]
 
 
-def _image_names(address: str, picture: Any, file_upload: Any) -> tuple[str, ...]:
+def _image_names(address: str, image_name: Any, file_upload: Any) -> tuple[str, ...]:
     path = _path(address)
-    names = (picture, path.lstrip("/"), without_upload_prefix(str(file_upload or path)))
+    names = (image_name, path.lstrip("/"), without_upload_prefix(str(file_upload or path)))
     found = tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
     return found or ("a task without an image",)
 

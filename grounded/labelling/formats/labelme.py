@@ -6,7 +6,7 @@
 Written are polygons, or masks, which LabelMe shows and relabels but cannot edit. LabelMe looks for an image beside its
 annotations, so that without copies the files belong among the images. It shows images upright, as the annotations have
 them. Parts of an instance are shapes of one `group_id`, its number; `description` holds the score. LabelMe keeps
-fields of other programs: "instance" in a shape, "picture" and "exported" in a file are there for the import.
+fields of other programs: "instance" in a shape, "image_name" and "exported" in a file are there for the import.
 
 Read are shapes of all kinds, those of X-AnyLabeling too: shapes of one label that share a `group_id` are one instance,
 as LabelMe's own tools have it. Polygons, rectangles, turned or not, quadrilaterals, circles and masks are areas; lines
@@ -79,7 +79,7 @@ class _ShapeExporter(Exporter):
     def add(self, record: Record, instances: Instances, stem: str, file: str) -> None:
         image_path = PurePosixPath(within_folder(file)).name
         data = annotation_file(image_path, instances.image_size, self.shapes(instances))
-        data |= {"picture": record.image.file, "exported": marks(instances)}
+        data |= {"image_name": record.image.file, "exported": marks(instances)}
         text = json.dumps(data, ensure_ascii=False, allow_nan=False)
         write_new(self.folder / f"{stem}.json", text.encode())
 
@@ -190,7 +190,7 @@ class LabelMeReader(JsonFolderReader):
         """Names as the export gave it, and as the file has it, seen from the root."""
         stated = str(data["imagePath"] or "").replace("\\", "/")
         beside = os.path.normpath(os.path.join(path.parent.as_posix(), stated)).replace(os.sep, "/")
-        names = (data.get("picture"), beside if stated else None, stated)
+        names = (data.get("image_name"), beside if stated else None, stated)
         return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
     @staticmethod

@@ -3,7 +3,7 @@
     classes.csv       value, class: the class of each value in the class maps, from 1; 0 is no instance
     class/a/b.png     class of each pixel; grey, 8 bits, 16 for more than 255 classes
     mask/a/b/000.png  mask of one instance, 255 inside and 0 outside, numbered as the record has them
-    instances.csv     picture, mask, value, class, score: a row for each mask
+    instances.csv     image_name, mask, value, class, score: a row for each mask
     images/a/b.jpg    with copies of the images
 
 All are of the image's size. Masks hold every pixel, also where instances overlap; in the class map the better score
@@ -63,8 +63,7 @@ class PngExporter(Exporter):
         rows = [("value", "class"), *enumerate(self.classes, start=1)]
         write_new(self.folder / CLASSES, csv_lines(rows))
         self._write_lines = self.open_files.enter_context(open_new(self.folder / INSTANCES))
-        # The first column is called "picture" in files that people have already.
-        self._write_lines(csv_lines([("picture", "mask", "value", "class", "score")]))
+        self._write_lines(csv_lines([("image_name", "mask", "value", "class", "score")]))
 
     def add(self, record: Record, instances: Instances, stem: str, file: str) -> None:
         path = file if self.images is None else f"{self.image_folder}/{file}"
@@ -167,8 +166,8 @@ class PngReader(AnnotationReader):
         """Open a folder, or the `instances.csv` in it. Raises ResultError where it is not of this format."""
         table = path / INSTANCES if path.is_dir() else path
         rows: dict[str, list[Mapping[str, str]]] = {}
-        for row in read_csv(table, ("picture", "mask", "class")):
-            rows.setdefault(row["picture"], []).append(row)
+        for row in read_csv(table, ("image_name", "mask", "class")):
+            rows.setdefault(row["image_name"], []).append(row)
         return cls(table.parent, rows)
 
     def files(self) -> tuple[Path, ...]:
@@ -185,8 +184,8 @@ class PngReader(AnnotationReader):
 
     def images(self, notes: Notes, find_size: FindSize | None = None) -> Iterator[AnnotatedImage]:
         done = set[str]()
-        for picture, rows in self.rows.items():
-            names = tuple(dict.fromkeys(filter(None, (picture, picture.removeprefix("images/"))))) or ("an image",)
+        for image_name, rows in self.rows.items():
+            names = tuple(dict.fromkeys(filter(None, (image_name, image_name.removeprefix("images/"))))) or ("an image",)
             done |= {
                 str(PurePosixPath(row["mask"]).parent.relative_to("mask")) for row in rows if _is_mask(row["mask"])
             }

@@ -125,7 +125,7 @@ class Sa1bExporter(Exporter):
         ]
         name = PurePosixPath(within_folder(file)).name
         data = annotation_file(self._number, name, instances.image_size, masks)
-        data |= {"picture": record.image.file, "exported": marks(instances)}
+        data |= {"image_name": record.image.file, "exported": marks(instances)}
         write_new(self.folder / f"{stem}.json", json.dumps(data, ensure_ascii=False, allow_nan=False).encode())
 
 
@@ -160,7 +160,7 @@ class Sa1bReader(JsonFolderReader):
         stated = data["image"].get("file_name")
         stated = stated.replace("\\", "/") if isinstance(stated, str) else ""
         beside = (path.parent / stated).as_posix() if stated else None
-        names = (data.get("picture"), beside, stated, path.with_suffix(".jpg").as_posix())
+        names = (data.get("image_name"), beside, stated, path.with_suffix(".jpg").as_posix())
         return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
     @staticmethod

@@ -52,7 +52,7 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         """Return counts, shares of the reviewed instances and of the compared masks; None where there are none."""
         return {
-            "pictures": self.images,
+            "images": self.images,
             "reviewed": self.reviewed,
             "rejected": self.rejected,
             "relabelled": self.relabelled,

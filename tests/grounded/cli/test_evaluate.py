@@ -71,7 +71,7 @@ def test_options(folder: Path, tmp_path: Path):
     assert result.exit_code == 0, result.output
     data = json.loads((out / "evaluation.json").read_text())
     assert data["asked"]["classes"] == {"a dog": "dog", "kitten": "cat"}
-    assert data["pictures"]["measured"] == 2 and data["pictures"]["missing"] == ["c.png"]
+    assert data["images"]["measured"] == 2 and data["images"]["missing"] == ["c.png"]
     assert list(data["average_precision"]) == ["box"]
     assert [one["file"] for one in data["worst"]] == ["b.png"]
     assert not (folder / "evaluation").exists()

@@ -26,10 +26,10 @@ def run_folder(tmp_path: Path) -> Path:
     """A run over images that exist."""
     folder = tmp_path / "run"
     for name in CASES:
-        path = tmp_path / "pictures" / made.RECORDS[name].image.file
+        path = tmp_path / "images" / made.RECORDS[name].image.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made.images(made.RECORDS[name].image.file))
-    with open_run(folder, Run(source=str(tmp_path / "pictures"), phrases=made.CLASSES)) as writer:
+    with open_run(folder, Run(source=str(tmp_path / "images"), phrases=made.CLASSES)) as writer:
         for name in CASES:
             writer.append(made.RECORDS[name])
     return folder
@@ -131,7 +131,7 @@ def test_accepted_only(reviewed: Path, tmp_path: Path):
 
 
 def test_images_that_have_been_moved(run_folder: Path, tmp_path: Path):
-    (tmp_path / "pictures").rename(tmp_path / "moved")
+    (tmp_path / "images").rename(tmp_path / "moved")
     out = ("--format", "coco", "--out", tmp_path / "out")
     assert run(run_folder, *out).exit_code == 0  # they are not needed
     failed = run(run_folder, *out, "--replace", "--with-images")
@@ -142,7 +142,7 @@ def test_images_that_have_been_moved(run_folder: Path, tmp_path: Path):
 
 
 def test_an_image_that_is_gone(run_folder: Path, tmp_path: Path):
-    (tmp_path / "pictures" / "holes.jpg").unlink()
+    (tmp_path / "images" / "holes.jpg").unlink()
     result = run(run_folder, "--format", "coco", "--out", tmp_path / "out", "--with-images")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "Error: cannot copy holes.jpg: no such image\n"

@@ -62,13 +62,13 @@ def test_ids_of_a_coco_file_stay(tmp_path: Path):
 
 def test_images_elsewhere(tmp_path: Path):
     path, _ = as_coco(runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]]))
-    (tmp_path / "pictures" / "deep").mkdir(parents=True)
-    (tmp_path / "pictures" / "deep" / "one.jpg").write_bytes(made.images("one.jpg"))
-    result = run(path, "--out", tmp_path / "new", "--images", tmp_path / "pictures")
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    (tmp_path / "images" / "deep" / "one.jpg").write_bytes(made.images("one.jpg"))
+    result = run(path, "--out", tmp_path / "new", "--images", tmp_path / "images")
     assert result.exit_code == 0, result.output
     assert "images that the source does not have, kept under the name that the file has: 1 (holes.jpg)" in result.stderr
     assert store.read_done_files(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}
-    assert store.Run.read(tmp_path / "new").source == str(tmp_path / "pictures")
+    assert store.Run.read(tmp_path / "new").source == str(tmp_path / "images")
 
 
 def test_images_that_are_refused(tmp_path: Path):

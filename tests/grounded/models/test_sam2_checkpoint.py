@@ -264,4 +264,4 @@ class TestLocate:
 
     def test_a_memory_of_segany_that_is_not_there(self):
         with pytest.raises(CheckpointError, match="no such file: absent; a video memory is bundled:tiny"):
-            trackers.locate(VideoConfig(checkpoint="absent"))
+            trackers.locate(VideoConfig(kind="segany", checkpoint="absent"))

@@ -86,8 +86,8 @@ def test_the_bundled_models_follow_objects(actions: Actions):
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        pytest.param(VideoConfig(checkpoint="/srv/none/other.pt"), "the checkpoint other.pt", id="file"),
-        pytest.param(VideoConfig(checkpoint="bundled:other"), "These models cannot follow objects", id="bundled"),
+        pytest.param(VideoConfig(kind="segany", checkpoint="/srv/none/other.pt"), "the checkpoint other.pt", id="file"),
+        pytest.param(VideoConfig(kind="segany", checkpoint="bundled:other"), "These models cannot follow objects", id="bundled"),
     ],
 )
 def test_without_a_video_model_a_sentence_says_so(actions: Actions, video: VideoConfig, message: str):

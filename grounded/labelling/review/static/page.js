@@ -66,8 +66,8 @@ async function startGuide(settings) {
 
 function showAgreement(a) {
   const parts = [];
-  if (a.pictures || a.outdated) {
-    parts.push(`${count(a.reviewed, "instance")} reviewed in ${count(a.pictures, "image")}`);
+  if (a.images || a.outdated) {
+    parts.push(`${count(a.reviewed, "instance")} reviewed in ${count(a.images, "image")}`);
     if (a.reviewed) parts.push(`${percent(a.rejected_share)} rejected`, `${percent(a.relabelled_share)} relabelled`);
     parts.push(`${a.added} added`);
     if (a.outdated) parts.push(`${a.outdated} of earlier records, which do not count`);

@@ -27,7 +27,7 @@ def evaluation() -> LabelEvaluation:
 
 def test_json(evaluation: LabelEvaluation):
     data = json.loads(json_bytes(to_dict(evaluation)))
-    assert data["pictures"] == {
+    assert data["images"] == {
         "measured": 2,
         "missing": ["b.jpg"],
         "missing_counted": True,
@@ -47,7 +47,7 @@ def test_json(evaluation: LabelEvaluation):
     assert dog["average_precision"]["box"]["at_50"] == pytest.approx(1.0)
     assert (cat["objects"], cat["answers"], cat["recall"], cat["class_iou"]) == (0, 1, None, 0.0)
     assert cat["average_precision"]["mask"]["mean"] is None
-    assert data["absent"]["phrases"]["kit|cat"] == {"pictures": 2, "answered": 1, "share": 0.5}
+    assert data["absent"]["phrases"]["kit|cat"] == {"images": 2, "answered": 1, "share": 0.5}
     assert {"class": "dog", "phrase": "kit|cat", "count": 1} in data["confusion"]
     assert sum(one["count"] for one in data["reliability"]["bins"]) == 2
     assert [(one["file"], one["record"], one["found"]) for one in data["worst"]] == [("a.jpg", "a.jpg", 1)]

@@ -50,7 +50,7 @@ def _labelme(folder):
             groups.setdefault((shape["label"], shape["group_id"]), []).append(shape)
         for (label, _), shapes in groups.items():
             _, instances = shapes_to_label(tuple(size), shapes, {label: 1})
-            yield file.other_data["picture"], label, instances > 0
+            yield file.other_data["image_name"], label, instances > 0
 
 
 def _brush(folder):
@@ -61,7 +61,7 @@ def _brush(folder):
             height, width = result["original_height"], result["original_width"]
             values = brush.decode_rle(result["value"]["rle"]).reshape(height, width, 4)
             assert (values == values[..., :1]).all()
-            yield task["data"]["picture"], result["value"]["brushlabels"][0], values[..., 3] > 0
+            yield task["data"]["image_name"], result["value"]["brushlabels"][0], values[..., 3] > 0
 
 
 def _polygons(folder):
@@ -72,7 +72,7 @@ def _polygons(folder):
     tasks = json.loads((folder / "tasks.json").read_text())
     for number, task in enumerate(tasks):
         task["annotations"] = [{**task.pop("predictions")[0], "id": number, "was_cancelled": False}]
-        task["id"], task["data"]["image"] = number, task["data"]["picture"]
+        task["id"], task["data"]["image"] = number, task["data"]["image_name"]
     annotated = folder.parent / "annotated.json"
     annotated.write_text(json.dumps(tasks))
     out = folder.parent / "coco"

@@ -19,7 +19,7 @@ CLASSES = (*made.CLASSES, "a red dog")
 
 def write(folder: Path, records: list[Record] = made.ALL) -> Path:
     """A run in `folder` with these records."""
-    run = Run(source=str(folder.parent / "pictures"), phrases=made.CLASSES, config="")
+    run = Run(source=str(folder.parent / "images"), phrases=made.CLASSES, config="")
     with open_run(folder, run) as writer:
         for record in records:
             writer.append(record)

@@ -92,7 +92,7 @@ def test_tables_of_label_studio_are_refused_by_name(separator: str, tmp_path: Pa
         pytest.param({"annotations.xml": "<annotations/>"}, "cvat", id="cvat"),
         pytest.param({"instances.json": json.dumps(COCO)}, "coco", id="coco"),
         pytest.param({"instances.csv": "file,class", "images.csv": "file"}, "csv", id="csv"),
-        pytest.param({"instances.csv": "picture,mask,class", "mask/a/000.png": ""}, "png", id="png"),
+        pytest.param({"instances.csv": "image_name,mask,class", "mask/a/000.png": ""}, "png", id="png"),
     ],
 )
 def test_folders(files: dict[str, str], expected: str | None, tmp_path: Path):

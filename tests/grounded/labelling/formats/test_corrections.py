@@ -117,7 +117,7 @@ def test_changes_in_label_studio(tmp_path: Path):
     folder = runs.write(tmp_path / "run")
     path, name = as_label_studio(folder)
     tasks = json.loads(path.read_text())
-    (task,) = [task for task in tasks if task["data"]["picture"] == "overlapping.jpg"]
+    (task,) = [task for task in tasks if task["data"]["image_name"] == "overlapping.jpg"]
     first, second, third, _ = task["annotations"][0]["result"]
     first["value"]["brushlabels"] = ["ein Stück Käse 猫"]
     second["value"]["rle"] = label_studio_rle.encode(box(20, 28, 20, 30))

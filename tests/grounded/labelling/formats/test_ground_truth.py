@@ -67,7 +67,7 @@ def test_again_adds_nothing_and_a_changed_file_is_another_run(tmp_path: Path):
 def test_names_of_the_source(tmp_path: Path):
     path, form = as_labelme(runs.write(tmp_path / "run", [made.RECORDS["one"], made.RECORDS["holes"]]))
     data = json.loads((path / "one.json").read_text())
-    (path / "one.json").write_text(json.dumps({**data, "picture": None}))
+    (path / "one.json").write_text(json.dumps({**data, "image_name": None}))
     result, notes = imported(path, tmp_path / "new", form, files=["deep/one.jpg", "other.jpg"])
     assert result.images == 2
     assert store.read_done_files(tmp_path / "new") == {"deep/one.jpg", "holes.jpg"}

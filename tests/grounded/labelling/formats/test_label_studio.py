@@ -54,7 +54,7 @@ def test_polygons_are_the_masks(name: str, tmp_path: Path):
 
 
 def test_a_task(tmp_path: Path):
-    found = {task["data"]["picture"]: task for task in tasks(made.ALL, tmp_path)}
+    found = {task["data"]["image_name"]: task for task in tasks(made.ALL, tmp_path)}
     assert list(found) == [record.image.file for record in made.ALL]
     task = found["overlapping.jpg"]
     assert task["data"]["image"] == "/data/local-files/?d=overlapping.jpg"

@@ -37,7 +37,7 @@ written = pytest.mark.parametrize("name", made.RECORDS)
 def write(records: list[Record], folder: Path, images: bool = False) -> dict[str, dict]:
     made.write(LabelMeExporter, records, made.CLASSES, folder, made.images if images else None)
     files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
-    return {data["picture"]: data for data in files}
+    return {data["image_name"]: data for data in files}
 
 
 def drawn(data: dict, row: int) -> np.ndarray:
@@ -257,7 +257,7 @@ def test_what_is_left_out(tmp_path: Path):
 
 def test_a_folder_and_the_names_of_its_images(tmp_path: Path):
     save(tmp_path / "sub" / "a.json", [], imagePath="..\\images\\a.jpg")
-    save(tmp_path / "b.json", [shape("x", TRIANGLE)], imagePath="b.png", picture="from/b.tiff", exported=["0123"])
+    save(tmp_path / "b.json", [shape("x", TRIANGLE)], imagePath="b.png", image_name="from/b.tiff", exported=["0123"])
     (tmp_path / "classes.json").write_text("[]")
     (tmp_path / "cut-off.json").write_text("{")
     images, notes = read(tmp_path)

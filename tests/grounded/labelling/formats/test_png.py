@@ -31,7 +31,7 @@ def test_masks_come_back_to_the_bit(tmp_path: Path):
     lost = made.write(PngExporter, made.ALL, made.CLASSES, tmp_path)
     found = rows(tmp_path / "instances.csv")
     for record in made.ALL:
-        own = [row for row in found if row["picture"] == record.image.file]
+        own = [row for row in found if row["image_name"] == record.image.file]
         expected = made.shown(record)
         assert [row["class"] for row in own] == expected.labels.tolist()
         for row, one in zip(own, expected, strict=True):
@@ -68,7 +68,7 @@ def test_many_classes_take_sixteen_bits(tmp_path: Path, count: int, mode: str):
 
 def test_copies(tmp_path: Path):
     made.write(PngExporter, made.ALL, made.CLASSES, tmp_path, made.images)
-    assert all((tmp_path / row["picture"]).is_file() for row in rows(tmp_path / "instances.csv"))
+    assert all((tmp_path / row["image_name"]).is_file() for row in rows(tmp_path / "instances.csv"))
     assert (tmp_path / "images" / "sub" / "nothing.png").is_file()
 
 
@@ -147,7 +147,7 @@ def test_what_is_refused(tmp_path: Path):
     with pytest.raises(ResultError, match="cannot read"):
         PngReader.open(tmp_path)
     (tmp_path / "instances.csv").write_text("a,b\n")
-    with pytest.raises(ResultError, match="must have the columns picture, mask, class, got none called picture"):
+    with pytest.raises(ResultError, match="must have the columns image_name, mask, class, got none called image_name"):
         PngReader.open(tmp_path)
 
 

@@ -98,7 +98,7 @@ def test_every_image_has_a_file(tmp_path: Path):
     files = {path: json.loads(path.read_text()) for path in tmp_path.rglob("*.json")}
     assert sorted(data["image"]["image_id"] for data in files.values()) == list(range(1, 1 + len(made.ALL)))
     for record in made.ALL:
-        (data,) = (data for data in files.values() if data["picture"] == record.image.file)
+        (data,) = (data for data in files.values() if data["image_name"] == record.image.file)
         assert [one["label"] for one in data["annotations"]] == made.shown(record).labels.tolist()
 
 

@@ -159,10 +159,10 @@ def test_undo_takes_back_the_latest_of_the_image(client: TestClient):
 
 def test_an_image_without_instances_is_accepted_as_such(client: TestClient):
     response = post_reviews(client, "more/nothing.png", {"action": "accept"})
-    assert response["image"]["states"] == ["done"] and response["agreement"]["pictures"] == 1
+    assert response["image"]["states"] == ["done"] and response["agreement"]["images"] == 1
     assert files(client, state="done") == ["more/nothing.png"]
     response = post_reviews(client, "more/nothing.png", {"action": "undo"})
-    assert response["image"]["states"] == ["unreviewed"] and response["agreement"]["pictures"] == 0
+    assert response["image"]["states"] == ["unreviewed"] and response["agreement"]["images"] == 0
 
 
 @pytest.mark.parametrize(

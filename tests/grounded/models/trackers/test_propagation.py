@@ -131,7 +131,7 @@ def test_kind_propagation_has_no_weights():
 def test_what_does_not_fit_is_said():
     other = segany.Predictor(segany.SegAny(SEGMENTER).eval())
     with pytest.raises(ConfigError, match=r"kind: propagation.*another image model"):
-        trackers.build(VideoConfig(), "cpu", other)
+        trackers.build(VideoConfig(kind="segany"), "cpu", other)
     with pytest.raises(ConfigError, match="propagation needs a segmenter of kind segany, got a str"):
         trackers.build(VideoConfig(kind="propagation"), "cpu", "sam2")  # type: ignore[arg-type]
 

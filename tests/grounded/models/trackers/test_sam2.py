@@ -222,4 +222,4 @@ def test_segany_needs_its_own_segmenter():
         pass
 
     with pytest.raises(ConfigError, match="video of kind segany needs a segmenter of kind segany, got a Other"):
-        trackers.build(VideoConfig(), "cpu", Other())  # type: ignore[arg-type]
+        trackers.build(VideoConfig(kind="segany"), "cpu", Other())  # type: ignore[arg-type]
