@@ -33,7 +33,7 @@ BOXES = 10
 SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
 
 
-def base_at_random(image: Image.Image) -> Pipeline:
+def base_at_random() -> Pipeline:
     """The chain at the sizes of the preset `base`, with random weights, filtering on."""
     torch.manual_seed(0)
     config = override(load("base"), filtering={"enabled": True, "clip_threshold": 0.0}, nms_threshold=1.0)
@@ -121,7 +121,7 @@ def main(runs: int, only: str | None) -> None:
     if only != "base":
         print(report("tiny", Pipeline.from_config("tiny"), small, runs))
     if only != "tiny":
-        print(report("base, random weights", base_at_random(photograph), photograph, runs), flush=True)
+        print(report("base, random weights", base_at_random(), photograph, runs), flush=True)
 
 
 if __name__ == "__main__":

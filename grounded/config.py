@@ -81,7 +81,10 @@ class DetectorConfig:
 
 @checked_dataclass
 class ClipConfig:
-    """The CLIP model that turns phrases into embeddings. Read only when the prompting mode needs text."""
+    """The CLIP model: it embeds phrases for text prompts and for a one-stage detector, and it scores masks.
+
+    Loaded only where one of these is in use, see `PipelineConfig.needs_clip`.
+    """
 
     # bundled:NAME, a folder, MODEL/PRETRAINED tag of open_clip, or a hub id; the last two may end in @REVISION.
     checkpoint: str = "bundled:clip"

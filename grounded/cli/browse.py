@@ -1,18 +1,16 @@
 """`grounded browse`: look through a labelled data set, and correct it."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from grounded.cli.errors import errors_as_messages
 from grounded.config import PipelineConfig, from_dict, load, override
-from grounded.errors import ConfigError, GroundedError, one_line
+from grounded.errors import GroundedError
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.labelling.sources import Source
     from grounded.labelling.store import Run
 
@@ -66,7 +64,7 @@ def browse(
     from grounded.labelling.store import Run
     from grounded.output.fonts import letter_notes
 
-    try:
+    with errors_as_messages():
         run = Run.read(folder)
         if report:
             click.echo(json.dumps(run_agreement(folder).to_dict(), indent=1))
@@ -79,15 +77,11 @@ def browse(
             click.echo(f"{static}: {count} image{'' if count == 1 else 's'}", err=True)
             return
         segmenter = ClickSegmenter(_read_config(run, config, device))
-        with server.listen(host, port) as listener:
-            server.serve(ReviewSession(folder, source, segmenter), host, listener)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        click.echo("Stopped", err=True)
+        try:
+            with server.listen(host, port) as listener:
+                server.serve(ReviewSession(folder, source, segmenter), host, listener)
+        except KeyboardInterrupt:
+            click.echo("Stopped", err=True)
 
 
 def _read_config(run: "Run", name: str | None, device: str | None) -> PipelineConfig:

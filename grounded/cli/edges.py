@@ -1,18 +1,15 @@
 """The command `grounded edges`: draws the edges of an image, found by automatic masks or without a model."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from tqdm import tqdm
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.options import read_segmenter, segmenter_options
-from grounded.errors import ConfigError, GroundedError, one_line
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     import numpy as np
     import PIL.Image
 
@@ -69,7 +66,7 @@ def edges(
     from grounded.evaluation.boundaries.edge_map_files import edge_map_bytes
     from grounded.utils.files import atomic_files, check_folder, image_bytes
 
-    try:
+    with errors_as_messages():
         for path in filter(None, (out, overlay)):
             check_folder(path.parent)
         settings = read_segmenter(config, segmenter, device)
@@ -79,11 +76,6 @@ def edges(
             write(out, edge_map_bytes(edge_map))
             if overlay is not None:
                 write(overlay, image_bytes(_draw_over(source, edge_map)))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     for note in source.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{image} -> {out}")

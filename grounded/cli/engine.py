@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from grounded.errors import ConfigError, GroundedError, one_line
+from grounded.cli.errors import errors_as_messages
+from grounded.errors import ConfigError, GroundedError
 
 if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.engine.report import Truths
@@ -123,7 +124,7 @@ def start(images: str, **options: Any) -> None:
     from grounded.engine import rounds
     from grounded.labelling.sources import open_source
 
-    with _errors():
+    with errors_as_messages():
         plan = _read_plan(open_source(images).spec, options)
     with _work(options["out"]) as interrupt:
         one = rounds.start(options["out"], plan)
@@ -157,7 +158,7 @@ def annotate(
     from grounded.labelling.store import Run
     from grounded.stages.fallback import UNNAMED
 
-    with _errors():
+    with errors_as_messages():
         one = Engine.read(folder)
         if one.phase not in ("annotate", "done"):
             raise GroundedError(f"round {one.number} is to be {_STATES[one.phase]}: grounded engine next {folder}")
@@ -197,7 +198,7 @@ def status(folder: Path, truth: str | None) -> None:
     """Print how far a data engine has come and what each round has brought; write report.json, .md and .png."""
     from grounded.engine.rounds import Engine
 
-    with _errors():
+    with errors_as_messages():
         one = Engine.read(folder)
         _report(one, _read_truths(truth) if truth else None)
         _tell_next(one)
@@ -235,7 +236,7 @@ def simulate(
     from grounded.engine.simulate import Annotator, annotate_round
     from grounded.labelling.sources import open_source
 
-    with _errors():
+    with errors_as_messages():
         annotator = Annotator(
             good_iou=good_iou,
             most_clicks=most_clicks,
@@ -265,18 +266,6 @@ _STATES = {"prepare": "prepared", "annotate": "annotated", "train": "trained on"
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    """Turn errors into messages."""
-    try:
-        yield
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
-
-
-@contextmanager
 def _work(folder: Path) -> "Iterator[Interrupt]":
     """Hold the folder of a data engine; errors become messages, and the first Ctrl-C a wish to stop."""
     from grounded.engine.rounds import locked
@@ -285,7 +274,7 @@ def _work(folder: Path) -> "Iterator[Interrupt]":
     def tell(_: str) -> None:
         click.echo("\nStopping: the image or step in work is finished first. Once more to stop at once.", err=True)
 
-    with _errors(), locked(folder), catch_interrupts(tell) as interrupt:
+    with errors_as_messages(), locked(folder), catch_interrupts(tell) as interrupt:
         yield interrupt
 
 

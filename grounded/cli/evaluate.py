@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.evaluate_boxes import boxes
 from grounded.cli.evaluate_edges import edges
 from grounded.cli.evaluate_points import points
 from grounded.cli.evaluate_proposals import proposals
 from grounded.cli.evaluate_text import text
-from grounded.errors import ConfigError, GroundedError, ImageError, ResultError, one_line
+from grounded.errors import ConfigError, ImageError, ResultError
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.evaluation.dataset import GroundTruth, MatchedDataset
     from grounded.evaluation.evaluate import LabelEvaluation
     from grounded.evaluation.matching import IouType
@@ -133,7 +132,7 @@ def labels(
 
     out = out or folder / "evaluation"
     damaged: list[str] = []  # lines on records and reviews that cannot be read
-    try:
+    with errors_as_messages():
         check_folder(out)
         config = EvaluationConfig(iou_types=_IOU_TYPES[iou], **values)
         run = _read_run(folder)
@@ -143,11 +142,6 @@ def labels(
             click.echo(f"Warning: {note}", err=True)
         evaluation = evaluate_labels(dataset, config, _progress("measuring", "image"))
         _write(out, evaluation, _image_reader(images, run))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     click.echo(_summary(evaluation))
     click.echo(f"-> {out / 'evaluation.md'}")
     sys.exit(1 if damaged else 0)
@@ -294,7 +288,7 @@ def video(
     if (prediction is None) == (baseline is None):
         raise click.UsageError("give either PREDICTION or --baseline")
     notes = Notes()
-    try:
+    with errors_as_messages():
         if json_file is not None:
             check_folder(json_file.parent)
         pairs = _pair_clips(prediction, truth, protocol == "davis" and not match_ids, notes)
@@ -303,11 +297,6 @@ def video(
             evaluation = evaluate_clips(pairs, protocol, match_ids=match_ids, on_frame=bar.update)
         if json_file is not None:
             write_atomically(json_file, json_bytes(to_dict(evaluation, notes.lines())))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     for note in (*notes.lines(), *evaluation.notes):
         click.echo(f"Warning: {note}", err=True)
     click.echo(to_text(evaluation))

@@ -1,6 +1,5 @@
 """`grounded evaluate boxes`: masks from true boxes, or from those of a detector, as mask AP of COCO or LVIS."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.experiment_images import (
     ExperimentImages,
     ResultLog,
@@ -19,11 +19,9 @@ from grounded.cli.experiment_images import (
     read_experiment,
 )
 from grounded.cli.options import read_segmenter, segmenter_options
-from grounded.errors import ConfigError, GroundedError, ResultError, one_line
+from grounded.errors import ConfigError, ResultError
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from PIL.Image import Image
 
     from grounded.config import PipelineConfig
@@ -96,7 +94,7 @@ def boxes(
     from grounded.utils.files import atomic_files, check_folder, json_bytes
 
     notes = Notes()
-    try:
+    with errors_as_messages():
         check_folder(out)
         settings = _read_settings(config, segmenter, device, boxes, box_threshold, max_boxes)
         chosen = read_experiment(truth, images, limit, sample, seed, notes)
@@ -124,11 +122,6 @@ def boxes(
         with atomic_files() as write:
             write(out / "boxes.json", json_bytes(to_dict(header, evaluation, *counts, lines)))
             write(out / "results.json", json_bytes(_coco_results(chosen, rows)))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     for note in unread.lines():
         click.echo(f"Warning: {note}", err=True)
     click.echo(to_text(evaluation, *counts))

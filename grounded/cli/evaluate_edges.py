@@ -1,6 +1,5 @@
 """`grounded evaluate edges`: edge maps against the boundaries that people drew, by the protocol of BSDS500."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.options import read_segmenter, segmenter_options
-from grounded.errors import ConfigError, GroundedError, ResultError, one_line
+from grounded.errors import ResultError
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     import numpy as np
 
     from grounded.config import PipelineConfig
@@ -103,7 +101,7 @@ def edges(
         raise click.UsageError("give either IMAGES, to find edges in them, or --edges")
     notes = Notes()
     protocol = BoundaryProtocol(thresholds, tolerance)
-    try:
+    with errors_as_messages():
         for folder in filter(None, (out, write_edges)):
             check_folder(folder)
         truths = find_annotations(truth)
@@ -115,11 +113,6 @@ def edges(
         scores = score_boundaries([one.counts for one in measured])
         if out is not None:
             _write(out, name, protocol, measured, scores, notes)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     from grounded.evaluation.boundaries.report import to_text
 
     for note in notes.lines():

@@ -1,6 +1,5 @@
 """`grounded evaluate points`: masks from one to nine clicks against the masks of a COCO annotation file."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.experiment_images import SIZE_DIFFERS, ResultLog
 from grounded.cli.options import read_segmenter, segmenter_options
-from grounded.errors import ConfigError, GroundedError, ImageError, ResultError, one_line
+from grounded.errors import ImageError, ResultError, one_line
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.data.protocols import Segmenter
     from grounded.evaluation.points import ClickedMask
     from grounded.labelling.formats.annotations import Notes
@@ -78,7 +76,7 @@ def points(
     from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
     notes = Notes()
-    try:
+    with errors_as_messages():
         check_folder(out)
         settings = read_segmenter(config, segmenter, device)
         groups = {} if groups_file is None else read_groups(groups_file)
@@ -96,11 +94,6 @@ def points(
         with atomic_files() as write:
             write(out / "points.json", json_bytes(to_dict(header, masks, groups, notes.lines())))
             write(out / "points.png", image_bytes(draw_click_curves(masks), optimize=True))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     for note in notes.lines():
         click.echo(f"Warning: {note}", err=True)
     click.echo(to_text(masks, groups))

@@ -1,12 +1,12 @@
 """`grounded evaluate proposals`: how many annotated objects automatic masks find, as average recall."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.experiment_images import (
     ExperimentImages,
     ResultLog,
@@ -16,11 +16,8 @@ from grounded.cli.experiment_images import (
     read_experiment,
 )
 from grounded.cli.options import read_segmenter, segmenter_options
-from grounded.errors import ConfigError, GroundedError, one_line
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from PIL.Image import Image
 
     from grounded.data.protocols import Segmenter
@@ -76,7 +73,7 @@ def proposals(
     from grounded.utils.files import check_folder, json_bytes, write_atomically
 
     notes = Notes()
-    try:
+    with errors_as_messages():
         check_folder(out)
         settings, how = read_segmenter(config, segmenter, device), ProposalConfig(**values)
         chosen = read_experiment(truth, images, limit, sample, seed, notes)
@@ -93,11 +90,6 @@ def proposals(
         counts = [row["proposals"] for image in rows.values() for row in image]
         lines = [*notes.lines(), *unread.lines()]
         write_atomically(out / "proposals.json", json_bytes(to_dict(header, groups, counts, lines)))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     for note in unread.lines():
         click.echo(f"Warning: {note}", err=True)
     click.echo(to_text(groups, counts))

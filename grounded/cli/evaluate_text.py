@@ -1,6 +1,5 @@
 """`grounded evaluate text`: masks from text alone, from text with a point, and from text with a box."""
 
-import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.experiment_images import (
     ExperimentImages,
     ResultLog,
@@ -18,11 +18,9 @@ from grounded.cli.experiment_images import (
     read_experiment,
 )
 from grounded.cli.options import read_segmenter, segmenter_options
-from grounded.errors import ConfigError, GroundedError, ResultError, one_line
+from grounded.errors import ConfigError, ResultError
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from PIL.Image import Image
 
     from grounded.config import PipelineConfig
@@ -78,7 +76,7 @@ def text(
     from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
     notes = Notes()
-    try:
+    with errors_as_messages():
         check_folder(out)
         settings = _read_settings(config, segmenter, device, text_prompt)
         chosen = read_experiment(truth, images, limit, sample, seed, notes)
@@ -111,11 +109,6 @@ def text(
             write(out / "text.json", json_bytes(to_dict(header, measured, [*notes.lines(), *unread.lines()])))
             figure = _draw_examples(chosen, objects, rows, measured, examples)
             write(out / "text.png", image_bytes(figure, optimize=True))
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
     for note in unread.lines():
         click.echo(f"Warning: {note}", err=True)
     click.echo(to_text(measured))

@@ -13,9 +13,7 @@ from tqdm import tqdm
 
 from grounded.errors import ConfigError, ImageError, OutputError, ResultError, one_line
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from PIL.Image import Image
 
     from grounded.evaluation.dataset import GroundTruthObject

@@ -13,9 +13,7 @@ import click
 from grounded.cli.options import pipeline_options, read_config
 from grounded.errors import BusyError, ConfigError, GroundedError, describe_error
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.labelling.engines.local import EngineOptions
     from grounded.labelling.sources import Source
     from grounded.labelling.store import Failure, Writer

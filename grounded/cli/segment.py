@@ -20,9 +20,7 @@ from grounded.utils.files import check_folder
 from grounded.utils.timing import Stopwatch
 from segany.utils.addresses import is_address, shown_address
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.pipeline import Pipeline
 
 # With more phrases than these, the line on an image names only those that were found in it.

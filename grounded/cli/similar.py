@@ -10,9 +10,7 @@ from tqdm import tqdm
 from grounded.cli.options import read_segmenter, segmenter_options
 from grounded.errors import ConfigError, GroundedError, PromptError, one_line
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from PIL.Image import Image
 
     from grounded.config import PipelineConfig

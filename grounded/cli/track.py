@@ -12,9 +12,7 @@ from tqdm import tqdm
 from grounded.cli.options import pipeline_options, read_config
 from grounded.errors import BusyError, ConfigError, GroundedError, describe_error
 
-if (
-    TYPE_CHECKING
-):  # modules that load PyTorch are imported when they are used, so that --help and wrong arguments are fast
+if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.video.clip import Clip
     from grounded.video.pipeline import Direction, VideoPipeline
     from grounded.video.prompts import ObjectPrompt

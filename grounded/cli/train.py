@@ -43,7 +43,11 @@ def _data_options(command: F) -> F:
         click.option("--out", metavar="DIR", type=_FOLDER, help="Folder of the training, new or to go on with."),
         click.option("--restart", is_flag=True, help="Begin anew where --out holds a training."),
         click.option("--check", is_flag=True, help="Only check the data, and say what is wrong with it."),
-        click.option("--preset", metavar="NAME|FILE", help="Preset that supplies the other parts of preset.yaml. [default: photo or tiny if --from is, else base]"),
+        click.option(
+            "--preset",
+            metavar="NAME|FILE",
+            help="Preset that supplies the other parts of preset.yaml. [default: photo or tiny, as --from, else base]",
+        ),
         click.option("--validate-every", type=click.IntRange(1), default=100, show_default=True, help="In steps."),
         click.option(
             "--precision",

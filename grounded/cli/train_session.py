@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from grounded.errors import ConfigError, GroundedError, one_line
+from grounded.cli.errors import errors_as_messages
 
 if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.labelling.formats.annotations import Notes
@@ -151,14 +151,8 @@ class Session:
 @contextmanager
 def open_session(options: dict[str, Any], needed: "Needed") -> Iterator[Session]:
     """Open a session; errors become messages. With --check the command ends when the data has been read."""
-    try:
-        with ExitStack() as stack:
-            session = Session(options, needed, stack)
-            if options["check"]:
-                raise click.exceptions.Exit(0)
-            yield session
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {one_line(error)}", err=True)
-        sys.exit(1)
+    with errors_as_messages(), ExitStack() as stack:
+        session = Session(options, needed, stack)
+        if options["check"]:
+            raise click.exceptions.Exit(0)
+        yield session

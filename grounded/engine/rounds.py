@@ -22,7 +22,6 @@ Phase = Literal["prepare", "annotate", "train", "done"]
 
 STATE_FILE, ROUNDS, MODELS = "engine.json", "rounds", "models"
 MODEL, OUTCOME_FILE = "model", "outcome.json"  # in the folder of a training
-DEFAULT_PLAN = "assisted:20,assisted:20,semi:20,auto"
 
 
 @checked_dataclass

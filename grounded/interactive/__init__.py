@@ -1,1 +1,1 @@
-"""What a user changes by hand: clicks, strokes, candidates, names. Needs a segmenter, never a detector."""
+"""What a user changes by hand: clicks, strokes, candidates, names. Needs a segmenter, and no detector."""

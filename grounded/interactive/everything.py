@@ -1,4 +1,7 @@
-"""Segment everything in an image, and name the masks that CLIP recognises. Needs a segmenter, no detector."""
+"""Segment everything in an image, and name the masks that CLIP recognises.
+
+Needs a segmenter; a detector that finds objects without names may add masks.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

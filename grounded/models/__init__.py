@@ -1,1 +1,4 @@
-"""Adapters to checkpoints: detectors, CLIP, and how a configuration becomes models. None imports a stage."""
+"""Adapters to checkpoints: detectors, segmenters, trackers, CLIP, and how a configuration becomes models.
+
+None imports a stage.
+"""

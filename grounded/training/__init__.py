@@ -6,9 +6,10 @@
     lora                low-rank updates
     embeddings, crop_embeddings     of images and of crops, on disk, where their encoder does not learn
     interactive         prompts, clicks and losses of Segment Anything
-    detector_batches, detector_losses   prompts, targets and losses of Grounding DINO
-    segmenter, text_prompt, detector    one training each
+    box_precision       AP of boxes on held-out images
+    grounding_dino_batches, grounding_dino_losses   prompts, targets and losses of Grounding DINO
+    one_stage_losses    losses of the one-stage detector
+    segmenter, text_prompt, grounding_dino, one_stage   one training each
 
-A training of another model, such as a one-stage detector, is one more file beside the last three, and one more command
-or value of `--from` in `grounded.cli.train`.
+A training of another model is one more file beside these, and a command or a value of `--from` in `grounded.cli.train`.
 """

@@ -29,7 +29,7 @@ from grounded.training.embeddings import EmbeddingStore, Key
 from grounded.training.folder import EMBEDDINGS, MODEL, write_preset
 from grounded.training.interactive import low_res_truth
 from grounded.training.loop import LoopSettings, Outcome, Task, require_parameters, train
-from grounded.training.one_stage_losses import CellTargets, detector_losses, kept_loss
+from grounded.training.one_stage_losses import CellTargets, kept_loss, one_stage_losses
 from grounded.training.processes import Processes
 from segany import ImageEmbedding, Predictor, SegAnyConfig
 from segany.utils.transforms import ResizeFrame
@@ -134,7 +134,7 @@ class OneStageTraining:
         features, own = batch.features.to(device), len(self.learned.classes)
         targets = CellTargets(*(value.to(device) for value in vars(batch.targets).values()))
         cells = head(features)
-        parts = detector_losses(head, features, cells, targets, self.words[:own])
+        parts = one_stage_losses(head, features, cells, targets, self.words[:own])
         if len(self.words) > own:
             parts["kept"] = kept_loss(head, cells, self.before, features, self.words[own:])
         yield parts

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grounded.models.detectors.one_stage_head import Cells, OneStageHead, take_rows
+from segany.training.losses import sigmoid_focal
 from segany.utils.boxes import generalised_iou
 
-FOCUS = 1.5  # exponent of the distance from the truth
+_FOCUS = 1.5  # exponent of the distance from the truth
 _FEWEST = 50  # cells by which the loss of words is divided at least, so that images with little in them count little
 _BOXES, _WORDS = 2.0, 0.5  # weights
 _BALANCE = 0.75  # 0: all cells weigh alike; 1: all objects do
@@ -44,7 +45,7 @@ class CellTargets:
         return CellTargets(*(take_rows(values, rows) for values in vars(self).values()))
 
 
-def detector_losses(
+def one_stage_losses(
     head: OneStageHead,
     features: Float[Tensor, "b c h w"],
     cells: Cells,
@@ -80,7 +81,8 @@ def cell_losses(
     on = targets.has_box.float()
     iou, giou = generalised_iou(cells.boxes, targets.boxes)
     quality = iou.detach().clamp(0, 1) * on
-    loss = focal_loss(head.logits(cells.words, words), targets.named.float()) * targets.counts * weights[..., None]
+    loss = sigmoid_focal(head.logits(cells.embeddings, words), targets.named.float(), gamma=_FOCUS)
+    loss = loss * targets.counts * weights[..., None]
     return {
         "sides": _BOXES * ((1 - giou) * on * weights).sum() / on.sum().clamp(min=1),
         "quality": F.binary_cross_entropy_with_logits(cells.quality, quality, weights),
@@ -103,8 +105,8 @@ def cells_to_refine(
     # The highest of log weight plus Gumbel noise are a sample by weight (Vieira, 2014); the noise is that of the place.
     keys = cell_weights(targets).log() - (-scattered.log()).log()
     on = keys.masked_fill(~targets.has_box, -torch.inf).topk(count).indices
-    probability = (head.logits(cells.words, words) - torch.where(targets.counts, 0.0, torch.inf)).amax(dim=-1).sigmoid()
-    scores = probability * cells.quality.sigmoid()
+    logits = head.logits(cells.embeddings, words).masked_fill(~targets.counts, -torch.inf)
+    scores = logits.amax(dim=-1).sigmoid() * cells.quality.sigmoid()
     beside = scores.masked_fill(targets.has_box, -1.0).topk(count).indices
     return torch.cat([on, beside], dim=1)
 
@@ -115,12 +117,6 @@ def cell_weights(targets: CellTargets) -> Float[Tensor, "b n"]:
     weights = cells.clamp(min=1) ** -_BALANCE * targets.has_box
     mean = weights.sum() / targets.has_box.sum().clamp(min=1)
     return torch.where(targets.has_box, weights / mean.clamp(min=1e-9), 1.0)
-
-
-def focal_loss(logits: Float[Tensor, "*n"], target: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Cross entropy with a target from 0 to 1, small where the answer is nearly right."""
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return loss * (target - logits.sigmoid()).abs() ** FOCUS
 
 
 def kept_loss(
@@ -136,8 +132,9 @@ def kept_loss(
     """
 
     def distance(own: Cells, old: Cells) -> Tensor:
-        target = before.logits(old.words, words).sigmoid()
-        return _WORDS * focal_loss(head.logits(own.words, words), target).sum() / target.sum().clamp(min=_FEWEST)
+        target = before.logits(old.embeddings, words).sigmoid()
+        loss = sigmoid_focal(head.logits(own.embeddings, words), target, gamma=_FOCUS)
+        return _WORDS * loss.sum() / target.sum().clamp(min=_FEWEST)
 
     with torch.no_grad():
         old = before(features)
@@ -145,7 +142,7 @@ def kept_loss(
         return distance(cells, old)
     # Of refined boxes, the answers where the old head is the surest.
     with torch.no_grad():
-        sure = before.logits(old.words, words).amax(dim=-1).sigmoid() * old.quality.sigmoid()
+        sure = before.logits(old.embeddings, words).amax(dim=-1).sigmoid() * old.quality.sigmoid()
         rows = sure.topk(min(2 * _REFINED, sure.shape[1])).indices
         old_refined = before.refine(features, old, rows)
     return distance(cells, old) + distance(head.refine(features, cells, rows), old_refined)

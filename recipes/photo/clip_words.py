@@ -19,7 +19,6 @@ BACKGROUNDS = (
     "pavement", "carpet", "curtain", "ceiling", "rock", "wood", "brick", "fabric", "paper", "shadow", "reflection",
     "texture", "pattern", "blur", "text", "darkness", "light",
 )  # fmt: skip
-FAMILIES = {"coco": "coco"}
 ALIKE = 0.5  # cosine of two names from which they may mean the same, where no source annotates both
 
 

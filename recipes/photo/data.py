@@ -63,15 +63,13 @@ class Photographs:
         """(n) whether a photograph has an object with a name."""
         return (self.names >= 0).any(dim=1)
 
-    def annotated_names(self, families: Mapping[str, str]) -> Tensor:
-        """(sources, names) bool: which names occur in a source, or in another one of its family."""
-        family = [families.get(name, name) for name in self.source_names]
+    def annotated_names(self) -> Tensor:
+        """(sources, names) bool: which names occur in a source."""
         occurs = torch.zeros(len(self.source_names), len(self.vocabulary), dtype=torch.bool)
         for source in range(len(self.source_names)):
             own = self.names[self.sources == source].flatten().long()
             occurs[source, own[own >= 0].cpu()] = True
-        alike = torch.tensor([[a == b for b in family] for a in family])
-        return (alike.float() @ occurs.float()) > 0
+        return occurs
 
 
 def read_photographs(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grounded.models.detectors.one_stage_head import OneStageHead
-from grounded.training.one_stage_losses import CellTargets, detector_losses
+from grounded.training.one_stage_losses import CellTargets, one_stage_losses
 from recipes.photo.augment import Batch
 
 MIDDLE = 0.6  # of a teacher's box along each side, in which it is taken to be right
@@ -49,7 +49,7 @@ def dense_losses(
     counts = (absent[batch.sources][:, None] & ~hints.doubtful) | target
     counts = counts & ~((middle > 0) & ~known)[..., None]  # an object without a name says nothing
     targets = CellTargets(truth, (middle > 0) | hints.is_sure, target, counts)
-    return parts | detector_losses(head, features, cells, targets, words)
+    return parts | one_stage_losses(head, features, cells, targets, words)
 
 
 def object_boxes(labels: Int64[Tensor, "b s s"]) -> Float[Tensor, "b 256 4"]:

@@ -22,7 +22,6 @@ from recipes.photo.prompt_losses import ask_objects, prompt_losses
 from recipes.photo.vocabulary import embed_names
 from recipes.tiny.training import save_state
 
-FAMILIES = {"coco": "coco"}
 EVERYWHERE = ("ccp",)  # sources whose names lie in all photographs and are annotated there alone: garments
 WEIGHTS = {"coco": 3.0, "ccp": 0.5, "endangered-animals": 0.6}  # how often photographs of a source are drawn
 LOG_EVERY = 50  # steps
@@ -49,7 +48,7 @@ def may_be_absent(data: Photographs) -> Tensor:
 
     With a teacher's boxes all may, but those of things that are everywhere and that one source alone annotates.
     """
-    annotated = data.annotated_names(FAMILIES)
+    annotated = data.annotated_names()
     if not bool((data.hints[..., 4] >= 0).any()):
         return annotated
     alone = torch.zeros(len(data.vocabulary), dtype=torch.bool)

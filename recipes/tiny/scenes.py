@@ -243,9 +243,9 @@ def sheet(
     path: str, split: str = "train", recipe: Recipe | None = None, rows: int = 5, columns: int = 6, cell: int = 256
 ) -> None:
     """A contact sheet of scenes with the outlines of their masks."""
-    sheet = Image.new("RGB", (columns * cell, rows * cell))
+    page = Image.new("RGB", (columns * cell, rows * cell))
     for index in range(rows * columns):
-        scene = draw_scene("train", index, recipe)
+        scene = draw_scene(split, index, recipe)
         image = scene.image.copy()
         for thing in scene.objects:
             for mask, paint in ((thing.whole, (0, 255, 255)), (thing.mask, (255, 0, 255)), (thing.part, (255, 255, 0))):
@@ -256,8 +256,8 @@ def sheet(
                     image[edge] = paint
         tile = Image.fromarray(image)
         tile.thumbnail((cell, cell))
-        sheet.paste(tile, (index % columns * cell, index // columns * cell))
-    sheet.save(path)
+        page.paste(tile, (index % columns * cell, index // columns * cell))
+    page.save(path)
 
 
 if __name__ == "__main__":

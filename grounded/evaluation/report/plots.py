@@ -1,15 +1,11 @@
 """Diagrams of an evaluation, drawn with Pillow."""
 
-from typing import TypeAlias
-
 from PIL import Image, ImageDraw
 
 from grounded.data.phrases import shortened
 from grounded.evaluation.calibration import Calibration
 from grounded.evaluation.confusion import ConfusionMatrix
 from grounded.output.fonts import TextLine
-
-Colour: TypeAlias = tuple[int, int, int]
 
 _WHITE, _INK, _GREY, _GRID = (255, 255, 255), (30, 30, 36), (120, 120, 128), (226, 226, 230)
 _BLUE, _RED = (43, 108, 176), (214, 92, 60)

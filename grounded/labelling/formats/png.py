@@ -185,7 +185,9 @@ class PngReader(AnnotationReader):
     def images(self, notes: Notes, find_size: FindSize | None = None) -> Iterator[AnnotatedImage]:
         done = set[str]()
         for image_name, rows in self.rows.items():
-            names = tuple(dict.fromkeys(filter(None, (image_name, image_name.removeprefix("images/"))))) or ("an image",)
+            names = tuple(dict.fromkeys(filter(None, (image_name, image_name.removeprefix("images/"))))) or (
+                "an image",
+            )
             done |= {
                 str(PurePosixPath(row["mask"]).parent.relative_to("mask")) for row in rows if _is_mask(row["mask"])
             }

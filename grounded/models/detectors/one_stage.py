@@ -134,7 +134,7 @@ class OneStage:
         return Detections(boxes[kept].cpu().numpy(), scores[kept, None].cpu().numpy(), np.zeros(len(kept), np.int64))
 
     def _scores(self, cells: Cells, texts: Float[Tensor, "p d"]) -> Float[Tensor, "n p"]:
-        return self.head.logits(cells.words[0], texts).sigmoid() * cells.quality[0].sigmoid()[:, None]
+        return self.head.logits(cells.embeddings[0], texts).sigmoid() * cells.quality[0].sigmoid()[:, None]
 
     def _in_image(self, cells: Cells, embedding: ImageEmbedding) -> Bool[Tensor, "n"]:
         """Which boxes overlap the image, that covers only a part of the frame."""

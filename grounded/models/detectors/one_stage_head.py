@@ -44,12 +44,12 @@ class OneStageConfig:
 class Cells(NamedTuple):
     """What n cells of b embeddings show; of a whole embedding n = h * w.
 
-    words    of unit length, in the space of phrases
-    boxes    of the objects, xyxy in sides of the model frame
-    quality  logit of the IoU of that box with the object's
+    embeddings  of unit length, in the space of phrases
+    boxes       of the objects, xyxy in sides of the model frame
+    quality     logit of the IoU of that box with the object's
     """
 
-    words: Float[Tensor, "b n d"]
+    embeddings: Float[Tensor, "b n d"]
     boxes: Float[Tensor, "b n 4"]
     quality: Float[Tensor, "b n"]
 
@@ -93,7 +93,7 @@ class OneStageHead(nn.Module):
     def read(self, hidden: Float[Tensor, "b k h w"]) -> Cells:
         """Answer from the output of the tower."""
         return Cells(
-            words=nn.functional.normalize(self.word(hidden).float().flatten(2).transpose(1, 2), dim=-1),
+            embeddings=nn.functional.normalize(self.word(hidden).float().flatten(2).transpose(1, 2), dim=-1),
             boxes=cell_boxes(self.sides(hidden).float().exp().clamp(max=_MAX_REACH)),
             quality=self.quality(hidden).float().flatten(1),
         )
@@ -103,9 +103,9 @@ class OneStageHead(nn.Module):
         chosen = cells.at(rows)
         return chosen if self.refinement is None else self.refinement(features, chosen)
 
-    def logits(self, words: Float[Tensor, "*n d"], phrases: Float[Tensor, "p d"]) -> Float[Tensor, "*n p"]:
+    def logits(self, embeddings: Float[Tensor, "*n d"], phrases: Float[Tensor, "p d"]) -> Float[Tensor, "*n p"]:
         """Return the logit of each of p phrases for each of n cells, both of unit length."""
-        return words @ phrases.T * self.scale.exp() + self.bias
+        return embeddings @ phrases.T * self.scale.exp() + self.bias
 
 
 class BoxRefinement(nn.Module):
@@ -150,7 +150,7 @@ class BoxRefinement(nn.Module):
         read = torch.cat([seen.permute(0, 2, 1, 3).flatten(2), sizes.clamp(min=1e-3).log()], dim=-1)
         hidden = self.layers(read)
         return Cells(
-            words=nn.functional.normalize(cells.words + self.word(hidden), dim=-1),
+            embeddings=nn.functional.normalize(cells.embeddings + self.word(hidden), dim=-1),
             boxes=boxes + self.sides(hidden) * sizes.repeat(1, 1, 2),
             quality=cells.quality + self.quality(hidden)[..., 0],
         )

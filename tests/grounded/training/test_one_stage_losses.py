@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grounded.models.detectors.one_stage_head import OneStageConfig, OneStageHead
-from grounded.training.one_stage_losses import CellTargets, cell_weights, cells_to_refine, detector_losses, kept_loss
+from grounded.training.one_stage_losses import CellTargets, cell_weights, cells_to_refine, kept_loss, one_stage_losses
 
 GRID, NAMES = 16, 3
 CONFIG = OneStageConfig(dim=8, width=12, groups=3, text_dim=6)
@@ -46,7 +46,7 @@ def test_losses_are_finite_and_reach_every_part(sides: list[int], points: int) -
     torch.manual_seed(0)
     head = OneStageHead(replace(CONFIG, points=points))
     features = torch.randn(len(sides), CONFIG.dim, GRID, GRID)
-    parts = detector_losses(head, features, head(features), targets(sides), words())
+    parts = one_stage_losses(head, features, head(features), targets(sides), words())
     assert set(parts) == PARTS | {f"refined {name}" for name in PARTS if points}
     assert all(part.isfinite() for part in parts.values())
     assert (parts["sides"] == 0) == (sides == [0])
@@ -61,7 +61,7 @@ def test_cells_to_refine_are_of_all_objects_and_of_the_likeliest_mistakes() -> N
     torch.manual_seed(0)
     head = OneStageHead(CONFIG)
     cells, asked, names = head(torch.randn(3, CONFIG.dim, GRID, GRID)), targets([2, 14, 0]), words()
-    cells.quality[:, -1], cells.words[:, -1] = 9.0, names[1]  # the last cell is on no object, but sure of itself
+    cells.quality[:, -1], cells.embeddings[:, -1] = 9.0, names[1]  # the last cell is on no object, but sure of itself
     rows = cells_to_refine(head, cells, asked, names)
     on, beside = rows.chunk(2, dim=1)
     assert asked.has_box.gather(1, on).sum(dim=1).tolist() == [4, on.shape[1], 0]

@@ -87,7 +87,9 @@ def test_the_bundled_models_follow_objects(actions: Actions):
     ("video", "message"),
     [
         pytest.param(VideoConfig(kind="segany", checkpoint="/srv/none/other.pt"), "the checkpoint other.pt", id="file"),
-        pytest.param(VideoConfig(kind="segany", checkpoint="bundled:other"), "These models cannot follow objects", id="bundled"),
+        pytest.param(
+            VideoConfig(kind="segany", checkpoint="bundled:other"), "These models cannot follow objects", id="bundled"
+        ),
     ],
 )
 def test_without_a_video_model_a_sentence_says_so(actions: Actions, video: VideoConfig, message: str):

@@ -115,7 +115,10 @@ def test_a_label_in_a_result_of_its_own(tmp_path: Path):
         pytest.param("s3://bucket/a/b.jpg", {}, ("a/b.jpg", "b.jpg"), id="a bucket"),
         pytest.param("https://host/a/b.jpg?key=1", {}, ("a/b.jpg", "b.jpg"), id="a server"),
         pytest.param(
-            "/data/local-files/?d=images/b.png", {"image_name": "b.tiff"}, ("b.tiff", "images/b.png", "b.png"), id="ours"
+            "/data/local-files/?d=images/b.png",
+            {"image_name": "b.tiff"},
+            ("b.tiff", "images/b.png", "b.png"),
+            id="ours",
         ),
     ],
 )

@@ -156,7 +156,7 @@ def test_a_phrase_does_not_change_the_score_of_another(
     head: OneStageHead, clip: ClipEncoder, predictor: Predictor, image: Image.Image
 ):
     cells = head(predictor.encode(image).features)
-    words = cells.words[0]
+    words = cells.embeddings[0]
     together, alone = head.logits(words, clip.encode(NAMES)), head.logits(words, clip.encode(NAMES[:1]))
     torch.testing.assert_close(together[:, :1], alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(words.norm(dim=1), torch.ones(len(words)))
