@@ -51,5 +51,9 @@ def describe_error(error: BaseException) -> str:
 
 
 def one_line(error: BaseException, length: int | None = None) -> str:
-    """Return the message of an error as one line of at most `length` characters, or its type where it has none."""
-    return " ".join(str(error).split())[:length] or type(error).__name__
+    """Return the message of an error as one line of at most `length` characters, or its type where it has none.
+
+    Bytes of file names that are not UTF-8 are written as escapes, so that the line can be stored anywhere.
+    """
+    text = str(error).encode(errors="backslashreplace").decode()
+    return " ".join(text.split())[:length] or type(error).__name__

@@ -85,7 +85,7 @@ def import_(
             imported, refused, summary = _import_ground_truth(out, reader, path, name, notes, images, restart)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    except GroundedError as error:
+    except (GroundedError, ImportError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     click.echo(f"{path} -> {into or out}: {imported} images, {summary}")

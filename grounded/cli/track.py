@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from grounded.cli.errors import errors_as_messages
 from grounded.cli.options import pipeline_options, read_config
-from grounded.errors import BusyError, ConfigError, GroundedError, describe_error
+from grounded.errors import ConfigError, GroundedError, describe_error
 
 if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.video.clip import Clip
@@ -28,6 +30,7 @@ OUTPUTS = {
     "cutouts": "cutouts",
     "cutout-clip": "cutout.webm",
 }
+_WITH_IMAGES = ("video", "cutouts", "cutout-clip")
 
 
 @click.command()
@@ -97,26 +100,21 @@ def track(
     from grounded.video.frames import open_clip
     from grounded.video.pipeline import VideoPipeline
 
-    source = int(clip.removeprefix("camera:")) if clip.startswith("camera:") else clip
+    camera = clip.removeprefix("camera:") if clip.startswith("camera:") else None
+    if camera is not None and not camera.isdecimal():
+        raise click.UsageError(f"expected the number of a camera, such as camera:0, got {clip}")
+    source = clip if camera is None else int(camera)
     try:
         config = read_config(**fields)
         opened = open_clip(source, fps)
+        _check_outputs(opened, outputs)
         prompts = _read_prompts(opened, masks, prompts_file, start)
     except GroundedError as error:
         raise click.UsageError(str(error)) from error
-    try:
+    with errors_as_messages():
         video = VideoPipeline.from_config(config)
-        writer = open_clip_run(out, video, clip, text, prompts, restart=restart)
-    except BusyError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-    except GroundedError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    with writer:
-        status = _track_all(writer, video, opened, text, prompts, (start, stop, direction))
+        with open_clip_run(out, video, clip, text, prompts, restart=restart) as writer:
+            status = _track_all(writer, video, opened, text, prompts, (start, stop, direction))
     if status in (130, 143):
         sys.exit(status)
     chosen = [name for name in outputs if name != "none"]
@@ -215,6 +213,17 @@ def _write_outputs(folder: Path, clip: "Clip", names: list[str]) -> int:
     for name in names:
         click.echo(f"  {folder / OUTPUTS[name]}")
     return 0
+
+
+def _check_outputs(clip: "Clip", names: Sequence[str]) -> None:
+    """Raise ConfigError for outputs that show the frames of a camera: these are there once, while they are tracked."""
+    drawn = [name for name in names if name in _WITH_IMAGES]
+    if clip.info.is_live and drawn:
+        others = ", ".join(name for name in OUTPUTS if name not in _WITH_IMAGES)
+        raise ConfigError(
+            f"the frames of a camera are gone when they have been tracked, so there is no output {', '.join(drawn)}: "
+            f"choose --output {others} or none, or record a clip first"
+        )
 
 
 def _open_output(name: str, path: Path, clip: "Clip") -> AbstractContextManager[Any]:

@@ -22,6 +22,7 @@ from segany.utils.polygons import check_size
 from segany.utils.rle import RLE, check_rle, decode_rle, rle_boxes
 
 _GREATEST = 3e38  # of 32 bits
+_MOST_SCORES = 50_000_000  # instances times phrases, 200 MB
 _FARTHEST = 10_000_000  # pixels: what is farther away is damage
 SOURCES = ("detector", "text", "automatic", "point", "box", "person", "track")
 
@@ -146,7 +147,6 @@ class Instances(ParallelArrays):
                 name: [_number(entry.get(key) if key == "best_token_score" else entry[key]) for entry in entries]
                 for name, key in _SCORE_KEYS.items()
             }
-            unknown = [None] * len(phrases)
             if isinstance(data["phrases"], str) or not all(isinstance(phrase, str) for phrase in phrases):
                 raise ResultError(f"phrases must be a list of texts, got {shortened(data['phrases'])}")
             "".join(phrases).encode()  # half of a surrogate pair cannot be stored again
@@ -154,14 +154,13 @@ class Instances(ParallelArrays):
             boxes = np.array([entry["box"] for entry in entries], dtype=np.float64).reshape(len(entries), 4)
             if not (np.abs(boxes) < _FARTHEST).all():  # nor is nan
                 raise ResultError(f"boxes must be finite, and within {_FARTHEST} pixels")
-            matrix = [[_number(score) for score in entry.get("phrase_scores", unknown)] for entry in entries]
             return cls(
                 phrases=phrases,
                 image_size=image_size,
                 phrase_ids=np.array([entry["phrase_id"] for entry in entries], dtype=np.int64),
                 boxes=boxes.astype(np.float32),
                 rles=tuple(_read_mask(entry["mask"], image_size, i) for i, entry in enumerate(entries)),
-                phrase_scores=np.array(matrix, dtype=np.float32).reshape(len(entries), len(phrases)),
+                phrase_scores=_read_phrase_scores(entries, len(phrases)),
                 sources=np.array([entry["source"] for entry in entries], dtype=np.str_),
                 notes=tuple(str(note) for note in data.get("notes", ())),
                 image_source=None,
@@ -355,6 +354,20 @@ def _read_mask(mask: object, image_size: tuple[int, int], row: int) -> RLE:
         return check_rle(mask, image_size)
     except MaskError as error:
         raise ResultError(f"the mask of instance {row} cannot be used: {error}") from error
+
+
+def _read_phrase_scores(entries: list[Any], phrases: int) -> Float32[np.ndarray, "n p"]:
+    """The score of each instance for each phrase; nan where an entry has none. What is missing costs no memory."""
+    if len(entries) * phrases > _MOST_SCORES:
+        raise ResultError(f"{len(entries)} instances of {phrases} phrases are more than a result may hold")
+    scores = np.full((len(entries), phrases), np.nan, np.float32)
+    for row, entry in enumerate(entries):
+        if "phrase_scores" in entry:
+            own = [_number(score) for score in entry["phrase_scores"]]
+            if len(own) != phrases:
+                raise ResultError(f"instance {row} must have a score for each of {phrases} phrases, got {len(own)}")
+            scores[row] = own
+    return scores
 
 
 def _number(value: float | None) -> float:

@@ -2,7 +2,7 @@
 
 A server that fetches what strangers name reaches whatever it can reach itself: the router, other machines, the address
 from which a cloud gives out keys. Gradio fetches the http addresses of uploads by itself, and hands out files of other
-servers at its route `file=`. Here everything goes through one function, which refuses, or where
+servers at its routes `file=` and `file/`. Here everything goes through one function, which refuses, or where
 `Limits.allow_addresses` says so connects to hosts of the public network alone.
 """
 
@@ -28,7 +28,7 @@ from grounded.ui.state import Limits
 from grounded.utils.files import cut_name
 from segany.utils.addresses import address_name, read_address, shown_address
 
-_REMOTE_FILE = re.compile(r"/(?:file|proxy)=\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_REMOTE_FILE = re.compile(r"/(?:file|proxy)[=/]\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def fetch_image(address: str, limits: Limits) -> bytes:

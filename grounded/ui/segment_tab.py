@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder, is_in_or_equal
 
 from grounded.errors import ImageError, PromptError
 from grounded.ui import views
@@ -164,13 +165,17 @@ class SegmentEvents:
 def open_upload(actions: Actions, upload: dict[str, Any] | None) -> AppState:
     """A new state with an upload, as the browser describes it before anything has read it; None for no image.
 
+    Gradio checks the paths of files only where a component reads them, so what a client may open is checked here.
+
     Raises:
-        ImageError: it cannot be read, or is too large.
+        ImageError: it was not uploaded, cannot be read, or is too large.
     """
     if upload is None:
         return AppState()
     if not upload.get("path"):
         raise ImageError("the image must be an uploaded file, got none")
+    if not is_in_or_equal(upload["path"], get_upload_folder()):
+        raise ImageError("the image must be an uploaded file, got another place")
     return actions.open(upload["path"], Path(upload.get("orig_name") or upload["path"]).stem)
 
 

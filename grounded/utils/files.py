@@ -216,13 +216,13 @@ def _check_replaceable(folder: Path, mark: str | None) -> None:
 
 
 def _exchange_folders(folder: Path, new: Path, old: Path) -> None:
-    """Move `folder`, if there is one, to `old`, and `new` into its place."""
-    if folder.exists():
-        os.replace(folder, old)
+    """Move `folder`, if there is one, to `old`, and `new` into its place; what stops that half way is undone."""
     try:
+        if folder.exists():
+            os.replace(folder, old)
         os.replace(new, folder)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C, too
+        if old.exists() and not folder.exists():
             os.replace(old, folder)
         raise
 

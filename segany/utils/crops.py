@@ -45,10 +45,13 @@ def layered_crops(image_size: tuple[int, int], layers: int, overlap_ratio: float
 
 
 def _spans(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
-    """Start and end of `count` equal spans that cover `length` and overlap by `overlap`; the last may be shorter."""
+    """Start and end of `count` equal spans that cover `length` and overlap by `overlap`; the last may be shorter.
+
+    There are fewer where `length` is too short for so many.
+    """
     span = math.ceil((overlap * (count - 1) + length) / count)
     starts = [(span - overlap) * index for index in range(count)]
-    return [(start, min(start + span, length)) for start in starts]
+    return [(start, min(start + span, length)) for start in starts if start < length]
 
 
 def near_crop_edge(

@@ -20,3 +20,4 @@ def test_messages_as_one_line():
     assert one_line(ValueError("a\n  b")) == "a b"
     assert one_line(ValueError("a long\nmessage"), 6) == "a long"
     assert one_line(OSError(), 6) == "OSError"
+    assert one_line(OSError("b\udcff.mp4 is no video")) == r"b\udcff.mp4 is no video"  # a name that is not UTF-8

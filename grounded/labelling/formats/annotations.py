@@ -88,7 +88,7 @@ class Notes:
         if count:
             self.counts[kind] += count
             examples = self._examples.setdefault(kind, [])
-            if example and example not in examples:
+            if example and len(examples) <= _EXAMPLES and example not in examples:  # one more, for the "…"
                 examples.append(example)
 
     def lines(self) -> list[str]:

@@ -11,6 +11,7 @@ Read are all segments, also those of stuff, each as one instance. The PNG files 
 folder called as the JSON file, and beside it.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,4 +163,5 @@ class PanopticReader(AnnotationReader):
 
     def _find(self, name: str) -> Path:
         below = within_folder(name)
-        return next((folder / below for folder in self._folders() if (folder / below).is_file()), Path(below))
+        places = (folder / below for folder in self._folders())
+        return next((place for place in places if os.path.isfile(place)), Path(below))  # False for too long names

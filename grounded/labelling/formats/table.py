@@ -67,6 +67,7 @@ IMAGES = {
     "instances": "int32",
     "notes": "string",
 }
+_LONGEST_FIELD = 2**31 - 1  # characters
 ROWS_AT_ONCE = 10_000  # of Parquet, which lays columns down in groups of rows
 
 Row: TypeAlias = tuple[Any, ...]
@@ -252,7 +253,7 @@ def as_score(value: Any) -> float:
     """Return a finite number of a table that 32 bits hold; nan where there is none."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
     return number if abs(number) < np.finfo(np.float32).max else math.nan
 
@@ -274,6 +275,7 @@ def _read_table(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows of a CSV file as text by column. Raises ResultError where it lacks one of the columns."""
+    csv.field_size_limit(_LONGEST_FIELD)  # by default 131,072 characters: a mask of foliage may have more
     try:
         rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")))
     except OSError as error:

@@ -17,6 +17,7 @@ where a value is the object of that number if its box holds the pixels, and else
 <polygon> of some other programs. An object without a mask is a box alone. 255 is no object.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -189,7 +190,7 @@ class VocReader(AnnotationReader):
         base = PurePosixPath(stated).name or relative.stem
         below = {relative.parent / base, Path(within_folder(stated)) if stated else relative.parent / base}
         places = [place / name for place in (self.root / "JPEGImages", self.root, self.folder) for name in below]
-        images = [place for place in places if place.is_file()]
+        images = [place for place in places if os.path.isfile(place)]  # False for names that are too long
         found = [image.relative_to(self.root).as_posix() for image in images]
         names = (*found, stated, (relative.parent / base).as_posix())
         return tuple(dict.fromkeys(name for name in names if name)), images

@@ -136,6 +136,9 @@ def read_reviews_from(
         raise ResultError(f"cannot read {path}: {error.strerror or error}") from error
     found = []
     for line in lines:
+        if not line.strip():  # the line feed of a review that was read before it was there
+            offset += len(line)
+            continue
         try:
             found.append(Review.from_line(line))
         except ResultError as error:

@@ -23,6 +23,7 @@ from grounded.labelling.store.reader import (
     read_finished_clips,
 )
 from grounded.labelling.store.run import CLIPS, FAILURES, RECORDS, REVIEWS, RUN_FILE, Failure, FinishedClip, Run
+from grounded.labelling.store.source_ids import SOURCE_IDS
 from grounded.utils.files import check_folder, output_errors, write_atomically
 
 SYNC_SECONDS = 5.0
@@ -57,6 +58,7 @@ def open_run(
     try:
         if restart:
             _move_aside(path)
+        _check_stored_text(run)
         earlier = _read_earlier_run(path, run)
         run = replace(run, weights=(earlier or run).weights)
         if earlier != run:
@@ -284,9 +286,18 @@ def _changed_keys(before: object, after: object, prefix: str = "") -> list[str]:
     return [name for key in keys for name in _changed_keys(before.get(key), after.get(key), f"{prefix}{key}.")]
 
 
+def _check_stored_text(run: Run) -> None:
+    """Raise ConfigError where the place of the images cannot be stored: run.json is UTF-8."""
+    try:
+        run.source.encode()
+    except UnicodeEncodeError as error:
+        shown = run.source.encode(errors="backslashreplace").decode()
+        raise ConfigError(f"the name of the images must be UTF-8, to be stored with the run, got {shown}") from error
+
+
 def _move_aside(folder: Path) -> None:
     """Move the files of a run to `replaced/`, `run.json` last: until then the folder stays recognisable as a run's."""
-    names = [name for name in (RECORDS, FAILURES, CLIPS, REVIEWS, RUN_FILE) if (folder / name).exists()]
+    names = [name for name in (RECORDS, FAILURES, CLIPS, REVIEWS, SOURCE_IDS, RUN_FILE) if (folder / name).exists()]
     if not names:
         return
     with output_errors(folder):

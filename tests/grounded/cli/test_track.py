@@ -156,6 +156,20 @@ def test_a_full_disk(shots: Path, small_disk: Path):  # noqa: F811
     assert [frame.number for frame in TrackedFrames(out)] == list(range(COUNT))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(("camera:front", "a dog"), "expected the number of a camera", id="name"),
+        pytest.param(("camera:0", "a dog"), "no output video: choose --output masks, mot", id="drawn"),
+        pytest.param(("camera:0", "a dog", "--output", "cutouts"), "no output cutouts", id="cut out"),
+    ],
+)
+def test_what_a_camera_cannot(arguments: tuple[str, ...], message: str, tmp_path: Path):
+    result = run(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_runs_in_one_folder(shots: Path, tmp_path: Path):
     with open_run(tmp_path / "out", Run(source="other", phrases=("a",))):
         result = by_mask(shots, tmp_path / "out")

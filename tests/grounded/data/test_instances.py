@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,26 @@ def test_results_without_phrase_scores_are_read():
     for entry in data["instances"]:
         del entry["phrase_scores"]
     assert np.isnan(Instances.from_dict(data).phrase_scores).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda data: data["instances"][1]["phrase_scores"].pop(), "instance 1 must have a score", id="few"
+        ),
+        pytest.param(
+            lambda data: data.update(instances=data["instances"] * 2000, phrases=["a"] * 20_000),
+            "6000 instances of 20000 phrases are more",
+            id="memory",
+        ),
+    ],
+)
+def test_phrase_scores_must_fit(change: Callable[[dict], None], message: str):
+    data = build().to_dict()
+    change(data)
+    with pytest.raises(ResultError, match=message):
+        Instances.from_dict(data)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,7 @@ def test_another_question_is_refused_and_restart_begins_again(tmp_path: Path, ch
     run, message = CHANGES[changed]
     fill(tmp_path, "a.png")
     (tmp_path / "reviews.jsonl").write_bytes(b"{}\n")
+    (tmp_path / "source_ids.json").write_bytes(b"{}\n")
     with pytest.raises(ConfigError, match=message) as raised:
         open_run(tmp_path, run)
     assert "--restart" in str(raised.value)
@@ -214,7 +215,8 @@ def test_another_question_is_refused_and_restart_begins_again(tmp_path: Path, ch
     assert Run.read(tmp_path) == run
     aside = tmp_path / "replaced" / "001"
     assert names(aside) == ["a.png"] and Run.read(aside) == RUN
-    assert (aside / "reviews.jsonl").exists() and not (tmp_path / "reviews.jsonl").exists()
+    for name in ("reviews.jsonl", "source_ids.json"):
+        assert (aside / name).exists() and not (tmp_path / name).exists()
     open_run(tmp_path, run, restart=True).close()
     assert names(tmp_path / "replaced" / "002") == ["b.png"]
 
@@ -250,6 +252,12 @@ def test_a_run_states_the_commits_of_its_models(tmp_path: Path):
         writer.require_weights({"detector": "1"}, {"detector": "owner/name@abc", "clip": None})
         assert writer.run.models == {"detector": "owner/name@abc", "clip": None}
     assert Run.read(tmp_path).models == {"detector": "owner/name@abc", "clip": None}
+
+
+def test_a_place_that_cannot_be_stored_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"must be UTF-8, .* got dir\\udcff"):
+        open_run(tmp_path, replace(RUN, source="dir\udcff"))
+    open_run(tmp_path, RUN).close()
 
 
 def test_restart_of_nothing(tmp_path: Path):

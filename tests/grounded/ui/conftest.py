@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,15 @@ from tests.grounded.video.clips import crossing, write_clip
 from tests.grounded.video.drawn import drawn_clip, line
 
 PLACES = line((80, 90), (140, 120), 4)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def upload_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where Gradio keeps uploads, as for a server of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("uploads")
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,8 @@ class TestGradioDownloads:
         ("/gradio_api/file=http://127.0.0.1/a.png", 403),
         ("/gradio_api/file=HTTPS%3A//host/a.png", 403),
         ("/file=http://host/a.png", 403),
+        ("/gradio_api/file/http://host/a.png", 403),
+        ("/gradio_api/file//tmp/grounded/a.png", 200),
         ("/gradio_api/proxy=https://host/a.png", 403),
         ("/gradio_api/file=/tmp/grounded/a.png", 200),
         ("/", 200),

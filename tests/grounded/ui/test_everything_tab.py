@@ -31,6 +31,7 @@ from grounded.ui.serving import MODELS
 from grounded.ui.state import AppState
 from segany.utils.rle import decode_rle
 from tests.data import PICNIC
+from tests.grounded.ui.uploads import upload
 
 # Points per side, predicted IoU, stability, region area, crop layers, naming threshold.
 QUICK = (6, 0.3, 0.3, 0, 0, 0.3)
@@ -42,7 +43,7 @@ def text(html: Any) -> str:
 
 @pytest.fixture(scope="module")
 def opened(actions: Actions) -> AppState:
-    return open_image(actions, {"path": str(PICNIC), "orig_name": "my picnic.png"}).state
+    return open_image(actions, upload(PICNIC, "my picnic.png")).state
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_a_broken_image_raises(actions: Actions, tmp_path: Path):
     path = tmp_path / "broken.png"
     path.write_bytes(PICNIC.read_bytes()[:3000])
     with pytest.raises(ImageError, match=r"broken\.png"):
-        open_image(actions, {"path": str(path)})
+        open_image(actions, upload(path))
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from grounded.ui.state import AppState, Limits
 from grounded.ui.views import GREEN
 from tests.data import PICNIC, ROOT
 from tests.grounded.counting import counted
+from tests.grounded.ui.uploads import upload
 
 DOG, SKY = (480, 260), (60, 30)
 
@@ -45,7 +46,7 @@ def found(events: SegmentEvents) -> AppState:
 
 
 def opened(events: SegmentEvents, path: Path = PICNIC) -> AppState:
-    return events.open({"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}).state
+    return events.open(upload(path)).state
 
 
 def controls(events: SegmentEvents, **changes: object) -> list[Any]:
@@ -80,7 +81,7 @@ def areas(state: AppState) -> list[int]:
 
 class TestOpen:
     def test_an_image_begins_anew(self, events: SegmentEvents, found: AppState):
-        state, canvas, status = events.open({"path": str(PICNIC), "orig_name": "my dog.png"})
+        state, canvas, status = events.open(upload(PICNIC, "my dog.png"))
         assert state.edits is None and state.last_query is None and state.name == "my dog"
         assert canvas is not None and canvas.size == (640, 480)
         assert "Image of 640 × 480 pixels" in status
@@ -95,6 +96,14 @@ class TestOpen:
         with pytest.raises(ImageError, match="must be an uploaded file"):
             events.open(upload)
 
+    @pytest.mark.parametrize("place", ["{image}", "{uploads}/../{name}", "http://127.0.0.1/a.png", "/etc/nothere.png"])
+    def test_other_files_of_the_server_are_not_opened(self, events: SegmentEvents, upload_folder: Path, place: str):
+        image = upload_folder.parent / "secret.png"
+        image.write_bytes(PICNIC.read_bytes())
+        path = place.format(image=image, uploads=upload_folder, name=image.name)
+        with pytest.raises(ImageError, match="must be an uploaded file, got another place"):
+            events.open({"path": path, "orig_name": "a.png"})
+
     def test_a_broken_file(self, events: SegmentEvents, tmp_path: Path):
         (tmp_path / "broken.png").write_text("not an image")
         with pytest.raises(ImageError, match=r"broken\.png"):
@@ -102,7 +111,7 @@ class TestOpen:
 
     def test_a_large_image_is_scaled_down_with_a_note(self, actions: Actions):
         small = SegmentEvents(replace(actions, limits=Limits(max_side=320)))
-        outputs = small.open({"path": str(PICNIC)})
+        outputs = small.open(upload(PICNIC))
         assert outputs.canvas is not None and outputs.canvas.size == (320, 240)
         assert "scaled down from 640 x 480 to 320 x 240 pixels" in outputs.status
 

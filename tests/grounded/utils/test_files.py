@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,26 @@ def test_of_a_folder_that_fails_nothing_is_left(error: type[BaseException], tmp_
         write_new(folder / "one", b"1")
         raise error
     assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_exchange_that_stops_half_way_leaves_the_old_folder(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mark").write_bytes(b"")
+    replace, calls = os.replace, []
+
+    def stopped_at_the_second(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise error
+        replace(source, target)
+
+    with pytest.raises((error, OutputError)), atomic_folder(tmp_path / "old", mark="mark") as folder:
+        write_new(folder / "one", b"1")
+        monkeypatch.setattr(os, "replace", stopped_at_the_second)
+    assert len(calls) == 3 and tree(tmp_path) == ["old", "old/mark"]
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path):

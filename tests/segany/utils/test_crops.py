@@ -16,6 +16,20 @@ def test_layers_same_as_segment_anything(image_size, layers, overlap):
     assert [crop.layer for crop in crops] == layer_ids
 
 
+@pytest.mark.parametrize("image_size", [(1, 1), (1, 3000), (65, 1), (2, 5)], ids=str)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_crops_of_thin_images_have_pixels_and_cover_them(image_size, layers):
+    crops = layered_crops(image_size, layers, 512 / 1500)
+    for layer in range(layers + 1):
+        seen = torch.zeros(image_size, dtype=torch.bool)
+        for crop in crops:
+            x0, y0, x1, y1 = crop.box
+            assert x0 < x1 and y0 < y1
+            if crop.layer == layer:
+                seen[y0:y1, x0:x1] = True
+        assert bool(seen.all())
+
+
 def test_first_crop_is_the_whole_image():
     (crop,) = layered_crops((30, 40), layers=0, overlap_ratio=0.5)
     assert (crop.box, crop.size, crop.layer) == ((0, 0, 40, 30), (30, 40), 0)

@@ -126,6 +126,15 @@ def test_an_odd_row_is_left_out_alone(column: str, value: str, message: str, tmp
     assert note.startswith(f"{DAMAGED}: 1 (overlapping.jpg row 1: ") and message in note
 
 
+def test_long_run_lengths_come_back(tmp_path: Path):
+    noise = np.random.default_rng(0).random((700, 700)) < 0.5
+    write("csv", [made.record("noise.png", [noise])], made.CLASSES, tmp_path)
+    assert max(map(len, (tmp_path / "instances.csv").read_text().split(","))) > 131_072  # the limit of the module csv
+    (image,), notes = read(tmp_path)
+    np.testing.assert_array_equal(masks(image)[0], noise)
+    assert notes == []
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_is_refused(kind: str, tmp_path: Path):
     path = tmp_path / f"instances.{kind}"

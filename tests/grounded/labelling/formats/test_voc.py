@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -213,6 +214,14 @@ def test_where_the_size_comes_from(size: str, tmp_path: Path):
     Image.new("RGB", (40, 30)).save(tmp_path / "Annotations" / "sub" / "a.jpg")
     (image,), _ = read(tmp_path)
     assert image.image_size == (30, 40) and image.names[0] == "Annotations/sub/a.jpg"
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path):
+    save(tmp_path, DOG)
+    path = tmp_path / "Annotations" / "sub" / "a.xml"
+    path.write_text(re.sub("<filename>.*</filename>", f"<filename>{'x' * 300}.jpg</filename>", path.read_text()))
+    (image,), _ = read(tmp_path)
+    assert image.error == "" and image.names[0] == f"{'x' * 300}.jpg"
 
 
 def test_what_is_refused(tmp_path: Path):

@@ -85,6 +85,17 @@ def test_reading_goes_on_where_it_was_left(tmp_path: Path):
     assert log.read_reviews_from(tmp_path, end) == ([], end)
 
 
+def test_a_line_that_is_read_before_its_line_feed(tmp_path: Path):
+    line = make_review("accept", 0).to_line()
+    (tmp_path / "reviews.jsonl").write_bytes(line.rstrip())
+    (first,), offset = log.read_reviews_from(tmp_path, 0)
+    with (tmp_path / "reviews.jsonl").open("ab") as file:
+        file.write(b"\n" + make_review("reject", 1).to_line())
+    (second,), _ = log.read_reviews_from(tmp_path, offset)
+    assert [first.action, second.action] == ["accept", "reject"]
+    assert [one.action for one in log.read_reviews(tmp_path)] == ["accept", "reject"]
+
+
 def test_a_damaged_line_is_told(tmp_path: Path):
     log.append_reviews(tmp_path, make_review("accept", 0))
     with (tmp_path / "reviews.jsonl").open("ab") as file:
