@@ -268,13 +268,13 @@ _STATES = {"prepare": "prepared", "annotate": "annotated", "train": "trained on"
 @contextmanager
 def _work(folder: Path) -> "Iterator[Interrupt]":
     """Hold the folder of a data engine; errors become messages, and the first Ctrl-C a wish to stop."""
-    from grounded.engine.rounds import locked
     from grounded.labelling.interrupts import catch_interrupts
+    from grounded.utils.files import locked
 
     def tell(_: str) -> None:
         click.echo("\nStopping: the image or step in work is finished first. Once more to stop at once.", err=True)
 
-    with errors_as_messages(), locked(folder), catch_interrupts(tell) as interrupt:
+    with errors_as_messages(), locked(folder, "works in"), catch_interrupts(tell) as interrupt:
         yield interrupt
 
 

@@ -290,8 +290,8 @@ def _train_one_stage(options: dict[str, Any]) -> None:
 
 
 def _train_grounding_dino(options: dict[str, Any]) -> None:
-    from grounded.training import detector as training
-    from grounded.training.detector_batches import DetectorBatchSettings
+    from grounded.training import grounding_dino as training
+    from grounded.training.grounding_dino_batches import DetectorBatchSettings
 
     with open_session({**options, "rate": options["rate"] or 1e-4}, needed="box") as session:
         settings = training.DetectorSettings(

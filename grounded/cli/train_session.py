@@ -23,8 +23,9 @@ class Session:
 
     def __init__(self, options: dict[str, Any], needed: "Needed", stack: ExitStack) -> None:
         from grounded.labelling.formats.annotations import Notes
-        from grounded.training.folder import CHECKED_FILE, check_training_folder, locked
+        from grounded.training.folder import CHECKED_FILE, check_training_folder
         from grounded.training.processes import Processes
+        from grounded.utils.files import locked
 
         self.options, self.notes, self._shown = options, Notes(), 0
         self.processes: Processes = Processes.open(options["device"])
@@ -37,7 +38,7 @@ class Session:
             self.out: Path = options["out"]
             if self.processes.is_first:
                 check_training_folder(self.out)
-                stack.enter_context(locked(self.out))
+                stack.enter_context(locked(self.out, "trains in"))
             self._checked = self.out / CHECKED_FILE
         with self._first_alone():
             self.learned, self.held_out = self._read(needed)

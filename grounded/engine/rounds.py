@@ -2,18 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from filelock import FileLock, Timeout
 from pydantic import Field, Strict
 
 from grounded.config import PipelineConfig, load, override, preset_names
-from grounded.errors import BusyError, ConfigError, ResultError
-from grounded.utils.files import check_folder, json_bytes, output_errors, write_atomically
+from grounded.errors import ConfigError, ResultError
+from grounded.utils.files import LOCK_FILE, check_folder, json_bytes, write_atomically
 from grounded.utils.validation import Count, Fraction, checked_dataclass, read_as
 
 Stage = Literal["assisted", "semi", "auto"]
@@ -204,32 +201,8 @@ def start(folder: Path, plan: Plan) -> Engine:
             raise ConfigError(f"{folder} holds a data engine with other {', '.join(changed)}: take another folder")
         return engine
     present = sorted(one.name for one in folder.iterdir()) if folder.exists() else []
-    if others := [name for name in present if name != _LOCK_FILE]:
+    if others := [name for name in present if name != LOCK_FILE]:
         raise ConfigError(f"{folder} must be new, empty, or of a data engine, got {', '.join(others[:3])} in it")
     engine = Engine(folder, plan)
     engine.write()
     return engine
-
-
-_LOCK_FILE = ".lock"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a data engine, so that no other process takes it further at the same time.
-
-    Raises:
-        BusyError: another one does.
-        OutputError: the folder cannot be written.
-    """
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BusyError(f"another process works in {folder}") from error
-    try:
-        yield
-    finally:
-        lock.release()

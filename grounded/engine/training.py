@@ -16,11 +16,11 @@ from grounded.labelling.formats.annotations import Notes
 from grounded.training import segmenter
 from grounded.training.check import ONE_CLASS
 from grounded.training.data import TrainingData, describe, hold_out
-from grounded.training.folder import EMBEDDINGS, check_training_folder, locked, open_training
+from grounded.training.folder import EMBEDDINGS, check_training_folder, open_training
 from grounded.training.interactive import InteractiveSettings
 from grounded.training.loop import LoopSettings
 from grounded.training.processes import Processes
-from grounded.utils.files import json_bytes, write_atomically
+from grounded.utils.files import json_bytes, locked, write_atomically
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train_round(
     tell(f"to measure on: {describe(held_out)}")
     settings = _settings(engine)
     check_training_folder(folder)
-    with locked(folder):
+    with locked(folder, "trains in"):
         _open(folder, settings, learned, held_out, tell)
         processes = Processes.open(device or "auto")
         built = segmenter.SegmenterTraining.build(settings, learned, held_out, folder, processes, notes)

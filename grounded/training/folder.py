@@ -11,19 +11,16 @@ preset.yaml     a configuration with that model, for --config
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from grounded import __version__
 from grounded.config import PipelineConfig, load, override
-from grounded.errors import BusyError, ConfigError, ResultError
+from grounded.errors import ConfigError, ResultError
 from grounded.training.log import LOG_FILE, TENSORBOARD
 from grounded.training.loop import STATE_FILE
-from grounded.utils.files import check_folder, json_bytes, write_atomically
+from grounded.utils.files import json_bytes, write_atomically
 
 TRAINING_FILE, CHECKED_FILE, EMBEDDINGS, MODEL, PRESET = (
     "training.json",
@@ -33,26 +30,6 @@ TRAINING_FILE, CHECKED_FILE, EMBEDDINGS, MODEL, PRESET = (
     "preset.yaml",
 )
 _MAY_CHANGE = frozenset({"version", "validate_every", "save_every", "log_every", "device"})
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder of a training, so that no other process trains in it.
-
-    Raises:
-        BusyError: another one does.
-        OutputError: the folder cannot be written.
-    """
-    check_folder(folder)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BusyError(f"another process trains in {folder}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def check_training_folder(folder: Path) -> None:

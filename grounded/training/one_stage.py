@@ -19,12 +19,11 @@ from torch.nn import functional as F
 
 from grounded.config import load, override
 from grounded.errors import ConfigError
-from grounded.evaluation.average_precision import average_precision
 from grounded.models.detectors.one_stage import OneStage
 from grounded.models.detectors.one_stage_head import FILE, OneStageHead, save_head
 from grounded.pipeline import Pipeline
+from grounded.training.box_precision import box_precision
 from grounded.training.data import TrainingData, TrainingImage, TrainingObject
-from grounded.training.detector import pair_detections
 from grounded.training.embeddings import EmbeddingStore, Key
 from grounded.training.folder import EMBEDDINGS, MODEL, write_preset
 from grounded.training.interactive import low_res_truth
@@ -142,12 +141,12 @@ class OneStageTraining:
     def validate(self) -> dict[str, float]:
         """AP50 and AP of boxes on the held-out images, over classes, as COCO has them."""
         self.detector.head.eval()
-        names, pairs = list(self.learned.classes), []
-        for image in self.held_out.images:
-            pairs.append(pair_detections(image, names, self.detector.detect_embedded(self._embedding(image), names)))
+        names = list(self.learned.classes)
+        found = box_precision(
+            self.held_out.images, names, lambda image: self.detector.detect_embedded(self._embedding(image), names)
+        )
         self.detector.head.train()
-        precision = average_precision(pairs, "box").overall
-        return {"AP50": precision.at_50 or 0.0, "AP": precision.mean or 0.0}
+        return found
 
     def _embedding(self, image: TrainingImage) -> ImageEmbedding:
         features = self.embeddings.load((image, False)).to(self.words.device)

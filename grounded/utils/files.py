@@ -15,11 +15,12 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from grounded.errors import OutputError
+from grounded.errors import BusyError, OutputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+LOCK_FILE = ".lock"
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
@@ -42,6 +43,34 @@ def check_folder(folder: Path) -> None:
     with output_errors(folder), ExitStack() as undo:
         _make_folders(folder, undo)
         tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder, so that no other process works in it at the same time; it is created where there is none.
+
+    Args:
+        folder: where the lock lies, as LOCK_FILE.
+        doing: what the other process does there, for the message: "works in".
+
+    Raises:
+        BusyError: another process holds it.
+        OutputError: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout  # when it is used, so that --help is fast
+
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(f"another process {doing} {folder}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def json_bytes(data: Any) -> bytes:

@@ -1,6 +1,6 @@
 """The loss of the tiny detector that its fine-tuning does not have: a dense phrase loss on the encoder.
 
-Set prediction and box denoising are in `grounded.training.detector_losses`.
+Set prediction and box denoising are in `grounded.training.grounding_dino_losses`.
 """
 
 import torch.nn.functional as F

@@ -19,7 +19,7 @@ from transformers.models.mm_grounding_dino.modeling_mm_grounding_dino import (
     generate_masks_with_special_tokens_and_transfer_map,
 )
 
-from grounded.training.detector_losses import Truth, match, match_by_place, noised_references, set_loss
+from grounded.training.grounding_dino_losses import Truth, match, match_by_place, noised_references, set_loss
 from recipes.tiny.detector_losses import dense_phrase_loss
 from recipes.tiny.detector_model import FIXED, MEAN, SIDE, STD, build_model, build_tokenizer, export
 from recipes.tiny.pool import PoolScene, open_pool, relit

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from grounded.config import load
-from grounded.engine.rounds import Engine, Plan, PlannedRound, base_config, locked, parse_rounds, start
-from grounded.errors import BusyError, ConfigError, GroundedError
+from grounded.engine.rounds import Engine, Plan, PlannedRound, base_config, parse_rounds, start
+from grounded.errors import ConfigError, GroundedError
 
 
 def test_a_plan_is_read():
@@ -81,10 +81,3 @@ def test_a_base_is_a_preset_or_a_checkpoint(base: Path):
     assert base_config(str(base)).segmenter.checkpoint == str(base)
     with pytest.raises(ConfigError, match="kind 'sam2'"):
         base_config("sam2")
-
-
-def test_a_folder_is_for_one_process(engine: Engine):
-    with locked(engine.folder), pytest.raises(BusyError, match="another process"), locked(engine.folder):
-        pass
-    with locked(engine.folder):
-        pass

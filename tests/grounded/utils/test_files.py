@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from grounded.errors import OutputError
+from grounded.errors import BusyError, OutputError
 from grounded.utils.files import (
     atomic_files,
     atomic_folder,
@@ -13,6 +13,7 @@ from grounded.utils.files import (
     cut_name,
     image_bytes,
     json_bytes,
+    locked,
     open_atomically,
     open_new,
     output_errors,
@@ -248,3 +249,12 @@ def test_new_files_are_never_written_over_old_ones(tmp_path: Path):
     with pytest.raises(OutputError, match=r"cannot write .*file: File exists"):
         write_new(tmp_path / "new" / "file", b"")
     assert (tmp_path / "new" / "file").read_bytes() == b"one, two"
+
+
+def test_a_folder_is_for_one_process(tmp_path: Path):
+    folder = tmp_path / "new" / "folder"
+    refused = pytest.raises(BusyError, match=f"another process works in {folder}")
+    with locked(folder, "works in"), refused, locked(folder, "works in"):
+        pytest.fail("the body must not run")
+    with locked(folder, "works in"):
+        pass

@@ -19,8 +19,8 @@ from grounded.models.detectors.prompt_tokens import (
     tokenise_phrases,
 )
 from grounded.training.data import TrainingData, TrainingImage
-from grounded.training.detector_losses import Truth
 from grounded.training.embeddings import open_key
+from grounded.training.grounding_dino_losses import Truth
 
 
 @dataclass(frozen=True, kw_only=True)

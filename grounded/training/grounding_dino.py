@@ -18,22 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from grounded.config import DetectorConfig, bundled_folder
-from grounded.data.detections import Detections
 from grounded.errors import ResultError
-from grounded.evaluation.average_precision import average_precision
-from grounded.evaluation.dataset import GroundTruthObject, ImagePair, Prediction
 from grounded.labelling.formats.annotations import Notes
 from grounded.models.detectors.checkpoint import load_checkpoint, quiet
 from grounded.models.detectors.grounding_dino import GroundingDino
-from grounded.training.data import TrainingData, TrainingImage
-from grounded.training.detector_batches import DetectorBatch, DetectorBatchSettings, DetectorInputs, make_batch
-from grounded.training.detector_losses import Truth, match, match_by_place, noised_references, set_loss
+from grounded.training.box_precision import box_precision
+from grounded.training.data import TrainingData
 from grounded.training.folder import MODEL, write_preset
+from grounded.training.grounding_dino_batches import DetectorBatch, DetectorBatchSettings, DetectorInputs, make_batch
+from grounded.training.grounding_dino_losses import Truth, match, match_by_place, noised_references, set_loss
 from grounded.training.loop import LoopSettings, Outcome, Task, require_parameters, train
 from grounded.training.lora import add_lora, is_lora, linear_layers, merged_state
 from grounded.training.processes import Processes
 from grounded.utils.files import atomic_folder
-from segany.utils.rle import rle_from_runs
 
 Part = Literal["all", "detector", "lora"]
 UNKNOWN = "classes that the detector cannot spell, or that are too long for it, left out"
@@ -127,12 +124,7 @@ class DetectorTraining:
     def validate(self) -> dict[str, float]:
         """AP50 and AP of boxes on the held-out images, over classes, as COCO has them."""
         detector, names = self.detector(), list(self.inputs.tokens)
-        pairs = []
-        for image in self.held_out.images:
-            (found,) = detector.detect([image.open()], [names])
-            pairs.append(pair_detections(image, names, found))
-        precision = average_precision(pairs, "box").overall
-        return {"AP50": precision.at_50 or 0.0, "AP": precision.mean or 0.0}
+        return box_precision(self.held_out.images, names, lambda image: detector.detect([image.open()], [names])[0])
 
     def compute_losses(self, batch: DetectorBatch) -> Iterator[Mapping[str, Tensor]]:
         """The losses of a batch, of all stages."""
@@ -247,21 +239,3 @@ def _only(data: TrainingData, known: Mapping[str, Any]) -> TrainingData:
     """The data without objects of classes that are not known; images without objects stay."""
     images = tuple(replace(i, objects=tuple(o for o in i.objects if o.label in known)) for i in data.images)
     return replace(data, images=images, classes=tuple(name for name in data.classes if name in known))
-
-
-def pair_detections(image: TrainingImage, names: list[str], found: Detections) -> ImagePair:
-    """Detections of an image beside its objects."""
-    height, width = image.size
-    nothing = rle_from_runs([height * width], image.size)  # boxes are compared, not masks
-    truth = [
-        GroundTruthObject(one.label, one.box, (one.box[2] - one.box[0]) * (one.box[3] - one.box[1]), None)
-        for one in image.objects
-    ]
-    predictions = []
-    for box, phrase_id, score in zip(
-        found.boxes.tolist(), found.phrase_ids.tolist(), found.score.tolist(), strict=True
-    ):
-        name = names[phrase_id]
-        predictions.append(Prediction(name, name, score, (box[0], box[1], box[2], box[3]), nothing))
-    classes = {name: name for name in names}
-    return ImagePair(image.file, image.file, image.size, classes, tuple(truth), tuple(predictions))

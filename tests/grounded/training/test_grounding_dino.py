@@ -12,10 +12,10 @@ from grounded.config import load
 from grounded.errors import ResultError
 from grounded.labelling.formats.annotations import Notes
 from grounded.models.detectors.grounding_dino import GroundingDino
-from grounded.training import detector as detectors
+from grounded.training import grounding_dino as detectors
 from grounded.training.data import TrainingData, hold_out
-from grounded.training.detector import DetectorSettings, DetectorTraining
-from grounded.training.detector_batches import DetectorBatchSettings, choose_phrases, make_batch, pad_images
+from grounded.training.grounding_dino import DetectorSettings, DetectorTraining
+from grounded.training.grounding_dino_batches import DetectorBatchSettings, choose_phrases, make_batch, pad_images
 from grounded.training.log import read_log
 from grounded.training.loop import LoopSettings
 from tests.grounded import builders

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from grounded.training import detector_losses as losses
+from grounded.training import grounding_dino_losses as losses
 
 BOXES = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.4]])
 TOKENS = torch.tensor([[0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0]], dtype=torch.bool)
