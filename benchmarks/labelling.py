@@ -32,11 +32,12 @@ from grounded.labelling.sources import Item, open_source
 from grounded.labelling.store import Run, open_run
 from grounded.labelling.task import LabelledImage, PipelineTask, PipelineTaskSpec
 from grounded.labelling.vocabulary import Vocabulary
+from grounded.utils.processors import available_processors
 
 IMAGE = Path(__file__).parents[1] / "examples/picnic.png"
 TEXT = "a dog. pizza. a balloon"
 SPEC = PipelineTaskSpec(load("tiny"), Vocabulary.from_text(TEXT))
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = available_processors()
 
 
 @dataclass(frozen=True)

@@ -446,7 +446,7 @@ class Pipeline:
         )
 
 
-# Some libraries pickle the pipeline with every task they send to a worker, which shall load it once.
+# Some libraries pickle the pipeline with every task: a worker must still load it only once.
 @lru_cache(maxsize=1)
 def _load_again(config: PipelineConfig, load_all: bool, settings: PipelineConfig) -> Pipeline:
     return replace(Pipeline.from_config(config, load_all=load_all), config=settings)

@@ -99,6 +99,23 @@ def load(
         path, adapter = _find(base), path
     stored = read_model(path)
     state, config = stored.state, stored.build_config()
+    config, state = _with_files(config, state, path, decoder, adapter, text_adapter)
+    config, state = _with_options(config, state, path, image_size, hq_token_only, text_dim)
+    model = _build(config, state, path).eval()
+    model.image_encoder.to(encoder_dtype)
+    model.loaded_with = loaded_with
+    return model.to(device=device)
+
+
+def _with_files(
+    config: SegAnyConfig,
+    state: dict[str, Tensor],
+    path: Path,
+    decoder: PathLike | None,
+    adapter: PathLike | None,
+    text_adapter: PathLike | None,
+) -> tuple[SegAnyConfig, dict[str, Tensor]]:
+    """Return configuration and weights with what further files add to those of `path`, or put in their place."""
     if decoder is not None:
         state = with_decoder(state, _find(decoder))
     if adapter is not None:
@@ -108,6 +125,18 @@ def load(
     if text_adapter is not None:
         state, width = with_text_adapter(state, _find(text_adapter))
         config = _change(config, path, {"text_dim": width})
+    return config, state
+
+
+def _with_options(
+    config: SegAnyConfig,
+    state: dict[str, Tensor],
+    path: Path,
+    image_size: int | None,
+    hq_token_only: bool,
+    text_dim: int | None,
+) -> tuple[SegAnyConfig, dict[str, Tensor]]:
+    """Return configuration and weights as the caller asks for them, with an untrained text prompt if need be."""
     if image_size is not None and image_size != config.image_size:
         if not is_mobile_sam(state):
             raise CheckpointError(
@@ -121,11 +150,8 @@ def load(
             raise CheckpointError(f"{path}: has a text prompt of width {config.text_dim}, asked for {text_dim}")
         config = replace(config, text_dim=text_dim)
         untrained = PromptEncoder(config).state_dict(prefix="prompt_encoder.")
-        state |= {key: value for key, value in untrained.items() if key.startswith(TEXT_PREFIX)}
-    model = _build(config, state, path).eval()
-    model.image_encoder.to(encoder_dtype)
-    model.loaded_with = loaded_with
-    return model.to(device=device)
+        state = state | {key: value for key, value in untrained.items() if key.startswith(TEXT_PREFIX)}
+    return config, state
 
 
 def save(model: SegAny, path: PathLike, dtype: torch.dtype = torch.float16) -> None:

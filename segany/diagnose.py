@@ -1,4 +1,4 @@
-"""Say what a file is that was given as weights and is none, or holds another network, for error messages.
+"""Say what a file is that was given as weights but holds none, or those of another network. For error messages.
 
 Only bytes and names are looked at: no pickle is executed and no tensor is loaded.
 """

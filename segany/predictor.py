@@ -308,7 +308,7 @@ class Predictor:
         return max(1, _BYTES_AT_ONCE.get(self.device.type, _BYTES_AT_ONCE_ELSEWHERE) // bytes_per_prompt)
 
 
-# Some libraries pickle the predictor with every task they send to a worker, which shall load it once.
+# Some libraries pickle the predictor with every task: a worker must still load it only once.
 @lru_cache(maxsize=1)
 def _load_again(arguments: tuple[tuple[str, Any], ...], compile: bool, fingerprint: str) -> Predictor:
     from segany.checkpoint import load

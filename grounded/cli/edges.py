@@ -57,7 +57,7 @@ def edges(
 ) -> None:
     """Write an edge map of IMAGE: how strong an edge is at each pixel.
 
-    IMAGE is a file or a http:// or https:// address. The default is the method of Segment Anything: 16 x 16 points,
+    IMAGE is a file or an http:// or https:// address. The default is the method of Segment Anything: 16 x 16 points,
     three masks each, and the outlines of the masks that remain of them.
 
     Exit status: 0 written; 1 something failed; 2 wrong arguments.

@@ -80,7 +80,7 @@ def _plan_options(command: F) -> F:
             show_default=True,
             help="Least predicted IoU of masks that semi-automatic rounds show.",
         ),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws the images."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For drawing the images."),
         _device,
     )
     for option in reversed(options):
@@ -207,14 +207,18 @@ def status(folder: Path, truth: str | None) -> None:
 @engine.command()
 @click.option("--data", required=True, metavar="FILE", type=click.Path(exists=True), help="COCO file of true masks.")
 @click.option("--images", metavar="DIR", type=_ENGINE, help="Folder of the images. [default: that of --data]")
-@click.option("--good-iou", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="It keeps such a mask.")
-@click.option("--most-clicks", type=click.IntRange(1), default=9, show_default=True, help="For one mask.")
+@click.option(
+    "--good-iou", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="IoU at which it keeps a mask."
+)
+@click.option(
+    "--most-clicks", type=click.IntRange(1), default=9, show_default=True, help="Clicks on one mask, at most."
+)
 @click.option("--to-find", type=click.FloatRange(0), default=3.0, show_default=True, help="Seconds to find an object.")
 @click.option("--per-click", type=click.FloatRange(0), default=1.5, show_default=True, help="Seconds for a click.")
 @click.option(
     "--per-decision", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds to judge one mask."
 )
-@click.option("--sample", type=click.IntRange(0), default=20, show_default=True, help="Automatic images to correct.")
+@click.option("--sample", type=click.IntRange(0), default=20, show_default=True, help="Automatic images it corrects.")
 @_plan_options
 def simulate(
     data: str,

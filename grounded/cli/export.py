@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), help="Leave out instances below; those of unknown score stay."
 )
-@click.option("--as-found", is_flag=True, help="Take no notice of reviews.")
+@click.option("--as-found", is_flag=True, help="Ignore reviews.")
 @click.option("--accepted-only", is_flag=True, help="Leave out what nobody has looked at.")
 @click.option("--with-images", is_flag=True, help="Write copies of the images, turned upright.")
 @click.option("--images", metavar="SOURCE", help="Where the images are now, if they have been moved.")
@@ -134,7 +134,7 @@ def _drop_below(records: "Iterable[Record]", min_score: float | None) -> "Iterat
         if min_score is None:
             yield record
         else:
-            is_below = record.instances.scores < min_score  # nan is not
+            is_below = record.instances.scores < min_score  # False for nan: unknown scores stay
             yield dataclasses.replace(record, instances=record.instances[~is_below])
 
 

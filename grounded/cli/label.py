@@ -1,6 +1,5 @@
 """The command `grounded label`: segments a data set, and writes one line of JSON per image or frame of a clip."""
 
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,6 +11,7 @@ import click
 
 from grounded.cli.options import pipeline_options, read_config
 from grounded.errors import BusyError, ConfigError, GroundedError, describe_error
+from grounded.utils.processors import available_processors
 
 if TYPE_CHECKING:  # modules that load PyTorch are imported when they are used, so that --help is fast
     from grounded.labelling.engines.local import EngineOptions
@@ -38,7 +38,9 @@ _MOST_WORKERS = 4
 @click.option("--clips", is_flag=True, help="Each folder of images, and each animated image, is one clip.")
 @pipeline_options
 @click.option("--tiles", metavar="SIZE[:OVERLAP]", help="Look at images in tiles as well: 640:0.25.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who computes.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where models run."
+)
 @click.option("--address", help="With --engine ray: of a cluster, or auto.")
 @click.option("--cpus-per-worker", type=float, default=1, show_default=True, help="With --engine ray.")
 @click.option("--gpus-per-worker", type=float, help="With --engine ray; by default 1 where there are GPUs.")
@@ -69,7 +71,7 @@ _MOST_WORKERS = 4
     type=click.FloatRange(min=0),
     default=5,
     show_default=True,
-    help="Longest work that a crash of the machine may cost.",
+    help="A crash of the machine loses at most the work of so many seconds.",
 )
 def label(
     images: str,
@@ -109,9 +111,6 @@ def label(
         raise click.UsageError("--clips is for folders of images, --root for images that a file lists")
     if engine != "ray" and (address or gpus_per_worker is not None or cpus_per_worker != 1):
         raise click.UsageError("--address, --cpus-per-worker and --gpus-per-worker need --engine ray")
-    import torch
-
-    from grounded.labelling.engines.local import EngineOptions
     from grounded.labelling.sources import FolderSource, ListedFiles, SequenceSource, open_source
     from grounded.labelling.store import open_run
     from grounded.labelling.task import PipelineTaskSpec
@@ -135,14 +134,7 @@ def label(
     own_files = source.left_out() if isinstance(source, (FolderSource, ListedFiles, SequenceSource)) else []
     for line in _shortened(own_files):
         click.echo(f"Note: left out, as this program wrote it: {line}", err=True)
-    on_gpu = config.device.startswith("cuda") or (config.device == "auto" and torch.cuda.is_available())
-    options = EngineOptions(
-        workers=workers or (1 if on_gpu else min(_count_cores(), _MOST_WORKERS)),
-        batch=batch or (8 if on_gpu else 1),
-        readers=max(2, min(8, _count_cores() // 2)),
-        max_pixels=round(max_megapixels * 1e6),
-        retry_failures=retry_failures,
-    )
+    options = _engine_options(config.device, workers, batch, round(max_megapixels * 1e6), retry_failures)
     ray_options = {
         "workers": workers,
         "address": address,
@@ -150,6 +142,24 @@ def label(
         "gpus_per_worker": 0 if gpus_per_worker is None and config.device == "cpu" else gpus_per_worker,
     }
     _label_and_exit(source, spec, writer, options, ray_options if engine == "ray" else None)
+
+
+def _engine_options(
+    device: str, workers: int | None, batch: int | None, max_pixels: int, retry_failures: bool
+) -> "EngineOptions":
+    """How the work is scheduled: by default on a GPU one worker and batches of eight, on a CPU a worker per core."""
+    import torch
+
+    from grounded.labelling.engines.local import EngineOptions
+
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return EngineOptions(
+        workers=workers or (1 if on_gpu else min(available_processors(), _MOST_WORKERS)),
+        batch=batch or (8 if on_gpu else 1),
+        readers=max(2, min(8, available_processors() // 2)),
+        max_pixels=max_pixels,
+        retry_failures=retry_failures,
+    )
 
 
 def _label_and_exit(
@@ -173,7 +183,7 @@ def _label_and_exit(
                 summary = RunSummary(skipped=len(writer.done))
                 if any(True for _ in pending_items(source, writer, options.retry_failures)):  # else no model is needed
                     if ray_options is None:
-                        threads = max(1, _count_cores() // options.workers) if options.workers > 1 else None
+                        threads = max(1, available_processors() // options.workers) if options.workers > 1 else None
                         task = replace(spec, threads=threads).load()
                         for note in note_unread(task.pipeline.detector, task.vocabulary.queries):
                             click.echo(f"Note: {note}", err=True)
@@ -229,8 +239,3 @@ def _read_vocabulary(text: str) -> "Vocabulary":
     if os.path.exists(text):
         raise ConfigError(f"TEXT must be phrases or a YAML file, got the path {text}")
     return Vocabulary.from_text(text)
-
-
-def _count_cores() -> int:
-    """Cores that this process may use; a container is often given fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

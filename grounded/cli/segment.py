@@ -56,7 +56,7 @@ def segment(
 ) -> None:
     """Find what TEXT names in each IMAGE, and write overlay.png, masks/ and result.json.
 
-    IMAGE is a file or a http:// or https:// address. TEXT holds one or more phrases, as in "a dog. the red mug". The
+    IMAGE is a file or an http:// or https:// address. TEXT holds one or more phrases, as in "a dog. the red mug". The
     result of one image lies in the output folder itself, those of several in a folder for each, named like the image.
 
     Exit status: 0 all images done; 1 something failed, and the other images are done; 2 wrong arguments;

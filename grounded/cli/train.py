@@ -48,7 +48,13 @@ def _data_options(command: F) -> F:
             metavar="NAME|FILE",
             help="Preset that supplies the other parts of preset.yaml. [default: photo or tiny, as --from, else base]",
         ),
-        click.option("--validate-every", type=click.IntRange(1), default=100, show_default=True, help="In steps."),
+        click.option(
+            "--validate-every",
+            type=click.IntRange(1),
+            default=100,
+            show_default=True,
+            help="Steps between measurements.",
+        ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -103,11 +109,13 @@ _cache = click.option("--cache", metavar="DIR", type=_FOLDER, help="Where embedd
     multiple=True,
     default=("point", "box"),
     show_default=True,
-    help="What asks first; may be repeated. Clicks follow.",
+    help="Kind of the first prompt; may be repeated. Clicks follow.",
 )
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Images a step.")
 @click.option("--objects", type=click.IntRange(1), default=4, show_default=True, help="Objects of each image a step.")
-@click.option("--rounds", type=click.IntRange(1), default=4, show_default=True, help="Most rounds: prompt, clicks.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=4, show_default=True, help="Prompts per object: one, then clicks."
+)
 @_flip
 @_cache
 def segmenter(**options: Any) -> None:
@@ -154,17 +162,19 @@ def segmenter(**options: Any) -> None:
 @click.option("--from", "base", default="photo", show_default=True, help="photo, tiny, a file, a folder or a hub id.")
 @click.option("--clip", help="CLIP checkpoint, as in a configuration. [default: that of the preset]")
 @click.option("--train-decoder", is_flag=True, help="Let the mask decoder learn, too; the adapter then holds it.")
-@click.option("--crops", type=click.IntRange(1), default=4, show_default=True, help="Of each object, embedded by CLIP.")
+@click.option("--crops", type=click.IntRange(1), default=4, show_default=True, help="Crops of each object for CLIP.")
 @click.option(
     "--text-share",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="How often the class's name asks, in the place of a crop; 0 in the paper.",
+    help="Probability of prompting with the class name instead of a crop; 0 in the paper.",
 )
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Images a step.")
 @click.option("--objects", type=click.IntRange(1), default=4, show_default=True, help="Objects of each image a step.")
-@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Most rounds: prompt, clicks.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Prompts per object: one, then clicks."
+)
 @_flip
 @_cache
 def text_prompt(**options: Any) -> None:

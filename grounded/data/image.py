@@ -50,7 +50,7 @@ def open_image(
     `segany.utils.images` explains how each kind of image becomes RGB.
 
     Args:
-        source: one image: a path, a http://, https:// or file:// address, the bytes of an image file, an open binary
+        source: one image: a path, an http://, https:// or file:// address, the bytes of an image file, an open binary
             file, a PIL image, or an array or tensor of (h, w), (h, w, c) or (c, h, w) with 1, 3 or 4 channels, of
             uint8, uint16, bool or floats in 0..1. An upright RGB image without a file is taken without a copy.
         max_pixels: largest file to decode, by the size that its header states; None for no limit. What is in memory

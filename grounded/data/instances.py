@@ -152,7 +152,7 @@ class Instances(ParallelArrays):
             "".join(phrases).encode()  # half of a surrogate pair cannot be stored again
             image_size = check_size([data["image"]["height"], data["image"]["width"]])
             boxes = np.array([entry["box"] for entry in entries], dtype=np.float64).reshape(len(entries), 4)
-            if not (np.abs(boxes) < _FARTHEST).all():  # nor is nan
+            if not (np.abs(boxes) < _FARTHEST).all():  # written so that nan fails as well
                 raise ResultError(f"boxes must be finite, and within {_FARTHEST} pixels")
             return cls(
                 phrases=phrases,

@@ -123,9 +123,9 @@ class Simulation:
         kept = sum(one.action != "reject" for one in reviews)
         if not reviews and not truths:
             given_up.seconds += self.annotator.to_find + self.annotator.per_decision
-            reviews.append(self._review(record, "accept"))  # as empty
+            reviews.append(self._review(record, "accept"))  # that the image holds nothing
         elif not reviews:
-            reviews.append(self._review(record, "undo"))  # of nothing: it only tells the time that was spent
+            reviews.append(self._review(record, "undo"))  # undoes nothing: it only records the time that was spent
         reviews[-1] = _with_effort(reviews[-1], given_up)
         append_reviews(self.engine.round_folder(), *reviews)
         return kept

@@ -328,7 +328,7 @@ def _with_strokes(
     """Add to the points an interior point for each painted region."""
     for stroke, label in ((painted, FOREGROUND), (erased, BACKGROUND)):
         if not stroke.any():
-            continue  # to label regions takes longer than all else about a click
+            continue  # labelling regions takes longer than all other steps after a click
         regions, count = ndimage.label(stroke.numpy(), structure=np.ones((3, 3)))
         largest = np.argsort(-np.bincount(regions.ravel(), minlength=count + 1)[1:], kind="stable")[:_STROKES] + 1
         for region in largest.tolist():

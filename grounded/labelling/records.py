@@ -120,7 +120,7 @@ def _checked_values(data: Mapping[str, Any], key: str, kind: Any) -> dict[str, A
 
 
 def check_file_name(name: object) -> str:
-    """Return the name of an image that stood in a file. Raises TypeError or ValueError where it can be none."""
+    """Return the name of an image that was read from a file. Raises TypeError or ValueError if it cannot be one."""
     if not isinstance(name, str):
         raise TypeError(f"the file of an image must be a text, got {name!r:.60}")
     name.encode()  # half of a surrogate pair cannot be stored again

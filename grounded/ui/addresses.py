@@ -32,7 +32,7 @@ _REMOTE_FILE = re.compile(r"/(?:file|proxy)[=/]\s*[a-z][a-z0-9+.-]*:", re.IGNORE
 
 
 def fetch_image(address: str, limits: Limits) -> bytes:
-    """Return the file that a http, https or data address leads to.
+    """Return the file that an http, https or data address leads to.
 
     Raises:
         ImageError: addresses are not allowed, or this one cannot be fetched, is too large, or not a public one.

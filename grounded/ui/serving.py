@@ -35,7 +35,7 @@ _spaces = importlib.import_module("spaces") if importlib.util.find_spec("spaces"
 
 MODELS = "models"  # concurrency_id of all events that run models: they go one after the other
 QUEUE_SIZE = 200  # events that may wait; more are refused with a message
-# Every so many seconds, uploads and results older than so many are deleted, also while the server runs.
+# (a, b): every a seconds, uploads and results older than b seconds are deleted, also while the server runs.
 DELETE_CACHE = (300, 3600)
 _NO_PROXY, _PROXIES = ("no_proxy", "NO_PROXY"), ("http_proxy", "https_proxy", "all_proxy")
 # Users whose images are held in memory at once; beyond that, those who were idle longest are forgotten.

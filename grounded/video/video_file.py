@@ -243,7 +243,7 @@ def _missing_end(container: Any, stream: Any, ends: float, count: int) -> str:
 
 
 def _decoded_from(container: Any, stream: Any, times: "array[int]", start: int, shown: str) -> Iterator[Any] | None:
-    """Yield the frames from number `start` on by going to a place before it; None where that finds it not."""
+    """Yield the frames from number `start` on by going to a place before it; None if it is not found so."""
     import av
 
     for seconds in _SEEK_BEFORE:

@@ -1,0 +1,1 @@
+"""The networks of `photo`: data, trainings, export and measurements."""

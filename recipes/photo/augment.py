@@ -98,7 +98,7 @@ class _Window:
         return found[:, 0].round().long() * self.inside
 
     def move_boxes(self, boxes: Float[Tensor, "b j 6"]) -> Float[Tensor, "b j 6"]:
-        """Boxes in pixels of the frame; one of which little is left has no name any more, and half of one is unsure."""
+        """Move a teacher's boxes into the frame: one that is mostly cut off loses its name, one of half is unsure."""
         side = self.x.shape[1]
         x, y = self.x[:, None, None, :], self.y[:, None, None, :]
         scale_x, scale_y = ((one[..., -1] - one[..., 0]) / (side - 1) for one in (x, y))

@@ -22,9 +22,9 @@ from segany.utils.rle import RLE, rle_area, rle_from_polygons, rle_intersection,
 
 BACKGROUND = ""  # the name of a crop that shows nothing in particular
 SMALLEST = 14 * 14  # pixels of a mask's area
-EVEN = 16.0  # of n boxes of a name in a source no more than this times their root are shown: few names are many
-SHARES = {"ccp": 0.4, "endangered-animals": 0.7}  # of that, of sources with many boxes of few kinds
-LEAST = 100  # crops of a rare name in a source, by several of each box
+EVEN = 16.0  # of a name with n boxes in a source at most EVEN * sqrt(n) are shown: a few names have most of the boxes
+SHARES = {"ccp": 0.4, "endangered-animals": 0.7}  # times that, for sources with many boxes of few kinds
+LEAST = 100  # a rarer name gets about this many crops, by cutting each box several times
 VARIANTS = 3  # of a box, at most
 _MARGINS = 0.05, 0.3
 _BACKGROUNDS = "keep", "keep", "blur", "grey"
@@ -72,7 +72,7 @@ def list_boxes(folder: Path, split: str, smallest: float = SMALLEST, config: Sco
 
 
 def plan_crops(folder: Path, split: str, seed: int = 0, held_out: float = 0.1) -> list[Crop]:
-    """The crops to learn from, in a random order: few names are many, so they are evened out; and backgrounds.
+    """The crops to learn from, in random order, with backgrounds. Frequent names are thinned out.
 
     Args:
         folder: of photographs in COCO format.

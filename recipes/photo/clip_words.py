@@ -68,7 +68,7 @@ def make_words(crops: Sequence[Crop], text_folder: str) -> Words:
 def find_rivals(
     names: Sequence[str], embeddings: Float[Tensor, "n c"], annotated: Bool[Tensor, "s n"]
 ) -> Bool[Tensor, "s n n"]:
-    """Which names an object of a name is told from in a source: all that it annotates, and all that are less alike."""
+    """Which names compete with a name on crops of a source: those that the source annotates too, and unlike ones."""
     same = [SAME.get(name, name) for name in names]
     equal = torch.tensor([[a == b for b in same] for a in same])
     together = annotated[:, :, None] & annotated[:, None, :]

@@ -22,7 +22,7 @@ from recipes.photo.prompt_losses import ask_objects, prompt_losses
 from recipes.photo.vocabulary import embed_names
 from recipes.tiny.training import save_state
 
-EVERYWHERE = ("ccp",)  # sources whose names lie in all photographs and are annotated there alone: garments
+EVERYWHERE = ("ccp",)  # sources of garments, which are in most photographs but annotated in these alone
 WEIGHTS = {"coco": 3.0, "ccp": 0.5, "endangered-animals": 0.6}  # how often photographs of a source are drawn
 LOG_EVERY = 50  # steps
 
@@ -46,7 +46,8 @@ class PhotoSettings:
 def may_be_absent(data: Photographs) -> Tensor:
     """(sources, names) bool: the names that may be told to be absent in the photographs of each source.
 
-    With a teacher's boxes all may, but those of things that are everywhere and that one source alone annotates.
+    With a teacher's boxes every name may be, except those that only a source of EVERYWHERE annotates and the teacher
+    does not know.
     """
     annotated = data.annotated_names()
     if not bool((data.hints[..., 4] >= 0).any()):

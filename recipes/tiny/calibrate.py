@@ -4,9 +4,9 @@ Three steps, each a table and the value to write into the preset; later steps ar
 one value and run the next step. Test scenes have no part in this.
 
 - `temperature` of CLIP's scores: the likeliest, over true masks with the phrases asked of their scenes.
-- `thresholds` of detector and CLIP together: about the greatest share of objects found with which negative phrases
-  yield a mask at most three quarters as often as the bars of `evaluate` allow, and of such thresholds those with which
-  they do so least.
+- `thresholds` of detector and CLIP together. Only pairs are considered with which negative phrases yield masks at most
+  3/4 as often as the bars of `evaluate` allow; of those that find about the most objects, the pair with the fewest such
+  masks is chosen.
 - `fallback`: the same for masks of everything, with the detector left out.
 """
 

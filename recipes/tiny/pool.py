@@ -86,7 +86,7 @@ def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def mirrored(frame: np.ndarray, scene: PoolScene) -> np.ndarray:
-    """A image or mask of the scene's frame, mirrored inside the image's own part of it."""
+    """An image or mask of the scene's frame, mirrored inside the image's own part of it."""
     width = scene.framed_size[1]
     result = frame.copy()
     result[:, :width] = frame[:, :width][:, ::-1]

@@ -27,7 +27,7 @@ def with_text_adapter(state: dict[str, Tensor], path: Path) -> tuple[dict[str, T
         the state with the text prompt, and the width of its embeddings.
 
     Raises:
-        CheckpointError: the file is none, or for a base of another size.
+        CheckpointError: the file is not a text adapter, or is for a base of another size.
     """
     content, _ = read_content(path)
     tensors = {str(name): value for name, value in content.items()} if isinstance(content, dict) else {}

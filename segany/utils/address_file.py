@@ -12,7 +12,7 @@ _PIECE = 1 << 16
 
 
 class AddressFile(io.RawIOBase):
-    """A file at a http or https address, under the rules of `open_address`.
+    """A file at an http or https address, under the rules of `open_address`.
 
     A server that can send parts of a file is asked for those that are read. Of another one that states the length,
     what was read is kept in a temporary file, to go back in. Otherwise the file can be read once.

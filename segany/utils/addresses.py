@@ -107,7 +107,7 @@ def shown_address(address: str) -> str:
 def read_address(
     address: str, *, max_bytes: int = MAX_BYTES, seconds: float = SECONDS, public_only: bool = False
 ) -> bytes:
-    """Return the bytes that a http, https or data address leads to.
+    """Return the bytes that an http, https or data address leads to.
 
     Args:
         address: may hold a user and a password, which are sent to this host alone.
@@ -133,7 +133,7 @@ def read_address(
 
 
 def open_address(address: str, *, first_byte: int = 0, public_only: bool = False) -> http.client.HTTPResponse:
-    """Open a http or https address to be read bit by bit; each time it is silent for 20 s, reading raises TimeoutError.
+    """Open an http or https address to be read bit by bit; when it is silent for 20 s, reading raises TimeoutError.
 
     Args:
         address: as in `read_address`.

@@ -46,8 +46,8 @@ def from_16_bits(values: np.ndarray, nodata: float | None = None) -> tuple[np.nd
 def from_raster(values: np.ndarray, nodata: float | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return floats or 32-bit integers, which have no defined range, as uint8, and notes on how.
 
-    Values in 0 to 255 are kept, floats in 0 to 1 are multiplied by 255, and others stretched. What is no number, the
-    value `nodata` and those that commonly mean the same count for no range, and are shown black.
+    Values in 0 to 255 are kept, floats in 0 to 1 are multiplied by 255, and others stretched. NaN, the
+    value `nodata` and the usual markers of unknown values do not count for the range, and are shown black.
     """
     with np.errstate(invalid="ignore"):
         unknown = np.isnan(values) | (np.abs(values) >= _FLOAT_LIMIT) & np.isfinite(values)

@@ -70,7 +70,7 @@ def read_image(source: ImageLike, max_pixels: int | None = MAX_PIXELS, *, allow_
     Args:
         source: one image, as
             a path, in which a leading `~` is the home folder;
-            a http://, https://, file:// or data: address, see `segany.utils.addresses` for its limits;
+            an http://, https://, file:// or data: address, see `segany.utils.addresses` for its limits;
             the bytes of an image file, or an open binary file, which is read from its beginning if it can be;
             a PIL image, used without a copy if it is plain, upright and RGB;
             an array or a tensor, (h, w), (h, w, c) or (c, h, w) with 1, 3 or 4 channels, of uint8, uint16, bool or

@@ -45,7 +45,7 @@ def _whole_number(side: object) -> int | None:
 
 
 def check_ring(corners: object, image_size: tuple[int, int]) -> Float64[np.ndarray, "k 2"]:
-    """Return the corners of a polygon from outside that can be drawn at a price that its image warrants.
+    """Return the corners of a polygon from outside, so that drawing it takes time and memory as its image does.
 
     A ring that goes far out of the image is cut to it such that pycocotools draws the same pixels: it is replaced by
     the points on the grid of a fifth of a pixel that pycocotools would go through, as far as they touch the image.
@@ -61,7 +61,7 @@ def check_ring(corners: object, image_size: tuple[int, int]) -> Float64[np.ndarr
     height, width = check_size(image_size)
     ring = _as_corners(corners)
     farthest = np.abs(ring).max()
-    if not farthest <= _MAX_COORDINATE:  # nor is nan
+    if not farthest <= _MAX_COORDINATE:  # written so that nan fails as well
         raise MaskError(f"corners of a polygon must be finite and within {_MAX_COORDINATE} pixels, got {farthest:g}")
     is_near = (ring >= (-width, -height)).all() and (ring <= (2 * width, 2 * height)).all()
     inside = ring if is_near else ring.clip(0, (width, height))

@@ -1,7 +1,6 @@
 """Measures the edge maps of many images in several processes."""
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from grounded.errors import ResultError
 from grounded.evaluation.boundaries.annotations import read_annotations
 from grounded.evaluation.boundaries.measure import THRESHOLDS, TOLERANCE, BoundaryCounts, measure_edge_map
+from grounded.utils.processors import available_processors
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,6 @@ def measure_edge_maps(
             yield running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def available_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _measure(name: str, edge_map: Float[np.ndarray, "h w"], truth: Path, protocol: BoundaryProtocol) -> MeasuredImage:

@@ -326,7 +326,7 @@ def _rings(segmentation: list[Any]) -> list[Any]:
 
 
 def _corners(ring: Any) -> int:
-    """Number of corners of a ring; 3 of what is none, which is refused when it is drawn."""
+    """Number of corners of a ring. What is not a list counts as 3, is passed on, and refused when it is drawn."""
     if not isinstance(ring, list):
         return 3
     is_pairs = bool(ring) and isinstance(ring[0], list)
@@ -339,7 +339,7 @@ def _read_box(box: Any) -> Box | None:
         return None
     x, y, width, height = (_number(side, math.nan) for side in box)
     ends = x, y, x + width, y + height
-    is_near = all(abs(end) <= _FARTHEST for end in ends)  # nan is not
+    is_near = all(abs(end) <= _FARTHEST for end in ends)  # False for nan too
     return ends if is_near and width > 0 and height > 0 else None
 
 

@@ -246,7 +246,7 @@ def _annotation(row: Mapping[str, Any], what: str, image_size: tuple[int, int], 
 def _box(row: Mapping[str, Any]) -> Box | None:
     """Return the box of an instance without pixels; None where there is none."""
     x0, y0, x1, y1 = (as_score(row.get(name)) for name in BOXES[:4])
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None  # nan is not
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None  # False for nan too
 
 
 def as_score(value: Any) -> float:

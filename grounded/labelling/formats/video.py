@@ -94,7 +94,8 @@ def _read_frames(places: Sequence[FramePlace], min_score: float | None) -> Itera
         frame = read_record_at(place.shard, place.offset).frame
         if frame is None:
             raise ResultError(f"{place.shard}: the record of {place.file} must hold a frame, got none")
-        yield frame if min_score is None else frame[~(frame.instances.scores < min_score)]  # nan is not below
+        # Comparisons with nan are False: unknown scores stay.
+        yield frame if min_score is None else frame[~(frame.instances.scores < min_score)]
 
 
 def _count_losses(name: str, frame: TrackedFrame, lost: Lost) -> None:

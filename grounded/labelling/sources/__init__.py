@@ -4,7 +4,7 @@
 |---|---|---|
 | a folder | every image in it and below, by its suffix | path below the folder |
 | an image | itself | its file name |
-| a http:// or https:// address | the image that it leads to | host and path, without the query |
+| an http:// or https:// address | the image that it leads to | host and path, without the query |
 | a pattern such as `data/**/*.jpg` | the files that match and are images | path below the part without wildcards |
 | a text file | one path or address per line, relative to the file or to `root` | path below that folder |
 | TAR files, one or a pattern such as `shards/{000..099}.tar` | members that are images | TAR's path / path in it |

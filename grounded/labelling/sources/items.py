@@ -95,7 +95,7 @@ def with_digest(name: str, address: str) -> str:
 
 
 def read_place(place: str) -> bytes:
-    """Return the bytes of a file, or of what a http or https address leads to. Raises ImageError."""
+    """Return the bytes of a file, or of what an http or https address leads to. Raises ImageError."""
     return read_address(place) if is_address(place) else read_file(place)
 
 

@@ -25,7 +25,7 @@ from segany.utils.rle import RLE, decode_rle, encode_rle, rle_area
 from segany.utils.transforms import CONFIDENT_LOGIT
 
 _LOGITS = 4  # low-resolution logits per embedding cell, along a side
-_LEAST_USUAL = 0.3  # below which the model does not know what was given, so that anything would be as usual
+_LEAST_USUAL = 0.3  # of what counts as usual: below, the model does not know the object, and any mask would do
 
 
 @dataclass(frozen=True)
