@@ -4,7 +4,6 @@ A batch asks for a fixed number of objects, each with one kind of prompt; a thir
 click. One shape and few launches keep a GPU busy.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -164,15 +163,12 @@ def all_tokens(
     use_text: Bool[Tensor, "n"],
 ) -> tuple[Float[Tensor, "n t c"], Bool[Tensor, "n t"]]:
     """The tokens of points, the not-a-point token, two corners and a name, and which of them are given."""
-    kinds = torch.cat(list(encoder.point_embeddings.parameters()))
     given = labels != PADDING_LABEL
-    corners = encoder._position_code(boxes.unflatten(1, (2, 2))) + kinds[[2, 3]]
-    scaled = F.normalize(text, dim=-1) * math.sqrt(text.shape[-1])
     tokens = [
-        encoder._position_code(points) + kinds[labels.clamp(min=0)],
+        encoder.encode_points(points, labels),
         encoder.not_a_point_embed.weight.expand(len(points), 1, -1),
-        corners,
-        encoder.text_projection(scaled)[:, None] + encoder.text_type_embed.weight,
+        encoder.encode_boxes(boxes),
+        encoder.encode_text(text[:, None]),
     ]
     no_box = (given.any(dim=1) & ~use_box)[:, None]
     valid = torch.cat([given, no_box, use_box[:, None].expand(-1, 2), use_text[:, None]], dim=1)

@@ -72,14 +72,14 @@ class PromptEncoder(nn.Module):
             valid.append(torch.ones_like(tokens[..., 0], dtype=torch.bool) if keep is None else keep)
 
         if prompts.points is not None and prompts.point_labels is not None:
-            add(self._encode_points(prompts.points, prompts.point_labels), prompts.point_labels != PADDING_LABEL)
+            add(self.encode_points(prompts.points, prompts.point_labels), prompts.point_labels != PADDING_LABEL)
             if prompts.boxes is None:
                 # The published models add this token to points without a box, and attend to it.
                 add(self.not_a_point_embed.weight.expand(len(prompts), 1, -1))
         if prompts.boxes is not None:
-            add(self._encode_boxes(prompts.boxes))
+            add(self.encode_boxes(prompts.boxes))
         if prompts.text is not None:
-            add(self._encode_text(prompts.text))
+            add(self.encode_text(prompts.text))
 
         all_valid = torch.cat(valid, dim=1)
         return PromptTokens(
@@ -104,16 +104,19 @@ class PromptEncoder(nn.Module):
         # Pixel 0 covers 0..1, so its centre is at 0.5.
         return self.pe_layer((pixels + 0.5) / self.config.image_size)
 
-    def _encode_points(self, points: Float[Tensor, "n k 2"], labels: Int[Tensor, "n k"]) -> Float[Tensor, "n k c"]:
+    def encode_points(self, points: Float[Tensor, "n k 2"], labels: Int[Tensor, "n k"]) -> Float[Tensor, "n k c"]:
+        """Return the tokens of k points for each of n prompts; of padding they mean nothing."""
         return self._position_code(points) + self._type_embeddings()[labels.clamp(min=BACKGROUND)]
 
-    def _encode_boxes(self, boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2 c"]:
+    def encode_boxes(self, boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2 c"]:
+        """Return the tokens of two corners of each box, xyxy in pixels of the model frame."""
         return self._position_code(boxes.unflatten(1, (2, 2))) + self._type_embeddings()[[TOP_LEFT, BOTTOM_RIGHT]]
 
     def _type_embeddings(self) -> Float[Tensor, "4 c"]:
         return torch.cat(list(self.point_embeddings.parameters()))
 
-    def _encode_text(self, text: Float[Tensor, "n t d"]) -> Float[Tensor, "n t c"]:
+    def encode_text(self, text: Float[Tensor, "n t d"]) -> Float[Tensor, "n t c"]:
+        """Return the tokens of t text embeddings for each of n prompts. Raises PromptError for another width."""
         width = self.config.text_dim
         if width is None:
             raise PromptError("this model takes no text prompt (its config has text_dim None)")
