@@ -52,7 +52,8 @@ def one_stage_losses(
     targets: CellTargets,
     words: Float[Tensor, "v d"],
 ) -> dict[str, Tensor]:
-    """Return the parts of the loss by name: those of `cell_losses`, and as "refined ..." those of refined boxes.
+    """Return the parts of the loss by name: those of `cell_losses`, and as "refined ..." the mean of those of each
+    round of refinement.
 
     Args:
         head: the network.
@@ -65,9 +66,9 @@ def one_stage_losses(
     if head.refinement is None:
         return parts
     rows = cells_to_refine(head, cells, targets, words)
-    refined, own = head.refine(features, cells, rows), targets.at(rows)
-    again = cell_losses(head, refined, own, words, torch.ones_like(refined.quality))
-    return parts | {f"refined {name}": value for name, value in again.items()}
+    rounds, own = head.refine(features, cells, rows), targets.at(rows)
+    losses = [cell_losses(head, refined, own, words, torch.ones_like(refined.quality)) for refined in rounds]
+    return parts | {f"refined {name}": torch.stack([one[name] for one in losses]).mean() for name in parts}
 
 
 def cell_losses(
@@ -144,5 +145,5 @@ def kept_loss(
     with torch.no_grad():
         sure = before.logits(old.embeddings, words).amax(dim=-1).sigmoid() * old.quality.sigmoid()
         rows = sure.topk(min(2 * _REFINED, sure.shape[1])).indices
-        old_refined = before.refine(features, old, rows)
-    return distance(cells, old) + distance(head.refine(features, cells, rows), old_refined)
+        old_refined = before.refine(features, old, rows)[-1]
+    return distance(cells, old) + distance(head.refine(features, cells, rows)[-1], old_refined)

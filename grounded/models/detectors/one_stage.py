@@ -108,7 +108,7 @@ class OneStage:
         promising = torch.zeros_like(first, dtype=torch.bool)
         promising.scatter_(0, first.topk(min(_MOST_CELLS, len(first)), dim=0).indices, value=True)
         rows = torch.nonzero(promising.any(dim=1)).squeeze(1)
-        cells = self.head.refine(features, cells, rows[None])
+        cells = self.head.refine(features, cells, rows[None])[-1]
         boxes = self._to_pixels(cells.boxes[0], embedding)
         scores = self._scores(cells, texts).masked_fill(~(promising[rows] & _has_area(boxes)[:, None]), 0)
         kept, phrase_ids = self._select(boxes, scores)
@@ -127,7 +127,7 @@ class OneStage:
         cells = self.head(features)
         first = cells.quality[0].masked_fill(~self._in_image(cells, embedding), -torch.inf)
         rows = first.topk(min(_MOST_CELLS, len(first))).indices
-        cells = self.head.refine(features, cells, rows[None])
+        cells = self.head.refine(features, cells, rows[None])[-1]
         boxes, scores = self._to_pixels(cells.boxes[0], embedding), cells.quality[0].sigmoid()
         boxes, scores = boxes[_has_area(boxes)], scores[_has_area(boxes)]
         kept = nms(boxes, scores, self.config.nms_threshold)[:most]

@@ -39,6 +39,7 @@ class OneStageConfig:
     points: int = 0  # along a side of a box, at which its refinement looks; 0: boxes are not refined
     point_dim: int = 48  # channels of the embedding that it sees there
     refined_width: int = 256  # of its layers
+    rounds: int = 2  # of refinement, by the same layers, each from the boxes of the one before
 
 
 class Cells(NamedTuple):
@@ -98,10 +99,16 @@ class OneStageHead(nn.Module):
             quality=self.quality(hidden).float().flatten(1),
         )
 
-    def refine(self, features: Float[Tensor, "b c h w"], cells: Cells, rows: Int64[Tensor, "b m"]) -> Cells:
-        """Look again at the boxes of m cells of each embedding; without a refinement the answers stay as they are."""
-        chosen = cells.at(rows)
-        return chosen if self.refinement is None else self.refinement(features, chosen)
+    def refine(self, features: Float[Tensor, "b c h w"], cells: Cells, rows: Int64[Tensor, "b m"]) -> list[Cells]:
+        """Look again at the boxes of m cells of each embedding.
+
+        Returns:
+            the answers after each round; without a refinement one, as it was.
+        """
+        last = cells.at(rows)
+        if self.refinement is None:
+            return [last]
+        return [last := self.refinement(features, last) for _ in range(self.config.rounds)]
 
     def logits(self, embeddings: Float[Tensor, "*n d"], phrases: Float[Tensor, "p d"]) -> Float[Tensor, "*n p"]:
         """Return the logit of each of p phrases for each of n cells, both of unit length."""

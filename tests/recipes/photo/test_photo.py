@@ -119,7 +119,7 @@ def test_the_head_learns_one_object(points: int):
         first = first or last
     assert first is not None and last is not None and last < 0.4 * first
     cells = head.eval()(features)
-    cells = head.refine(features, cells, torch.arange(64)[None])
+    cells = head.refine(features, cells, torch.arange(64)[None])[-1]
     scores = head.logits(cells.embeddings[0], words).sigmoid()
     inside = (labels[0, 4::8, 4::8] > 0).flatten()
     assert (scores[inside].argmax(1) == 1).all() and scores[inside, 1].min() > scores[~inside].max()
