@@ -1,5 +1,6 @@
 """The command `grounded label`: segments a data set, and writes one line of JSON per image or frame of a clip."""
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
