@@ -91,6 +91,7 @@ def boxes(
     from grounded.evaluation.box_masks import evaluate_box_masks, to_dict, to_text
     from grounded.labelling.formats.annotations import Notes
     from grounded.models.build import load_segmenter, pick_device
+    from grounded.models.checkpoints import hash_parts
     from grounded.utils.files import atomic_files, check_folder, json_bytes
 
     notes = Notes()
@@ -103,15 +104,17 @@ def boxes(
         header |= {"iterations": iterations}
         header |= {"detector": asdict(settings.detector)} if boxes == "detector" else {}
         stored = None if boxes in ("truth", "detector") else _read_boxes(Path(boxes), truth, chosen, notes)
-        log = ResultLog(out / "boxes.jsonl", header, restart)
-        for note in notes.lines():
-            click.echo(f"Warning: {note}", err=True)
-        unread = Notes()
         model = load_segmenter(settings, pick_device(settings.device))
         if stored is not None:
             find = _stored_boxes(stored)
         else:
             find = _detected_boxes(settings, model, chosen.classes) if boxes == "detector" else _true_boxes(chosen)
+        loaded = ("segmenter", "detector") if boxes == "detector" else ("segmenter",)
+        header |= {"weights": hash_parts(settings, *loaded)}
+        log = ResultLog(out / "boxes.jsonl", header, restart)
+        for note in notes.lines():
+            click.echo(f"Warning: {note}", err=True)
+        unread = Notes()
         measure = partial(_measure, model, chosen, find, most, iterations, boxes == "truth")
         rows = measure_images(chosen, log, unread, "segmenting", measure)
         pairs = [_image_pair(chosen, file, found) for file, found in rows.items()]

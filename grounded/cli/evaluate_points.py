@@ -73,6 +73,7 @@ def points(
     from grounded.labelling.formats.annotations import LeftOut, Notes
     from grounded.labelling.formats.coco_file import read_coco
     from grounded.models.build import load_segmenter, pick_device
+    from grounded.models.checkpoints import hash_parts
     from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
     notes = Notes()
@@ -83,9 +84,10 @@ def points(
         coco = read_coco(truth)
         coco.note_left_out(LeftOut(notes, ""))
         header = {"truth": str(truth), "segmenter": asdict(settings.segmenter), "clicks": clicks, "seed": seed}
+        model = load_segmenter(settings, pick_device(settings.device))
+        header |= {"weights": hash_parts(settings, "segmenter")}
         log = ResultLog(out / "points.jsonl", header, restart)
         chosen = coco.images[:limit]
-        model = load_segmenter(settings, pick_device(settings.device))
         masks = _measure(coco, chosen, images or str(truth.parent), model, log, clicks, seed, notes)
         if not masks:
             raise ResultError("nothing to measure: no image of the annotation file could be read with a mask")

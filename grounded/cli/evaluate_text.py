@@ -73,6 +73,7 @@ def text(
     from grounded.evaluation.text_masks import PromptedObject, to_dict, to_text
     from grounded.labelling.formats.annotations import Notes
     from grounded.models.build import load_segmenter, pick_device
+    from grounded.models.checkpoints import hash_parts
     from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
     notes = Notes()
@@ -89,12 +90,13 @@ def text(
             "clip": asdict(settings.clip),
         }
         header |= {"text_prompt": settings.prompting.text_prompt, "repeated": repeated}
+        model = load_segmenter(settings, pick_device(settings.device))
+        prompting = _load_prompting(settings, model)
+        header |= {"weights": hash_parts(settings, "segmenter", "clip")}
         log = ResultLog(out / "text.jsonl", header, restart)
         for note in notes.lines():
             click.echo(f"Warning: {note}", err=True)
         unread = Notes()
-        model = load_segmenter(settings, pick_device(settings.device))
-        prompting = _load_prompting(settings, model)
         rows = measure_images(
             chosen, log, unread, "prompting", lambda file, pixels: _measure(model, prompting, objects[file], pixels)
         )

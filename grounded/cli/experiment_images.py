@@ -152,7 +152,9 @@ class ResultLog:
         head = json.dumps(dict(settings))
         lines = [] if restart or not path.exists() else path.read_text(encoding="utf-8").splitlines()
         if lines and lines[0] != head:
-            raise ConfigError(f"{path} is of an evaluation with other settings: give another --out, or --restart")
+            raise ConfigError(
+                f"{path} is of an evaluation with other settings or weights: give another --out, or --restart"
+            )
         kept = [head]
         for line in lines[1:]:
             entry = _read_line(line)

@@ -253,6 +253,11 @@ def hash_checkpoints(config: PipelineConfig) -> dict[str, str]:
     return hashes
 
 
+def hash_parts(config: PipelineConfig, *parts: str) -> dict[str, str]:
+    """Return those of `hash_checkpoints` for some parts, which have been loaded, so that all are on this machine."""
+    return {part: digest for part, digest in hash_checkpoints(config).items() if part in parts}
+
+
 def _find_hashed_files(part: str, config: PipelineConfig) -> list[Path]:
     try:
         place = locate(part, config)

@@ -79,6 +79,11 @@ def test_proposals_go_on_where_they_were(folder: Path, name: str, groups: int):
     assert run(*arguments).stdout == first.stdout and log.read_text().splitlines() == lines
     other = run(*arguments[:-3], 3, "--limit", 1)
     assert other.exit_code == 2 and "other settings" in other.output
+    header = json.loads(lines[0])
+    assert set(header["weights"]) == {"segmenter"}
+    header["weights"]["segmenter"] = "0" * 16  # as if the file had been replaced since
+    log.write_text("\n".join([json.dumps(header), *lines[1:]]))
+    assert run(*arguments).exit_code == 2
 
 
 def test_masks_of_true_boxes_can_be_evaluated_elsewhere(folder: Path):
