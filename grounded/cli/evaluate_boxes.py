@@ -91,7 +91,7 @@ def boxes(
     from grounded.evaluation.box_masks import evaluate_box_masks, to_dict, to_text
     from grounded.labelling.formats.annotations import Notes
     from grounded.models.build import load_segmenter, pick_device
-    from grounded.models.checkpoints import hash_parts
+    from grounded.models.checkpoints import hash_checkpoints
     from grounded.utils.files import atomic_files, check_folder, json_bytes
 
     notes = Notes()
@@ -110,7 +110,7 @@ def boxes(
         else:
             find = _detected_boxes(settings, model, chosen.classes) if boxes == "detector" else _true_boxes(chosen)
         loaded = ("segmenter", "detector") if boxes == "detector" else ("segmenter",)
-        header |= {"weights": hash_parts(settings, *loaded)}
+        header |= {"weights": hash_checkpoints(settings, loaded)}
         log = ResultLog(out / "boxes.jsonl", header, restart)
         for note in notes.lines():
             click.echo(f"Warning: {note}", err=True)

@@ -73,7 +73,7 @@ def points(
     from grounded.labelling.formats.annotations import LeftOut, Notes
     from grounded.labelling.formats.coco_file import read_coco
     from grounded.models.build import load_segmenter, pick_device
-    from grounded.models.checkpoints import hash_parts
+    from grounded.models.checkpoints import hash_checkpoints
     from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
     notes = Notes()
@@ -85,7 +85,7 @@ def points(
         coco.note_left_out(LeftOut(notes, ""))
         header = {"truth": str(truth), "segmenter": asdict(settings.segmenter), "clicks": clicks, "seed": seed}
         model = load_segmenter(settings, pick_device(settings.device))
-        header |= {"weights": hash_parts(settings, "segmenter")}
+        header |= {"weights": hash_checkpoints(settings, ("segmenter",))}
         log = ResultLog(out / "points.jsonl", header, restart)
         chosen = coco.images[:limit]
         masks = _measure(coco, chosen, images or str(truth.parent), model, log, clicks, seed, notes)

@@ -70,7 +70,7 @@ def proposals(
     from grounded.experiments.proposals import ProposalConfig
     from grounded.labelling.formats.annotations import Notes
     from grounded.models.build import load_segmenter, pick_device
-    from grounded.models.checkpoints import hash_parts
+    from grounded.models.checkpoints import hash_checkpoints
     from grounded.utils.files import check_folder, json_bytes, write_atomically
 
     notes = Notes()
@@ -80,7 +80,7 @@ def proposals(
         chosen = read_experiment(truth, images, limit, sample, seed, notes)
         header = {"truth": str(truth), "segmenter": asdict(settings.segmenter), "proposals": asdict(how)}
         model = load_segmenter(settings, pick_device(settings.device))
-        header |= {"weights": hash_parts(settings, "segmenter")}
+        header |= {"weights": hash_checkpoints(settings, ("segmenter",))}
         log = ResultLog(out / "proposals.jsonl", header, restart)
         for note in notes.lines():
             click.echo(f"Warning: {note}", err=True)

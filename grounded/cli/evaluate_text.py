@@ -73,7 +73,7 @@ def text(
     from grounded.evaluation.text_masks import PromptedObject, to_dict, to_text
     from grounded.labelling.formats.annotations import Notes
     from grounded.models.build import load_segmenter, pick_device
-    from grounded.models.checkpoints import hash_parts
+    from grounded.models.checkpoints import hash_checkpoints
     from grounded.utils.files import atomic_files, check_folder, image_bytes, json_bytes
 
     notes = Notes()
@@ -92,7 +92,7 @@ def text(
         header |= {"text_prompt": settings.prompting.text_prompt, "repeated": repeated}
         model = load_segmenter(settings, pick_device(settings.device))
         prompting = _load_prompting(settings, model)
-        header |= {"weights": hash_parts(settings, "segmenter", "clip")}
+        header |= {"weights": hash_checkpoints(settings, ("segmenter", "clip"))}
         log = ResultLog(out / "text.jsonl", header, restart)
         for note in notes.lines():
             click.echo(f"Warning: {note}", err=True)

@@ -233,16 +233,20 @@ def _describe_missing(missing: dict[str, HubModel], reason: str) -> str:
 # ---- Hash ----
 
 
-def hash_checkpoints(config: PipelineConfig) -> dict[str, str]:
-    """Return 16 hexadecimal digits for each part that a configuration uses, which change whenever its files do.
+def hash_checkpoints(config: PipelineConfig, parts: Sequence[str] | None = None) -> dict[str, str]:
+    """Return 16 hexadecimal digits for each of these parts, which change whenever its files do.
 
-    A record states them, because weights may change under an old name. All files are read, about a second per
-    gigabyte. Parts that are not on this machine are left out.
+    Results state them, because weights may change under an old name. All files are read, about a second per gigabyte.
+
+    Args:
+        config: names the checkpoints.
+        parts: "detector", "clip", "segmenter"; None for those that the configuration uses. Parts that are not on this
+            machine are left out.
     """
+    used = [part for part, checkpoint in config.models.items() if checkpoint is not None]
     hashes = {}
-    for part, checkpoint in config.models.items():
-        files = _find_hashed_files(part, config) if checkpoint is not None else []
-        if files:
+    for part in used if parts is None else parts:
+        if files := _find_hashed_files(part, config):
             digest = hashlib.sha256()
             for path in files:
                 digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -251,11 +255,6 @@ def hash_checkpoints(config: PipelineConfig) -> dict[str, str]:
                         digest.update(block)
             hashes[part] = digest.hexdigest()[:16]
     return hashes
-
-
-def hash_parts(config: PipelineConfig, *parts: str) -> dict[str, str]:
-    """Return those of `hash_checkpoints` for some parts, which have been loaded, so that all are on this machine."""
-    return {part: digest for part, digest in hash_checkpoints(config).items() if part in parts}
 
 
 def _find_hashed_files(part: str, config: PipelineConfig) -> list[Path]:

@@ -24,10 +24,9 @@ from grounded.labelling.store.reader import (
 )
 from grounded.labelling.store.run import CLIPS, FAILURES, RECORDS, REVIEWS, RUN_FILE, Failure, FinishedClip, Run
 from grounded.labelling.store.source_ids import SOURCE_IDS
-from grounded.utils.files import check_folder, output_errors, write_atomically
+from grounded.utils.files import LOCK_FILE, check_folder, output_errors, write_atomically
 
 SYNC_SECONDS = 5.0
-LOCK_FILE = ".lock"
 OWNER_FILE = ".lock-owner"  # names the process that holds the lock; only read for the message to others
 _BLOCK = 1 << 16
 _REMEDY = "use --restart to begin again, or another folder"

@@ -129,7 +129,8 @@ class OneStage:
         rows = first.topk(min(_MOST_CELLS, len(first))).indices
         cells = self.head.refine(features, cells, rows[None])[-1]
         boxes, scores = self._to_pixels(cells.boxes[0], embedding), cells.quality[0].sigmoid()
-        boxes, scores = boxes[_has_area(boxes)], scores[_has_area(boxes)]
+        inside = _has_area(boxes)
+        boxes, scores = boxes[inside], scores[inside]
         kept = nms(boxes, scores, self.config.nms_threshold)[:most]
         return Detections(boxes[kept].cpu().numpy(), scores[kept, None].cpu().numpy(), np.zeros(len(kept), np.int64))
 
